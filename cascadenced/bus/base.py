@@ -1,0 +1,82 @@
+"""NATS behind a few verbs: what the rest of the program knows of it.
+
+The broker may forget; the log is the record. So the bus promises little: what it delivers may come twice, in another
+order, or never; what it confirms may be lost later. `Nats-Msg-Id` makes publishing again harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from cascadenced.events.outbound import Outgoing
+
+
+class BusInfo(msgspec.Struct, frozen=True):
+    """What the status page says of the bus. url: without credentials.  epoch: changes when the streams are not those
+    we knew (server id and creation times), empty before the first connection.  max_payload_bytes: the server's bound."""
+
+    connected: bool
+    url: str
+    epoch: str
+    max_payload_bytes: int
+    server_version: str
+
+
+class Delivery(Protocol):
+    """One message in hand. Exactly one of the verbs below ends it; none of them waits for the broker."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+    stream_seq: int
+    at_us: int
+    """Broker time of the publish, microseconds since 1970 UTC: the same at every redelivery."""
+    n_delivered: int
+    """1 at the first delivery."""
+
+    def ack(self, *, erase: bool = False) -> None:
+        """Recorded: do not deliver it again. erase: also overwrite its bytes in the broker's store."""
+        ...
+
+    def retry_later(self, delay_s: float) -> None:
+        """Not now: deliver it again after about `delay_s` seconds."""
+        ...
+
+
+Reply = tuple[bytes, Mapping[str, str]]
+Responder = Callable[[bytes, Mapping[str, str]], Awaitable[Reply]]
+"""(request body, headers) → (reply body, headers). Errors are headers: `Nats-Service-Error`, `Nats-Service-Error-Code`."""
+
+
+class Bus(Protocol):
+    """An open connection with both streams in place. Created open (`JetStreamBus.open`), closed with `close`."""
+
+    def info(self) -> BusInfo:
+        """What is known without asking the server."""
+        ...
+
+    async def fetch(self, max_messages: int) -> list[Delivery]:
+        """Wait for at least one message of any inbound family, then return what is there, at most `max_messages`.
+
+        Not calling it stops the pulling: nothing is taken from the broker beyond a bounded number in flight.
+        """
+        ...
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish in order; return when the broker has stored every one of them.
+
+        Raises Unavailable when any confirmation is missing or negative: some may be stored nevertheless, publish all
+        of them again. A subject that no stream listens to counts as stored: nobody asked for it.
+        """
+        ...
+
+    async def serve(self, verbs: Mapping[str, Responder], *, version: str) -> None:
+        """Answer requests on `<prefix>.rpc.<verb>` as the micro service `cascadence`, until closed."""
+        ...
+
+    async def close(self) -> None:
+        """Stop pulling, send what was acknowledged, disconnect. Idempotent."""
+        ...

@@ -1,0 +1,35 @@
+"""Named places where a test may kill the process; nothing otherwise.
+
+`CASCADENCED_CRASH_AT=append.after_commit` kills with SIGKILL at the first pass, `…=append.after_commit:3` at the third.
+The names are the keys of `CRASHPOINTS`, so that a test can walk all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+CRASHPOINTS = {
+    "append.before_commit": "events are written to the WAL, the transaction is open",
+    "append.after_commit": "events are durable, nobody has been told",
+    "ingest.before_append": "messages are decoded, nothing is recorded",
+    "ingest.after_append": "recorded, the broker's message not yet acknowledged",
+    "stage.before_effect": "the start of a stage is recorded, its code has not run",
+    "stage.after_effect": "the code of a stage has run, its end is not recorded",
+    "outbox.before_publish": "events are read from the log, not yet published",
+    "outbox.after_publish": "published and acknowledged, the checkpoint not yet moved",
+    "vault.after_write": "raw identities are sealed, their events not yet recorded",
+}
+
+_name, _, _nth = os.environ.get("CASCADENCED_CRASH_AT", "").partition(":")
+_passes_left = int(_nth or 1)
+
+
+def crashpoint(name: str) -> None:
+    """Die here, if a test asked for it."""
+    if name != _name:
+        return
+    global _passes_left
+    _passes_left -= 1
+    if _passes_left <= 0:
+        os.kill(os.getpid(), signal.SIGKILL)

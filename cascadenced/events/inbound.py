@@ -1,0 +1,280 @@
+"""A message that others published → the command it is, or BadMessage. Pure; shapes are the contract's section 1.
+
+Commands carry raw identities, because the sender does; they live only until the event that answers them is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from cascadenced.errors import BadMessage, FutureSchema, Invalid
+from cascadenced.events import subjects
+from cascadenced.events.base import Json
+from cascadenced.events.outbound import SCHEMA_VERSION
+from cascadenced.events.strict import scan, shaped
+from cascadenced.identity import Identity, checked, checked_hash
+
+MAX_KEY_CHARS = 256
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish, imperative; may be refused."""
+
+
+class DispatchEvent(Command, frozen=True, kw_only=True):
+    """Run the workflow registered for `name`."""
+
+    name: str
+    payload: dict[str, Json]
+    identity: Identity
+
+
+class RequestRun(Command, frozen=True, kw_only=True):
+    """Run `task`. idempotency_key: the same key, task and user name the same run, for ever."""
+
+    task: str
+    identity: Identity
+    args: dict[str, Json]
+    idempotency_key: str | None = None
+    priority: int = 0
+
+
+class UpdatePointer(Command, frozen=True, kw_only=True):
+    """Store a pointer. Exactly the hashes the message carries, if it does; a raw id only where there is no hash."""
+
+    task: str
+    run_id: str
+    user_id: str | None
+    user_hash: str | None
+    group_id: str | None
+    group_hash: str | None
+
+
+class SetSchedule(Command, frozen=True, kw_only=True):
+    """Schedule `task`, or remove its schedule when both `expr` and `calendar_event` are None."""
+
+    task: str
+    expr: str | None
+    calendar_event: dict[str, Json] | None
+    timezone: str | None
+    recurrence: Json
+    identity: Identity | None
+
+
+class ReportRun(Command, frozen=True, kw_only=True):
+    """A run of another system has the status `status`."""
+
+    task: str
+    run_id: str
+    status: str
+    started_at: str | None
+    finished_at: str | None
+    user_id: str | None
+    user_hash: str | None
+    group_id: str | None
+    group_hash: str | None
+
+
+class RecordIdea(Command, frozen=True, kw_only=True):
+    """Keep an idea."""
+
+    text: str
+    user_id: str | None
+    user_hash: str | None
+    group_id: str | None
+    group_hash: str | None
+
+
+class RecordNote(Command, frozen=True, kw_only=True):
+    """Keep a note about a task's run."""
+
+    note: str
+    task: str | None
+    run_id: str | None
+    user_id: str | None
+    user_hash: str | None
+    group_id: str | None
+    group_hash: str | None
+
+
+class _EventBody(msgspec.Struct):
+    user_id: str
+    payload: dict[str, Any] = {}
+    group_id: str | None = None
+
+
+class _RunBody(msgspec.Struct):
+    user_id: str
+    group_id: str
+    args: dict[str, Any] = {}
+    idempotency_key: str | None = None
+    priority: int = 0
+
+
+class _Somebody(msgspec.Struct, kw_only=True):
+    user_id: str | None = None
+    user_hash: str | None = None
+    group_id: str | None = None
+    group_hash: str | None = None
+
+
+class _PointerBody(_Somebody, kw_only=True):
+    run_id: str
+    task_name: str | None = None
+
+
+class _ScheduleBody(msgspec.Struct, kw_only=True):
+    expr: str | None = None
+    calendar_event: str | dict[str, Any] | None = None
+    timezone: str | None = None
+    recurrence: Any = None
+    poll: float | None = None
+    user_id: str | None = None
+    group_id: str | None = None
+
+
+class _Spec(msgspec.Struct):
+    id: str | None = None
+
+
+class _TaskRunBody(_Somebody, kw_only=True):
+    run_id: str
+    status: str
+    spec: _Spec | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+class _IdeaBody(_Somebody, kw_only=True):
+    text: str
+
+
+class _NoteBody(_Somebody, kw_only=True):
+    note: str
+    task_name: str | None = None
+    run_id: str | None = None
+
+
+def decode(prefix: str, subject: str, data: bytes) -> Command:
+    """The command in a message. Raises BadMessage: undecodable, too_large, too_deep, invalid, unknown_family;
+    FutureSchema if its `schema_version` is newer than ours."""
+    address = subjects.parse(prefix, subject)
+    value = scan(data)
+    if isinstance(value, dict):
+        _refuse_future(value)
+    try:
+        return _command(address, value)
+    except Invalid as error:
+        raise BadMessage(str(error), code="invalid") from None
+
+
+def _command(address: subjects.Address, value: Json) -> Command:
+    name = address.name or ""
+    match address.family:
+        case "event":
+            event = shaped(value, _EventBody)
+            return DispatchEvent(
+                name=subjects.checked_event_name(name),
+                payload=event.payload,
+                # The predecessor's group was optional on events; without one the event belongs to its user alone.
+                identity=_identity(event.user_id, event.group_id or event.user_id),
+            )
+        case "run.request":
+            run = shaped(value, _RunBody)
+            return RequestRun(
+                task=name,
+                identity=_identity(run.user_id, run.group_id),
+                args=run.args,
+                idempotency_key=_key(run.idempotency_key),
+                priority=run.priority,
+            )
+        case "pointer":
+            pointer = shaped(value, _PointerBody)
+            if pointer.user_hash is None and pointer.user_id is None:
+                raise Invalid("user_hash or user_id is required")
+            return UpdatePointer(
+                task=subjects.checked_task_name(name), run_id=checked(pointer.run_id, "run_id"), **_somebody(pointer)
+            )
+        case "schedule":
+            schedule = shaped(value, _ScheduleBody)
+            return SetSchedule(
+                task=name,
+                expr=schedule.expr,
+                calendar_event=_calendar_event(schedule),
+                timezone=schedule.timezone,
+                recurrence=schedule.recurrence,
+                identity=None
+                if schedule.user_id is None
+                else _identity(schedule.user_id, schedule.group_id or schedule.user_id),
+            )
+        case "task_run":
+            report = shaped(value, _TaskRunBody)
+            return ReportRun(
+                task=subjects.checked_task_name(name),
+                run_id=checked(report.run_id, "run_id"),
+                status=checked(report.status, "status"),
+                started_at=report.started_at,
+                finished_at=report.finished_at,
+                **_somebody(report),
+            )
+        case "idea":
+            idea = shaped(value, _IdeaBody)
+            return RecordIdea(text=idea.text, **_somebody(idea))
+        case _:
+            note = shaped(value, _NoteBody)
+            return RecordNote(note=note.note, task=note.task_name, run_id=note.run_id, **_somebody(note))
+
+
+def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: str) -> str:
+    """What the outside calls this message: `<family>:<Nats-Msg-Id or ce-id>`, else `fallback` (a digest)."""
+    named = headers.get("Nats-Msg-Id") or headers.get("ce-id")
+    try:
+        family = subjects.parse(prefix, subject).family
+    except BadMessage:
+        family = "unknown"
+    return f"{family}:{named[:1024] if named else fallback}"
+
+
+def _refuse_future(value: dict[str, Json]) -> None:
+    version = value.get("schema_version")
+    if isinstance(version, str) and _comparable(version) > _comparable(SCHEMA_VERSION):
+        raise FutureSchema(f"schema_version {version[:32]} is newer than {SCHEMA_VERSION}, the newest read here")
+
+
+def _comparable(version: str) -> tuple[int, ...]:
+    parts = version.split(".")
+    return tuple(int(part) for part in parts) if all(part.isdigit() and len(part) < 9 for part in parts) else ()
+
+
+def _identity(user_id: str, group_id: str) -> Identity:
+    return Identity(checked(user_id, "user_id"), checked(group_id, "group_id"))
+
+
+def _somebody(body: _Somebody) -> dict[str, str | None]:
+    return {
+        "user_id": None if body.user_id is None else checked(body.user_id, "user_id"),
+        "user_hash": None if body.user_hash is None else checked_hash(body.user_hash, "user_hash"),
+        "group_id": None if body.group_id is None else checked(body.group_id, "group_id"),
+        "group_hash": None if body.group_hash is None else checked_hash(body.group_hash, "group_hash"),
+    }
+
+
+def _key(key: str | None) -> str | None:
+    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
+    return key
+
+
+def _calendar_event(body: _ScheduleBody) -> dict[str, Json] | None:
+    event = body.calendar_event
+    if event is None:
+        return None
+    mapping: dict[str, Json] = {"node": event, "poll": body.poll} if isinstance(event, str) else event
+    if "node" not in mapping:
+        raise Invalid("calendar_event missing 'node'")
+    if not isinstance(mapping["node"], str) or not mapping["node"]:
+        raise Invalid("calendar_event node is required")
+    return {key: mapping[key] for key in ("node", "poll") if mapping.get(key) is not None}

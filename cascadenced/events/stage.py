@@ -1,0 +1,59 @@
+"""Facts about the stages of a run, in the run's stream.
+
+`shown` is the display text of an output when it is not simply `repr(output)`: cut, or with the run's ids replaced.
+"""
+
+from __future__ import annotations
+
+from cascadenced.events.base import Event, Json
+
+
+class StageStarted(Event, tag="stage.started", frozen=True, kw_only=True):
+    """Committed before the stage's code runs.
+
+    attempt: counts the starts of this stage, from 1.  code: digest of the task's source at this start.
+    skipped: stages without a hook between the last one that had one and this.
+    """
+
+    task: str
+    stage: str
+    attempt: int
+    code: str
+    skipped: tuple[str, ...] = ()
+
+
+class StageFinished(Event, tag="stage.finished", frozen=True, kw_only=True):
+    """The stage returned. output: content, stored exactly.  took_s: seconds, monotonic."""
+
+    task: str
+    stage: str
+    attempt: int
+    output: Json = None
+    shown: str | None = None
+    took_s: float = 0.0
+
+
+class StageFailed(Event, tag="stage.failed", frozen=True, kw_only=True):
+    """The stage raised. fatal: whether the run ends here (research may fail and the run goes on).
+
+    reason: redacted text.  partial: what the exception carried as `.partial`, content.
+    """
+
+    task: str
+    stage: str
+    attempt: int
+    error_type: str
+    reason: str
+    partial: Json = None
+    shown: str | None = None
+    took_s: float = 0.0
+    fatal: bool = True
+
+
+class StageInterrupted(Event, tag="stage.interrupted", frozen=True, kw_only=True):
+    """The daemon stopped, in good order, before this stage ended; it starts again later. Not a crash."""
+
+    task: str
+    stage: str
+    attempt: int
+    reason: str

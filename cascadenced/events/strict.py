@@ -1,0 +1,120 @@
+"""Bytes from outside → a JSON value, or BadMessage. Never used on the log's own bytes.
+
+msgspec alone accepts duplicate keys, 30-digit integers and 100 levels, and raises RecursionError on more. The standard
+library's parser calls us back for every object, integer and float, so what must be refused is refused while parsing;
+the depth is bounded before, by counting brackets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from cascadenced.errors import BadMessage
+from cascadenced.events.base import Json
+
+MAX_BYTES = 512 * 1024
+MAX_DEPTH = 64
+
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+T = TypeVar("T")
+
+
+def scan(data: bytes) -> Json:
+    """The JSON value in `data`. Raises BadMessage with code too_large, too_deep or undecodable, whatever is wrong."""
+    if len(data) > MAX_BYTES:
+        raise BadMessage(f"{len(data)} bytes; {MAX_BYTES} are allowed", code="too_large")
+    try:
+        text = data.decode()
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            _refuse_deep(text)
+        value = _PARSER.decode(text)
+        if "\\u" in text:
+            _refuse_lone_surrogates(value)
+    except BadMessage:
+        raise
+    except Exception as error:  # noqa: BLE001 -- RecursionError and UnicodeDecodeError included: all mean the same here
+        raise BadMessage(f"not JSON: {_cause(error)}", code="undecodable") from None
+    return value
+
+
+def scan_as(data: bytes, shape: type[T]) -> T:
+    """`scan`, then as an instance of the struct `shape`; BadMessage with code invalid if it does not fit."""
+    return shaped(scan(data), shape)
+
+
+def shaped(value: Json, shape: type[T]) -> T:
+    """A scanned value as an instance of `shape`; BadMessage with code invalid if it does not fit."""
+    if not isinstance(value, dict):
+        raise BadMessage(f"a JSON object is expected, not {_kind(value)}", code="invalid")
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise BadMessage(str(error), code="invalid") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise BadMessage("an object has the same key twice", code="undecodable")
+    return result
+
+
+def _integer(digits: str) -> int:
+    value = int(digits) if len(digits) <= 20 else _INT_MAX + 1
+    if not _INT_MIN <= value <= _INT_MAX:
+        raise BadMessage("an integer has more than 64 bits", code="undecodable")
+    return value
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise BadMessage("a number is too large", code="undecodable")
+    return value
+
+
+def _constant(name: str) -> float:
+    raise BadMessage(f"{name} is not JSON", code="undecodable")
+
+
+_PARSER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+
+
+def _refuse_deep(text: str) -> None:
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        token = match.group()
+        if token in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise BadMessage(f"nested more than {MAX_DEPTH} deep", code="too_deep")
+        elif token in "]}":
+            depth -= 1
+
+
+def _refuse_lone_surrogates(value: Json) -> None:
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        raise BadMessage("a string has half of a surrogate pair", code="undecodable") from None
+
+
+def _cause(error: Exception) -> str:
+    # The parser's own message may quote the document, so only what is wrong and where is kept.
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"invalid UTF-8 at byte {error.start}"
+    return type(error).__name__
+
+
+def _kind(value: Json) -> str:
+    kinds: dict[type, str] = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")

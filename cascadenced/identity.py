@@ -1,0 +1,115 @@
+"""Who asked: raw identities, their keyed pseudonyms, and keeping the first out of what people read.
+
+A raw id lives in the vault and in memory for the task that runs. Everything else carries the pseudonym:
+HMAC-SHA256(secret, domain ‖ 0 ‖ NFC(id)) as 64 hex digits, with separate domains for users and groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+
+import msgspec
+
+from cascadenced.errors import Invalid
+from cascadenced.ids import GroupHash, UserHash
+
+MAX_ID_CHARS = 256
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """A user and the group they act for, as they named themselves."""
+
+    user_id: str
+    group_id: str
+
+
+SYSTEM = Identity("system", "system")
+
+
+def checked(value: str | None, field: str) -> str:
+    """`value` if it may be an id: 1–256 characters, none of them a control character. Else raises Invalid."""
+    if value is None or value == "":
+        raise Invalid(f"{field} is required")
+    if len(value) > MAX_ID_CHARS:
+        raise Invalid(f"{field} has {len(value)} characters; {MAX_ID_CHARS} are allowed")
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
+        raise Invalid(f"{field} contains a control character")
+    return value
+
+
+def checked_hash(value: str, field: str) -> str:
+    """`value` if it is 64 lower-case hex digits; else raises Invalid."""
+    if not _HEX64.fullmatch(value):
+        raise Invalid(f"{field} must be 64 lower-case hex digits")
+    return value
+
+
+class Pseudonyms:
+    """id → pseudonym under this deployment's secret. The same secret gives the same pseudonyms on every instance."""
+
+    def __init__(self, secret: str, *, compat_sha256: bool = False) -> None:
+        """compat_sha256: plain sha256(secret + id) for both domains, as the predecessor did; for migration only."""
+        key = secret.encode()
+
+        def keyed(domain: bytes) -> Callable[[str], str]:
+            @lru_cache(maxsize=16_384)
+            def digest(raw: str) -> str:
+                normal = unicodedata.normalize("NFC", raw).encode()
+                if compat_sha256:
+                    return hashlib.sha256(key + normal).hexdigest()
+                return hmac.new(key, domain + b"\0" + normal, hashlib.sha256).hexdigest()
+
+            return digest
+
+        self._user = keyed(b"cascadenced/user/1")
+        self._group = keyed(b"cascadenced/group/1")
+        self._other = keyed(b"cascadenced/fingerprint/1")
+
+    def user(self, user_id: str) -> UserHash:
+        return UserHash(self._user(user_id))
+
+    def group(self, group_id: str) -> GroupHash:
+        return GroupHash(self._group(group_id))
+
+    def fingerprint(self) -> str:
+        """12 hex digits that differ when the secret differs and tell nothing else about it."""
+        return self._other("secret")[:12]
+
+
+class Redactor:
+    """Replaces one run's own ids by its pseudonyms in text that people will read."""
+
+    def __init__(self, identity: Identity, pseudonyms: Pseudonyms) -> None:
+        # The longer id first: one may contain the other.
+        named = sorted(
+            [
+                (identity.user_id, pseudonyms.user(identity.user_id)),
+                (identity.group_id, pseudonyms.group(identity.group_id)),
+            ],
+            key=lambda pair: -len(pair[0]),
+        )
+        self._hash_of = {spelling: shown for raw, shown in named for spelling in _spellings(raw)}
+        alternatives = (_pattern(spelling) for spelling in sorted(self._hash_of, key=len, reverse=True))
+        self._pattern = re.compile("|".join(alternatives))
+
+    def __call__(self, text: str) -> str:
+        return self._pattern.sub(lambda match: self._hash_of[match.group()], text)
+
+
+def _spellings(raw: str) -> set[str]:
+    """How an id may look inside a repr, a JSON text or either Unicode normal form."""
+    forms = {raw, unicodedata.normalize("NFC", raw), unicodedata.normalize("NFD", raw)}
+    return forms | {repr(form)[1:-1] for form in forms} | {json.dumps(form)[1:-1] for form in forms}
+
+
+def _pattern(spelling: str) -> str:
+    # A very short id ("a", "eng") is replaced only as a word: inside other words it betrays nobody.
+    escaped = re.escape(spelling)
+    return rf"(?<![^\W_]){escaped}(?![^\W_])" if len(spelling) < 4 else escaped

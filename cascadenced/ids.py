@@ -1,0 +1,92 @@
+"""Names of things and how each is made. Ids and randomness come from the `Ids` port, so that a seed repeats a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from typing import NewType, Protocol
+
+RunId = NewType("RunId", str)
+TaskName = NewType("TaskName", str)
+EventId = NewType("EventId", str)
+UserHash = NewType("UserHash", str)
+GroupHash = NewType("GroupHash", str)
+
+_TIME_BITS_SHIFT = 80
+_VERSION = 0x7 << 76
+_VARIANT = 0b10 << 62
+_LOW = (1 << 62) - 1
+_TAIL_BITS = 70  # 4 of the 74 bits stay clear, so that counting up from the seed never overflows
+
+
+class Ids(Protocol):
+    """Makes ids; the real one is seeded from the system once, the double from a number."""
+
+    def event_id(self, at_us: int) -> EventId:
+        """32 hex digits laid out as UUIDv7, each greater than the one before, whatever the clock does."""
+        ...
+
+    def not_before(self, last: EventId) -> None:
+        """From now on every event id is greater than `last` (the newest in the log just opened)."""
+        ...
+
+    def token(self) -> str:
+        """32 hex digits nobody can guess; for passwords, nonces and instance names."""
+        ...
+
+    def fraction(self) -> float:
+        """Uniform in [0, 1): for jitter."""
+        ...
+
+
+class _CountingIds:
+    def __init__(self, seed: random.Random) -> None:
+        self._random = seed
+        self._base = seed.getrandbits(_TAIL_BITS)
+        self._ms = 0
+        self._tail = self._base
+
+    def event_id(self, at_us: int) -> EventId:
+        ms = at_us // 1000
+        if ms > self._ms:
+            self._ms, self._tail = ms, self._base
+        else:
+            self._tail += 1
+        tail = self._tail
+        value = (self._ms << _TIME_BITS_SHIFT) | _VERSION | ((tail >> 62) << 64) | _VARIANT | (tail & _LOW)
+        return EventId(f"{value:032x}")
+
+    def not_before(self, last: EventId) -> None:
+        self._ms = max(self._ms, (int(last, 16) >> _TIME_BITS_SHIFT) + 1)
+
+    def fraction(self) -> float:
+        return self._random.random()
+
+
+class SystemIds(_CountingIds):
+    """The random part is drawn once per process: `os.urandom` for each id would drop the interpreter lock each time."""
+
+    def __init__(self) -> None:
+        super().__init__(random.Random(os.urandom(32)))  # noqa: S311 -- uniqueness, not secrecy; `token` is the secret one
+
+    def token(self) -> str:
+        return os.urandom(16).hex()
+
+
+class SeededIds(_CountingIds):
+    """The double: the same seed gives the same ids in the same order."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(random.Random(seed))  # noqa: S311
+
+    def token(self) -> str:
+        return f"{self._random.getrandbits(128):032x}"
+
+
+def run_id_for(source: str, at_us: int) -> RunId:
+    """48 bits of time, then 80 bits of SHA-256(source): a second delivery, also elsewhere, names the same run.
+
+    at_us: the message's broker time, a tick's due instant, else now.
+    """
+    return RunId(f"{(at_us // 1000) & 0xFFFF_FFFF_FFFF:012x}{hashlib.sha256(source.encode()).hexdigest()[:20]}")
