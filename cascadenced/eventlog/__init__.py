@@ -1,0 +1,13 @@
+"""The one durable truth. Floor 1; no other folder imports sqlite3 or aiosqlite for the log.
+
+base.py       EventLog, Tables, Projection: the contracts, with their promises
+sequence.py   the rule of a commit: numbers, chain, refusals; shared by both logs
+chain.py      the hash chain
+sqlite.py     the real log: writer thread, natural group commit
+database.py   opening the file, pragmas, migrations, checking the chain on disk
+folding.py    projections inside the transaction; frozen when they raise
+reader.py     reading the file, also beside a daemon
+tail.py       observers and followers
+memory.py     the double
+lock.py       one writer per data folder
+"""

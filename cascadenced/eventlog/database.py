@@ -1,0 +1,134 @@
+"""The file: opened with the pragmas our promises rest on, migrated, and guarded against files that are not ours."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, LogCorrupt
+from cascadenced.eventlog.chain import Header, verify
+from cascadenced.eventlog.rows import COLUMNS
+from cascadenced.ids import Ids
+
+APPLICATION_ID = 0x43415343
+"""Marks the file as ours ("CASC")."""
+
+_WAL_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for the writer: WAL, synchronous=FULL, and both read back. Raises ConfigError or DiskError."""
+    fresh = not path.exists()
+    if fresh:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise _not_ours(path, str(error)) from None
+    if application not in (0, APPLICATION_ID) or (application == 0 and tables):
+        connection.close()
+        raise _not_ours(path, "another program's database")
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "fullfsync = ON",
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+        "cell_size_check = ON",
+        "busy_timeout = 5000",
+        "cache_size = -16384",
+        f"journal_size_limit = {_WAL_LIMIT_BYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
+    if mode != "wal" or synchronous != 2:
+        connection.close()
+        raise ConfigError(f"{path} cannot be opened with WAL and synchronous=FULL; is it on a local filesystem?")
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path, ids: Ids) -> None:
+    """Bring the file to the newest shape, one transaction a step. A file from a newer program is left untouched."""
+    steps = sorted(
+        (entry for entry in resources.files("cascadenced.eventlog").joinpath("migrations").iterdir()
+         if entry.name.endswith(".sql")),
+        key=lambda entry: entry.name,
+    )  # fmt: skip
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(steps):
+        connection.close()
+        raise ConfigError(
+            f"{path} was written by a newer version (its shape is {version}, this one knows {len(steps)}): "
+            "install that version again, or restore a backup"
+        )
+    for number, step in enumerate(steps[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _statements(step.read_text()):
+                connection.execute(statement)
+            if number == 1:
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                anchor = bytes.fromhex(ids.token() + ids.token())
+                connection.execute("INSERT INTO anchor (position, hash) VALUES (0, ?)", (anchor,))
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise translated(error, path) from None
+
+
+def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tuple[int, bytes]:
+    """Check the chain from the event at `after` (None: from the anchor) to the end; returns its position and hash.
+
+    Raises LogCorrupt naming the first bad position.
+    """
+    anchor = connection.execute("SELECT position, hash FROM anchor").fetchone()
+    position, previous = anchor
+    if after is not None and after > position:
+        row = connection.execute("SELECT hash FROM events WHERE position = ?", (after,)).fetchone()
+        if row is None:
+            raise LogCorrupt(f"event {after} is missing, though it was here at the last check", position=after)
+        position, previous = after, row[0]
+    try:
+        return verify(position, previous, _links(connection, position))
+    except sqlite3.DatabaseError as error:
+        raise LogCorrupt(f"the file is damaged: {error}", position=position) from None
+
+
+def translated(error: sqlite3.Error, path: Path) -> CascadenceError:
+    """SQLite's error as ours: no space, a failing disk, or a file that another process holds or damaged."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
+        return DiskFull(f"no space left to write {path}: {error}")
+    return DiskError(f"{path} cannot be written: {error}")
+
+
+def _links(connection: sqlite3.Connection, after: int) -> Iterator[tuple[Header, bytes, bytes]]:
+    cursor = connection.execute(
+        f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position",  # noqa: S608
+        (after,),
+    )
+    while rows := cursor.fetchmany(2_000):
+        for row in rows:
+            yield row[:16], row[16], row[17]
+
+
+def _statements(script: str) -> Iterator[str]:
+    """A script's statements; `executescript` would commit the transaction we are in."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _not_ours(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{path} is not an event log of cascadenced ({why}); set data_dir to another folder")

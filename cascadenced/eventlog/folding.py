@@ -1,0 +1,111 @@
+"""Projections inside the log's transaction: folded with every append, frozen when they raise, rebuilt from the log."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from cascadenced.clock import Clock
+from cascadenced.eventlog.base import Projection, ProjectionState
+from cascadenced.events.base import Recorded
+
+_log = structlog.get_logger(__name__)
+
+
+class Folding:
+    """All projections of one log, on its writing connection. Never commits: the log does."""
+
+    def __init__(self, connection: sqlite3.Connection, projections: Sequence[Projection], clock: Clock) -> None:
+        self._connection = connection
+        self._projections = projections
+        self._clock = clock
+        self._frozen: dict[str, ProjectionState] = {}
+
+    def prepare(self) -> list[Projection]:
+        """Create what is missing and read who is frozen; returns the projections that must be rebuilt."""
+        known = {
+            name: (version, position, reason, at)
+            for name, version, position, reason, at in self._connection.execute(
+                "SELECT name, version, position, reason, frozen_at_us FROM projections"
+            )
+        }
+        stale = []
+        for projection in self._projections:
+            version, position, reason, at = known.get(projection.name, (None, None, None, None))
+            if version != projection.version:
+                stale.append(projection)
+            elif position is not None:
+                self._frozen[projection.name] = ProjectionState(projection.name, position, reason, at)
+        return stale
+
+    def fold(self, batch: Sequence[Recorded]) -> None:
+        """Apply a batch to every live projection, each under its own savepoint.
+
+        Raises sqlite3.OperationalError when the database itself fails (the savepoint is no refuge then).
+        """
+        for projection in self._projections:
+            if projection.name in self._frozen:
+                continue
+            self._connection.execute("SAVEPOINT fold")
+            try:
+                projection.apply(self._connection, batch)
+            except Exception as error:
+                if is_database_failure(error):
+                    raise
+                self._connection.execute("ROLLBACK TO fold")
+                self._freeze(projection, batch[0].position - 1, error)
+            self._connection.execute("RELEASE fold")
+
+    def rebuild(self, projection: Projection, batches: Iterable[Sequence[Recorded]]) -> None:
+        """Fold the projection again from an empty table. It is live afterwards, unless it raises again."""
+        for table in projection.tables:
+            self._connection.execute(f"DROP TABLE IF EXISTS {table}")
+        for statement in projection.ddl.split(";"):
+            if statement.strip():
+                self._connection.execute(statement)
+        self._frozen.pop(projection.name, None)
+        self._connection.execute(
+            "INSERT INTO projections (name, version) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET "
+            "version = excluded.version, position = NULL, reason = NULL, frozen_at_us = NULL",
+            (projection.name, projection.version),
+        )
+        folded = 0
+        for batch in batches:
+            self._connection.execute("SAVEPOINT fold")
+            try:
+                projection.apply(self._connection, batch)
+            except Exception as error:
+                if is_database_failure(error):
+                    raise
+                self._connection.execute("ROLLBACK TO fold")
+                self._freeze(projection, folded, error)
+                self._connection.execute("RELEASE fold")
+                return
+            self._connection.execute("RELEASE fold")
+            folded = batch[-1].position
+
+    def states(self, head: int) -> list[ProjectionState]:
+        return [
+            self._frozen.get(projection.name, ProjectionState(projection.name, head, None, None))
+            for projection in self._projections
+        ]
+
+    def _freeze(self, projection: Projection, position: int, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"[:500]
+        state = ProjectionState(projection.name, position, reason, self._clock.now_us())
+        self._frozen[projection.name] = state
+        self._connection.execute(
+            "UPDATE projections SET position = ?, reason = ?, frozen_at_us = ? WHERE name = ?",
+            (position, reason, state.stale_since_us, projection.name),
+        )
+        _log.error("projection_frozen", projection=projection.name, position=position, reason=reason)
+
+
+def is_database_failure(error: Exception) -> bool:
+    """Whether the database, not the statement, is at fault: full, broken, locked, interrupted. A typo in SQL is not."""
+    return (
+        isinstance(error, sqlite3.OperationalError)
+        and getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR
+    )

@@ -1,0 +1,203 @@
+"""The double: the same rule of a commit over a list; projections fold into an SQLite database in memory.
+
+What was committed lives in a `MemoryFile`, so that a test can close the log, or forget to, and open it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from cascadenced.clock import Clock
+from cascadenced.errors import CascadenceError, DiskError
+from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt, Row
+from cascadenced.eventlog.chain import header_of, verify
+from cascadenced.eventlog.folding import Folding
+from cascadenced.eventlog.sequence import Pending, Tail, prepare
+from cascadenced.eventlog.tail import LiveTail
+from cascadenced.events.base import Recorded
+from cascadenced.ids import EventId, Ids
+
+_PROJECTIONS = (
+    "CREATE TABLE projections (name TEXT PRIMARY KEY, version INTEGER NOT NULL, position INTEGER, reason TEXT, "
+    "frozen_at_us INTEGER)"
+)
+
+
+class MemoryFile:
+    """What survives a crash of the process that wrote it."""
+
+    def __init__(self) -> None:
+        self.events: list[Recorded] = []
+        self.versions: dict[str, int] = {}
+        self.sources: dict[str, int] = {}
+        self.unfinished: dict[str, int] = {}
+        self.checkpoints: dict[str, int] = {}
+        self.anchor = b"\0" * 32
+        self.epoch = 0
+        self.instance_id: str | None = None
+
+
+class MemoryTables:
+    """`Tables` over an open connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+
+class MemoryEventLog:
+    """See `eventlog/base.py`. A commit happens at the loop's next turn, with all that was appended in this one."""
+
+    def __init__(
+        self,
+        file: MemoryFile,
+        *,
+        clock: Clock,
+        ids: Ids,
+        instance_id: str | None,
+        projections: Sequence[Projection],
+    ) -> None:
+        self.file = file
+        self._clock, self._ids = clock, ids
+        self._projections = projections
+        file.epoch += 1
+        file.instance_id = instance_id or file.instance_id or f"i-{ids.token()[:12]}"
+        last = file.events[-1] if file.events else None
+        if last is not None:
+            ids.not_before(EventId(last.id))
+        self._tail = Tail(len(file.events), last.hash if last else file.anchor, file.instance_id, file.epoch)
+        self._live = LiveTail(len(file.events))
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.execute(_PROJECTIONS)
+        self.tables = MemoryTables(self._connection)
+        self._folding = Folding(self._connection, projections, clock)
+        for projection in self._folding.prepare():
+            self._folding.rebuild(projection, self._batches())
+        self._waiting: list[Pending] = []
+        self._checkpoints: dict[str, int] = {}
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self.fail_next: CascadenceError | None = None
+        """A test sets it: the next commit fails with it, as a disk would."""
+
+    @classmethod
+    async def open(
+        cls,
+        file: MemoryFile | None = None,
+        *,
+        clock: Clock,
+        ids: Ids,
+        instance_id: str | None = None,
+        projections: Sequence[Projection] = (),
+        on_fatal: Callable[[CascadenceError], None] | None = None,
+    ) -> MemoryEventLog:
+        """on_fatal is never called: memory does not fail, save by `fail_next`, which fails one batch."""
+        return cls(file or MemoryFile(), clock=clock, ids=ids, instance_id=instance_id, projections=projections)
+
+    @property
+    def position(self) -> int:
+        return self._live.position
+
+    @property
+    def epoch(self) -> int:
+        return self._tail.epoch
+
+    @property
+    def origin(self) -> str:
+        return self._tail.origin
+
+    @property
+    def read_only(self) -> str | None:
+        return None
+
+    def append(self, changes: Sequence[Change], *, source: str | None = None) -> asyncio.Future[Receipt]:
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(DiskError("the log is closed"))
+            return future
+        if not self._waiting:
+            self._loop.call_soon(self._commit)
+        self._waiting.append(prepare(changes, source, self._clock, self._ids, future))
+        return future
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
+        return [event for event in self.file.events if event.stream == stream and event.version > after_version]
+
+    async def read(self, after: int, limit: int) -> list[Recorded]:
+        return self.file.events[after : after + limit]
+
+    def follow(self, after: int) -> AsyncIterator[Sequence[Recorded]]:
+        return self._live.follow(after, self.read)
+
+    def observe(self, observer: Observer) -> None:
+        self._live.observe(observer)
+
+    async def unfinished(self) -> list[str]:
+        return sorted(self.file.unfinished, key=self.file.unfinished.__getitem__)
+
+    async def checkpoint(self, name: str) -> int:
+        return self._checkpoints.get(name, self.file.checkpoints.get(name, 0))
+
+    def set_checkpoint(self, name: str, position: int) -> None:
+        self._checkpoints[name] = position
+
+    def projection_states(self) -> list[ProjectionState]:
+        return self._folding.states(self.position)
+
+    async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
+        for projection in self._projections:
+            if names is None or projection.name in names:
+                self._folding.rebuild(projection, self._batches())
+        return self.projection_states()
+
+    async def verify(self) -> int:
+        rows = ((header_of(event), event.data, event.hash) for event in self.file.events)
+        return verify(0, self.file.anchor, rows)[0]
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._commit()
+        self._closed = True
+        self.file.checkpoints.update(self._checkpoints)
+        self._live.close()
+        self._connection.close()
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting or self._closed:
+            return
+        if self.fail_next is not None:
+            error, self.fail_next = self.fail_next, None
+            for append in waiting:
+                append.future.set_exception(error)
+            return
+        batch = self._tail.sequence(waiting, lambda s: self.file.versions.get(s, 0), self.file.sources.get)
+        if batch.recorded:
+            self._folding.fold(batch.recorded)
+        file = self.file
+        file.events.extend(batch.recorded)
+        file.versions.update(batch.heads)
+        file.sources.update({event.source: event.position for event in batch.recorded if event.source is not None})
+        file.unfinished.update(batch.opened)
+        for stream in batch.closed:
+            file.unfinished.pop(stream, None)
+        file.checkpoints.update(self._checkpoints)
+        self._checkpoints = {}
+        self._tail.advance(batch)
+        self._live.grew(batch.recorded)
+        for outcome in batch.outcomes:
+            if outcome.future.done():
+                continue
+            if isinstance(outcome.result, Receipt):
+                outcome.future.set_result(outcome.result)
+            else:
+                outcome.future.set_exception(outcome.result)
+
+    def _batches(self) -> list[list[Recorded]]:
+        return [self.file.events] if self.file.events else []

@@ -1,0 +1,27 @@
+"""Rows of the events table ⇄ Recorded."""
+
+from __future__ import annotations
+
+from cascadenced.eventlog.base import Row
+from cascadenced.eventlog.chain import header_of
+from cascadenced.events.base import Recorded
+from cascadenced.events.catalogue import decode
+
+COLUMNS = (
+    "position, id, stream, version, type, at_us, origin, epoch, source, user_hash, group_hash, run_id, cause, "
+    "correlation, traceparent, schema, data, hash"
+)
+INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' * 18)})"  # noqa: S608 -- constants only
+
+
+def to_row(event: Recorded) -> Row:
+    return (*header_of(event), event.data, event.hash)
+
+
+def from_row(row: Row) -> Recorded:
+    return Recorded(
+        position=row[0], id=row[1], stream=row[2], version=row[3], type=row[4], at_us=row[5], origin=row[6],
+        epoch=row[7], source=row[8], user_hash=row[9], group_hash=row[10], run_id=row[11], cause=row[12],
+        correlation=row[13], traceparent=row[14], schema=row[15], data=row[16], hash=row[17],
+        event=decode(row[16], row[15]),
+    )  # fmt: skip

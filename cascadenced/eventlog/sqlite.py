@@ -1,0 +1,372 @@
+"""The real log: one connection in one thread writes; callers await its group commit.
+
+Whatever gathered while the last commit ran is the next batch: no timer, one `executemany` per table, one wake-up of
+the loop. A commit that fails fails its callers and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from cascadenced.clock import Clock
+from cascadenced.crashpoint import crashpoint
+from cascadenced.errors import CascadenceError, DiskError, DiskFull, WrongVersion
+from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
+from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
+from cascadenced.eventlog.folding import Folding
+from cascadenced.eventlog.reader import Reader
+from cascadenced.eventlog.rows import COLUMNS, INSERT, from_row, to_row
+from cascadenced.eventlog.sequence import Batch, Pending, Tail, prepare
+from cascadenced.eventlog.tail import LiveTail
+from cascadenced.events.base import Recorded
+from cascadenced.ids import EventId, Ids
+
+_log = structlog.get_logger(__name__)
+
+MAX_BATCH_EVENTS = 2_000
+"""Events in one transaction; more wait for the next, so that no caller waits long."""
+VERIFIED_EVERY = 10_000
+"""How often the checkpoint from which a start checks the chain moves on."""
+
+_VERIFIED = "verified"
+
+
+class Job(msgspec.Struct, eq=False):
+    """Something else for the writer thread to do between two commits, e.g. a rebuild."""
+
+    work: Callable[[], object]
+    future: asyncio.Future[object]
+
+
+class SqliteEventLog:
+    """See `eventlog/base.py`. Open with `open`, on the loop that will use it; the folder's lock is the caller's."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        reader: Reader,
+        tail: Tail,
+        folding: Folding,
+        projections: Sequence[Projection],
+        clock: Clock,
+        ids: Ids,
+        on_fatal: Callable[[CascadenceError], None] | None,
+    ) -> None:
+        self.path = path
+        self._connection = connection
+        self.tables = self._reader = reader
+        self._tail = tail
+        self._folding = folding
+        self._projections = projections
+        self._clock, self._ids = clock, ids
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._live = LiveTail(tail.position)
+        self._full: str | None = None
+        self._broken: CascadenceError | None = None
+        self._verified = tail.position
+        self._checkpoints: dict[str, int] = {}
+        self._queue: deque[Pending | Job] = deque()
+        self._wanted = threading.Condition()
+        self._stopping = False
+        self._written = asyncio.Event()
+        self._thread = threading.Thread(target=self._write, name="event-log-writer", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        ids: Ids,
+        instance_id: str | None = None,
+        projections: Sequence[Projection] = (),
+        on_fatal: Callable[[CascadenceError], None] | None = None,
+    ) -> SqliteEventLog:
+        """Open, migrate, check the chain's tail, rebuild outdated projections, raise the epoch.
+
+        instance_id: `origin` of what is recorded; None: the one this file remembers, made at its first opening.
+        on_fatal: called once on the loop when a write or sync failed; nothing can be recorded afterwards.
+        Raises ConfigError, LogCorrupt, DiskError, DiskFull. Blocks the loop: it is opened before anything runs.
+        """
+        connection = connect(path)
+        migrate(connection, path, ids)
+        try:
+            row = connection.execute("SELECT position FROM checkpoints WHERE name = ?", (_VERIFIED,)).fetchone()
+            position, end = verify_chain(connection, row[0] if row else None)
+            last = connection.execute("SELECT id FROM events WHERE position = ?", (position,)).fetchone()
+            if last is not None:
+                ids.not_before(EventId(last[0]))
+            connection.execute("BEGIN IMMEDIATE")
+            folding = Folding(connection, projections, clock)
+            for projection in folding.prepare():
+                folding.rebuild(projection, _all_events(connection))
+            origin, epoch = _open_for_writing(connection, instance_id, ids)
+            connection.execute("COMMIT")
+            reader = await Reader.open(path)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, path) from None
+            raise
+        tail = Tail(position, end, origin, epoch)
+        return cls(path, connection, reader, tail, folding, projections, clock, ids, on_fatal)
+
+    @property
+    def position(self) -> int:
+        return self._live.position
+
+    @property
+    def epoch(self) -> int:
+        return self._tail.epoch
+
+    @property
+    def origin(self) -> str:
+        return self._tail.origin
+
+    @property
+    def read_only(self) -> str | None:
+        return self._full or (str(self._broken) if self._broken else None)
+
+    def append(self, changes: Sequence[Change], *, source: str | None = None) -> asyncio.Future[Receipt]:
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        if self._broken is not None or self._stopping:
+            future.set_exception(self._broken or DiskError("the log is closed"))
+            return future
+        self._put(prepare(changes, source, self._clock, self._ids, future))
+        return future
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
+        return await self._reader.read_stream(stream, after_version)
+
+    async def read(self, after: int, limit: int) -> list[Recorded]:
+        return await self._reader.read(after, limit)
+
+    def follow(self, after: int) -> AsyncIterator[Sequence[Recorded]]:
+        return self._live.follow(after, self._reader.read)
+
+    def observe(self, observer: Observer) -> None:
+        self._live.observe(observer)
+
+    async def unfinished(self) -> list[str]:
+        return await self._reader.unfinished()
+
+    async def checkpoint(self, name: str) -> int:
+        waiting = self._checkpoints.get(name)
+        return await self._reader.checkpoint(name) if waiting is None else waiting
+
+    def set_checkpoint(self, name: str, position: int) -> None:
+        self._checkpoints[name] = position
+
+    def projection_states(self) -> list[ProjectionState]:
+        return self._folding.states(self.position)
+
+    async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
+        """Fold projections (all, or those named) again from the log; nothing is appended meanwhile."""
+
+        def work() -> object:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                for projection in self._projections:
+                    if names is None or projection.name in names:
+                        self._folding.rebuild(projection, _all_events(self._connection))
+                self._connection.execute("COMMIT")
+            finally:
+                self._rollback()
+            return None
+
+        await self._in_writer(work)
+        return self.projection_states()
+
+    async def verify(self) -> int:
+        """Check the whole chain against the file; returns the position reached. Raises LogCorrupt."""
+        reached = await self._in_writer(lambda: verify_chain(self._connection)[0])
+        assert isinstance(reached, int)
+        return reached
+
+    async def close(self) -> None:
+        if self._stopping:
+            return
+        with self._wanted:
+            self._stopping = True
+            self._wanted.notify()
+        await self._written.wait()
+        self._live.close()
+        await self._reader.close()
+        self._connection.close()
+
+    async def _in_writer(self, work: Callable[[], object]) -> object:
+        future: asyncio.Future[object] = self._loop.create_future()
+        self._put(Job(work, future))
+        return await future
+
+    def _put(self, item: Pending | Job) -> None:
+        with self._wanted:
+            self._queue.append(item)
+            self._wanted.notify()
+
+    # ── the writer thread ────────────────────────────────────────────────────────────────────────────────────
+
+    def _write(self) -> None:
+        while True:
+            with self._wanted:
+                while not self._queue and not self._stopping:
+                    self._wanted.wait()
+                waiting = self._take()
+            if isinstance(waiting, Job):
+                self._do(waiting)
+            elif waiting:
+                self._commit(waiting)
+            else:
+                self._flush_checkpoints()
+                self._tell(self._written.set)
+                return
+
+    def _take(self) -> list[Pending] | Job:
+        """What the next transaction holds: appends up to the bound, or one job."""
+        taken: list[Pending] = []
+        n_events = 0
+        while self._queue and n_events < MAX_BATCH_EVENTS:
+            item = self._queue[0]
+            if isinstance(item, Job):
+                if taken:
+                    break
+                self._queue.popleft()
+                return item
+            self._queue.popleft()
+            taken.append(item)
+            n_events += item.n_events
+        return taken
+
+    def _do(self, job: Job) -> None:
+        try:
+            result = job.work()
+        except Exception as error:  # noqa: BLE001 -- whatever it was, its caller hears it
+            failure = translated(error, self.path) if isinstance(error, sqlite3.OperationalError) else error
+            self._tell(lambda: None if job.future.done() else job.future.set_exception(failure))
+        else:
+            self._tell(lambda: None if job.future.done() else job.future.set_result(result))
+
+    def _commit(self, waiting: list[Pending]) -> None:
+        try:
+            batch = self._tail.sequence(waiting, self._head_of, self._position_of)
+            if batch.recorded:
+                self._write_batch(batch)
+        except Exception as error:  # noqa: BLE001 -- the thread must live; the callers hear what happened
+            self._rollback()
+            failure = translated(error, self.path) if isinstance(error, sqlite3.Error) else error
+            self._tell(lambda: self._failed(waiting, failure))
+            return
+        self._tail.advance(batch)
+        crashpoint("append.after_commit")
+        self._tell(lambda: self._committed(batch))
+
+    def _write_batch(self, batch: Batch) -> None:
+        execute, executemany = self._connection.execute, self._connection.executemany
+        execute("BEGIN IMMEDIATE")
+        executemany(INSERT, [to_row(event) for event in batch.recorded])
+        if batch.opened:
+            executemany("INSERT INTO unfinished (stream, position) VALUES (?, ?)", list(batch.opened.items()))
+        if batch.closed:
+            executemany("DELETE FROM unfinished WHERE stream = ?", [(stream,) for stream in batch.closed])
+        self._folding.fold(batch.recorded)
+        self._save_checkpoints(batch.recorded[-1].position)
+        crashpoint("append.before_commit")
+        execute("COMMIT")
+
+    def _save_checkpoints(self, position: int) -> None:
+        if position - self._verified >= VERIFIED_EVERY:
+            # These bytes were chained by us a moment ago: a start need not check further back than this.
+            self._verified = position
+            self._checkpoints[_VERIFIED] = position
+        if not self._checkpoints:
+            return
+        # Taken as they are now; what a follower sets while we write waits for the next commit.
+        checkpoints, self._checkpoints = self._checkpoints, {}
+        self._connection.executemany(
+            "INSERT INTO checkpoints (name, position) VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
+            list(checkpoints.items()),
+        )
+
+    def _flush_checkpoints(self) -> None:
+        """At close, when no append carries them."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._checkpoints[_VERIFIED] = self._tail.position
+            self._save_checkpoints(self._tail.position)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._rollback()
+            _log.warning("checkpoints_not_saved", error=str(error))
+
+    def _head_of(self, stream: str) -> int:
+        row = self._connection.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,)).fetchone()
+        return row[0] or 0
+
+    def _position_of(self, source: str) -> int | None:
+        row = self._connection.execute("SELECT position FROM events WHERE source = ?", (source,)).fetchone()
+        return row[0] if row else None
+
+    def _rollback(self) -> None:
+        # SQLite may have rolled back by itself (a full disk does); rolling back twice would raise.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            _log.warning("loop_closed_before_the_log")
+
+    # ── back on the loop ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _committed(self, batch: Batch) -> None:
+        self._full = None
+        self._live.grew(batch.recorded)
+        for outcome in batch.outcomes:
+            if outcome.future.done():  # its caller was cancelled; the events stay recorded
+                continue
+            if isinstance(outcome.result, WrongVersion):
+                outcome.future.set_exception(outcome.result)
+            else:
+                outcome.future.set_result(outcome.result)
+
+    def _failed(self, waiting: list[Pending], error: Exception) -> None:
+        if isinstance(error, DiskFull):
+            self._full = str(error)
+        elif isinstance(error, DiskError) and self._broken is None:
+            self._broken = error
+            if self._on_fatal is not None:
+                self._on_fatal(error)
+        for append in waiting:
+            if not append.future.done():
+                append.future.set_exception(error)
+
+
+def _open_for_writing(connection: sqlite3.Connection, instance_id: str | None, ids: Ids) -> tuple[str, int]:
+    """Raise the epoch and settle who we are: (origin, epoch)."""
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    origin = instance_id or meta.get("instance_id") or f"i-{ids.token()[:12]}"
+    epoch = int(meta.get("epoch", "0")) + 1
+    connection.executemany(
+        "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [("instance_id", origin), ("epoch", str(epoch))],
+    )
+    return origin, epoch
+
+
+def _all_events(connection: sqlite3.Connection) -> Iterator[list[Recorded]]:
+    cursor = connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position")  # noqa: S608
+    while rows := cursor.fetchmany(5_000):
+        yield [from_row(row) for row in rows]
