@@ -62,10 +62,17 @@ class Projection(Protocol):
     makes the next open rebuild it.
     """
 
-    name: str
-    version: int
-    tables: Sequence[str]
-    ddl: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def tables(self) -> Sequence[str]: ...
+
+    @property
+    def ddl(self) -> str: ...
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None: ...
 

@@ -60,8 +60,9 @@ def stage_rows(event: Event) -> list[StageRow]:
 
 def _audit(event: Event) -> Iterator[AuditRow]:
     match event:
-        case StageStarted(task=task, stage=stage, skipped=skipped):
-            yield from _skipped(task, skipped)
+        case StageStarted(task=task, stage=stage, attempt=attempt, skipped=skipped):
+            if attempt == 1:
+                yield from _skipped(task, skipped)
             if stage == "precheck" or (stage == "run" and "precheck" in skipped):
                 yield AuditRow(task, "execute", "started")
             if stage != "run":
@@ -78,6 +79,8 @@ def _audit(event: Event) -> Iterator[AuditRow]:
             yield from _skipped(task, skipped)
         case RunFailed(task=task, stage=None, reason=reason) | RunRefused(task=task, reason=reason):
             yield AuditRow(task, "run", "error", reason)
+        case RunFailed(task=task, error_type="crash_loop", stage=str(stage), reason=reason):
+            yield AuditRow(task, _audit_name(stage), "error", reason)
         case TaskEnabled(task=task) | TaskDisabled(task=task) | TaskPaused(task=task) | TaskResumed(task=task):
             yield AuditRow(task, "scheduler", _SCHEDULER_STATUS[type(event)])
         case PointerAdded(task=task, via="bus"):
@@ -91,13 +94,13 @@ def _stages(event: Event) -> Iterator[StageRow]:
         case RunRequested(task=task, via="cli"):
             yield StageRow(task, "start")
         case StageStarted(task=task, skipped=skipped):
-            yield from (StageRow(task, stage, own=False) for stage in skipped if stage != "precheck")
+            yield from _passed(task, skipped)
         case StageFinished(task=task, stage=stage):
             yield StageRow(task, stage)
         case StageFailed(task=task, stage=stage) if stage != "run":
             yield StageRow(task, stage)
         case RunFinished(task=task, via=via, skipped=skipped):
-            yield from (StageRow(task, stage, own=False) for stage in skipped)
+            yield from _passed(task, skipped)
             if via == "cli":
                 yield StageRow(task, "finish")
         case RunFailed(task=task, via="cli") | RunRefused(task=task, via="cli"):
@@ -112,6 +115,11 @@ def _skipped(task: str, stages: tuple[str, ...]) -> Iterator[AuditRow]:
         if stage != "precheck":
             yield AuditRow(task, stage, "started", own=False)
             yield AuditRow(task, stage, "skipped" if stage == "research" else "success", own=False)
+
+
+def _passed(task: str, stages: tuple[str, ...]) -> Iterator[StageRow]:
+    """A run passes the stages it has no code for as well; a precheck, which only guards, it does not."""
+    return (StageRow(task, stage, own=False) for stage in stages if stage != "precheck")
 
 
 def _audit_name(stage: str) -> str:

@@ -9,7 +9,15 @@ from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.idea import IdeaRecorded, NoteRecorded
 from cascadenced.events.pointer import PointerAdded
-from cascadenced.events.run import ForeignRunReported, RunFailed, RunFinished, RunRefused, RunRequested, RunStarted
+from cascadenced.events.run import (
+    ForeignRunReported,
+    RunFailed,
+    RunFinished,
+    RunHeld,
+    RunRefused,
+    RunRequested,
+    RunStarted,
+)
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
 from cascadenced.events.system import DaemonStarted, DaemonStopped, RequestsRefused
@@ -30,6 +38,7 @@ AnyEvent = (
     | RunStarted
     | RunFinished
     | RunFailed
+    | RunHeld
     | ForeignRunReported
     | StageStarted
     | StageFinished

@@ -13,7 +13,10 @@ from cascadenced.errors import CascadenceError
 from cascadenced.events.base import Json
 
 MAX_CONTENT_BYTES = 512 * 1024
+MAX_CONTENT_DEPTH = 128
+"""Far from the interpreter's recursion limit: what is stored must be readable from any depth of the stack."""
 MAX_SHOWN_CHARS = 2048
+MAX_KEY_SHOWN_CHARS = 40
 
 _SCALARS = (str, int, float, bool, type(None))
 _encode = msgspec.json.Encoder().encode
@@ -35,33 +38,41 @@ class TooLarge(CascadenceError):
 def recordable(value: Any) -> Json:
     """`value` as it will be read back: equal to it, tuples as lists. Raises Unserialisable or TooLarge.
 
-    Strings, numbers, booleans, None, lists, tuples and dicts with string keys pass; 64-bit integers; finite floats.
+    Strings, numbers, booleans, None, lists, tuples and dicts with string keys pass; 64-bit integers; finite floats;
+    up to MAX_CONTENT_DEPTH levels.
     """
     try:
         data = _encode(value)
+        if len(data) > MAX_CONTENT_BYTES:
+            raise TooLarge(f"{len(data)} bytes as JSON; {MAX_CONTENT_BYTES} are allowed")
         back = _decode(data)
-    except Exception as error:  # noqa: BLE001 -- the value's own methods run here and may raise anything
+        change = _change(value, back, 0)
+    except TooLarge:
+        raise
+    except Exception as error:  # noqa: BLE001 -- the value's own methods run here, and a thread may be changing it
         raise Unserialisable(f"a value of type {type(value).__name__} cannot be JSON: {_text_of(error)}") from None
-    if len(data) > MAX_CONTENT_BYTES:
-        raise TooLarge(f"{len(data)} bytes as JSON; {MAX_CONTENT_BYTES} are allowed")
-    _refuse_changed(value, back, "value")
+    if change:
+        raise Unserialisable(f"value{change[0]} {change[1]}")
     return back
 
 
-def _refuse_changed(value: Any, back: Json, path: str) -> None:
-    """Walk both only as far as needed to say where they differ."""
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, list) and isinstance(back, list):
+def _change(value: Any, back: Json, depth: int) -> tuple[str, str] | None:
+    """(where, why) of the first difference between a value and what JSON made of it; None if there is none."""
+    if depth > MAX_CONTENT_DEPTH:
+        return "", f"is nested more than {MAX_CONTENT_DEPTH} deep"
+    if isinstance(value, (list, tuple)) and isinstance(back, list):
         for i, (old, new) in enumerate(zip(value, back, strict=True)):
-            _refuse_changed(old, new, f"{path}[{i}]")
+            if change := _change(old, new, depth + 1):
+                return f"[{i}]{change[0]}", change[1]
     elif type(value) is dict and isinstance(back, dict):
         for key, old in value.items():
             if type(key) is not str:
-                raise Unserialisable(f"{path} has the key {key!r}; JSON keys are strings")
-            _refuse_changed(old, back[key], f"{path}.{key}")
+                return "", f"has a key of type {type(key).__name__}; JSON keys are strings"
+            if change := _change(old, back[key], depth + 1):
+                return f".{key[:MAX_KEY_SHOWN_CHARS]}{change[0]}", change[1]
     elif type(value) not in _SCALARS or value != back:
-        raise Unserialisable(f"{path} is a {type(value).__name__}, which JSON would change")
+        return "", f"is a {type(value).__name__}, which JSON would change"
+    return None
 
 
 def _text_of(error: BaseException) -> str:

@@ -5,8 +5,9 @@ Commands carry raw identities, because the sender does; they live only until the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,6 +19,8 @@ from cascadenced.events.strict import scan, shaped
 from cascadenced.identity import Identity, checked, checked_hash
 
 MAX_KEY_CHARS = 256
+MAX_MESSAGE_ID_CHARS = 1024
+MAX_PRIORITY = 2**31 - 1
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +114,7 @@ class _RunBody(msgspec.Struct):
     group_id: str
     args: dict[str, Any] = {}
     idempotency_key: str | None = None
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
 
 
 class _Somebody(msgspec.Struct, kw_only=True):
@@ -196,10 +199,14 @@ def _command(address: subjects.Address, value: Json) -> Command:
             if pointer.user_hash is None and pointer.user_id is None:
                 raise Invalid("user_hash or user_id is required")
             return UpdatePointer(
-                task=subjects.checked_task_name(name), run_id=checked(pointer.run_id, "run_id"), **_somebody(pointer)
+                task=subjects.checked_reported_name(name),
+                run_id=checked(pointer.run_id, "run_id"),
+                **_somebody(pointer),
             )
         case "schedule":
             schedule = shaped(value, _ScheduleBody)
+            if "expr" not in value and "calendar_event" not in value:
+                raise Invalid("expr or calendar_event is required; null removes the schedule")
             return SetSchedule(
                 task=name,
                 expr=schedule.expr,
@@ -213,7 +220,7 @@ def _command(address: subjects.Address, value: Json) -> Command:
         case "task_run":
             report = shaped(value, _TaskRunBody)
             return ReportRun(
-                task=subjects.checked_task_name(name),
+                task=subjects.checked_reported_name(name),
                 run_id=checked(report.run_id, "run_id"),
                 status=checked(report.status, "status"),
                 started_at=report.started_at,
@@ -229,13 +236,19 @@ def _command(address: subjects.Address, value: Json) -> Command:
 
 
 def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: str) -> str:
-    """What the outside calls this message: `<family>:<Nats-Msg-Id or ce-id>`, else `fallback` (a digest)."""
-    named = headers.get("Nats-Msg-Id") or headers.get("ce-id")
+    """What the outside calls this message: `<family>:<Nats-Msg-Id or ce-id>`, else `fallback` (a digest).
+
+    An id that is too long, or that UTF-8 cannot spell, is represented by its digest.
+    """
+    named = headers.get("Nats-Msg-Id") or headers.get("ce-id") or fallback
     try:
         family = subjects.parse(prefix, subject).family
     except BadMessage:
         family = "unknown"
-    return f"{family}:{named[:1024] if named else fallback}"
+    spelled = named.encode(errors="surrogatepass")
+    if len(named) > MAX_MESSAGE_ID_CHARS or spelled != named.encode(errors="replace"):
+        named = hashlib.sha256(spelled).hexdigest()
+    return f"{family}:{named}"
 
 
 def _refuse_future(value: dict[str, Json]) -> None:
@@ -246,7 +259,7 @@ def _refuse_future(value: dict[str, Json]) -> None:
 
 def _comparable(version: str) -> tuple[int, ...]:
     parts = version.split(".")
-    return tuple(int(part) for part in parts) if all(part.isdigit() and len(part) < 9 for part in parts) else ()
+    return tuple(int(part) for part in parts) if all(part.isdecimal() and len(part) < 9 for part in parts) else ()
 
 
 def _identity(user_id: str, group_id: str) -> Identity:
@@ -277,4 +290,7 @@ def _calendar_event(body: _ScheduleBody) -> dict[str, Json] | None:
         raise Invalid("calendar_event missing 'node'")
     if not isinstance(mapping["node"], str) or not mapping["node"]:
         raise Invalid("calendar_event node is required")
+    poll = mapping.get("poll")
+    if poll is not None and (isinstance(poll, bool) or not isinstance(poll, (int, float)) or poll <= 0):
+        raise Invalid("calendar_event poll must be a positive number of seconds")
     return {key: mapping[key] for key in ("node", "poll") if mapping.get(key) is not None}

@@ -58,6 +58,14 @@ class TaskSpecBody(_Body, kw_only=True):
     group_hash: str | None = None
 
 
+class RegisteredBody(TaskSpecBody, kw_only=True):
+    """A task was registered."""
+
+    run_id: str | None
+    event_id: str
+    time: str
+
+
 class _AboutRun(_Body, kw_only=True):
     user_hash: str | None
     user_id: str | None
@@ -206,7 +214,7 @@ def _bodies(
         case RunRefused(task=task):
             yield _task_run(recorded, prefix, about, task, "refused", None)
         case TaskRegistered(task=task):
-            spec = TaskSpecBody(id=task, name=task, description=event.description or None)
+            spec = RegisteredBody(id=task, name=task, description=event.description or None, **about)
             yield "task_spec", "task_spec", subject(prefix, "task_spec", task), spec
         case PointerAdded(task=task, run_id=run_id) if event.via != "bus" or broadcast_pointers:
             body = PointerUpdateBody(task_name=task, **{**about, "run_id": run_id})

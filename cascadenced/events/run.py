@@ -41,15 +41,14 @@ class RunStarted(Event, tag="run.started", frozen=True, kw_only=True):
 
 
 class RunFinished(Event, tag="run.finished", frozen=True, kw_only=True):
-    """All stages ended well. skipped: stages without a hook after the last one that had one.
+    """All stages ended well; the run's result is what `verify`, else `run`, put out.
 
-    result: content, stored exactly.  took_s: seconds from start to end by the wall clock, downtime included.
+    skipped: stages without a hook after the last one that had one.
+    took_s: seconds from start to end by the wall clock, downtime included.
     """
 
     task: str
     via: str
-    result: Json = None
-    shown: str | None = None
     skipped: tuple[str, ...] = ()
     took_s: float = 0.0
 
@@ -57,8 +56,7 @@ class RunFinished(Event, tag="run.finished", frozen=True, kw_only=True):
 class RunFailed(Event, tag="run.failed", frozen=True, kw_only=True):
     """The run ended in error. stage: the one that failed, None if none was under way.
 
-    reason: the exception's text with this run's ids replaced by pseudonyms.  skipped: as in RunFinished, none if it
-    failed in a stage.
+    reason: the exception's text with this run's ids replaced by pseudonyms.
     """
 
     task: str
@@ -67,6 +65,14 @@ class RunFailed(Event, tag="run.failed", frozen=True, kw_only=True):
     reason: str
     stage: str | None = None
     took_s: float = 0.0
+
+
+class RunHeld(Event, tag="run.held", frozen=True, kw_only=True):
+    """The run cannot go on now and waits for a restart that can. code: task_missing or identity_missing."""
+
+    task: str
+    code: str
+    reason: str
 
 
 class ForeignRunReported(Event, tag="run.reported", frozen=True, kw_only=True):

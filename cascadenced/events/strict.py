@@ -21,7 +21,8 @@ MAX_BYTES = 512 * 1024
 MAX_DEPTH = 64
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Nothing here is ever given back or tried twice: a string that does not end counts as one to the end of the text.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 T = TypeVar("T")
 

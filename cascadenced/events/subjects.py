@@ -16,6 +16,7 @@ INBOUND = ("event", "run.request", "pointer", "schedule", "task_run", "idea", "n
 """Families that others publish to us."""
 
 MAX_NAME_CHARS = 128
+_EMPTY = "%"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _EVENT_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -38,23 +39,34 @@ def event_subject(prefix: str, name: str) -> str:
 
 
 def token(name: str) -> str:
-    """`name` with everything but letters, digits, `_` and `-` percent-encoded; `%` is legal in a NATS token."""
+    """`name` with everything but letters, digits, `_` and `-` percent-encoded; `%` is legal in a NATS token.
+
+    The empty name, which NATS has no token for, is a lone `%`.
+    """
     if _PLAIN.fullmatch(name):
         return name
-    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E") or _EMPTY
+
+
+def _name(spelled: str) -> str:
+    return "" if spelled == _EMPTY else unquote(spelled)
 
 
 def parse(prefix: str, full: str) -> Address:
-    """The family and name of an inbound subject. Raises BadMessage `unknown_family` if it is none of ours."""
-    head, _, rest = full.partition(".")
-    tokens = rest.split(".") if head == prefix and rest else []
+    """The family and name of an inbound subject. Raises BadMessage `unknown_family` if it is none of ours.
+
+    prefix: may have several tokens (`team.ume`).
+    """
+    tokens = full.removeprefix(f"{prefix}.").split(".") if full.startswith(f"{prefix}.") else []
     match tokens:
+        case _ if "" in tokens:
+            pass
         case ["event", *names] if names:
-            return Address("event", ".".join(unquote(part) for part in names))
+            return Address("event", ".".join(_name(part) for part in names))
         case ["run", "request", name]:
-            return Address("run.request", unquote(name))
+            return Address("run.request", _name(name))
         case ["pointer" | "schedule" | "task_run" as family, name]:
-            return Address(family, unquote(name))
+            return Address(family, _name(name))
         case ["idea" | "note" as family]:
             return Address(family)
     raise BadMessage(f"no family of ours has the subject {full!r}", code="unknown_family")
@@ -64,6 +76,13 @@ def checked_task_name(name: str) -> str:
     """`name` if it may name a task: letters, digits, `_`, `-`; raises Invalid."""
     if not _PLAIN.fullmatch(name) or len(name) > MAX_NAME_CHARS:
         raise Invalid(f"{name!r} cannot name a task: use up to {MAX_NAME_CHARS} letters, digits, '_' and '-'")
+    return name
+
+
+def checked_reported_name(name: str) -> str:
+    """`name` if a fact from outside may be about it: a task's, or a workflow's (`workflow.<event>`); raises Invalid."""
+    if not _EVENT_NAME.fullmatch(name) or len(name) > MAX_NAME_CHARS:
+        raise Invalid(f"{name!r} names no task: use up to {MAX_NAME_CHARS} letters, digits, '_', '-' and single dots")
     return name
 
 

@@ -1,0 +1,7 @@
+"""What a run, a task and the planner do next, without doing it. Floor 3: state + event → events; no I/O, no clock.
+
+model.py      Run, the six stages, and `evolve`: a run's events → its state
+decide.py     what follows from an event of a run; what a restart does about an unfinished one
+admission.py  may this task run now; what enable, disable, pause and resume record
+followups.py  what the planner does about a failed run
+"""

@@ -1,0 +1,237 @@
+"""Which runs there are, newest first; and one run in full, folded from its own stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from cascadenced.clock import iso
+from cascadenced.errors import Invalid, Unknown
+from cascadenced.eventlog.base import Connection, Row, Tables
+from cascadenced.events.base import Json, Recorded
+from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
+from cascadenced.pipeline.model import STAGES, fold
+from cascadenced.projections.page import Page, checked_limit, page
+
+STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
+
+_DDL = """
+CREATE TABLE runs (
+    run_id          TEXT PRIMARY KEY,
+    task            TEXT NOT NULL,
+    status          TEXT NOT NULL,     -- one of STATUSES
+    stage           TEXT,              -- the last one that started
+    attempt         INTEGER,           -- starts of that stage
+    parent_run_id   TEXT,
+    user_hash       TEXT,
+    group_hash      TEXT,
+    requested_at_us INTEGER,
+    started_at_us   INTEGER,
+    finished_at_us  INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_task ON runs (task, run_id);
+CREATE INDEX runs_status ON runs (status, run_id)
+"""
+
+_UPSERT = """
+INSERT INTO runs (run_id, task, status, stage, attempt, parent_run_id, user_hash, group_hash, requested_at_us,
+                  started_at_us, finished_at_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id) DO UPDATE SET
+    status = coalesce(excluded.status, status),
+    stage = coalesce(excluded.stage, stage),
+    attempt = coalesce(excluded.attempt, attempt),
+    started_at_us = coalesce(started_at_us, excluded.started_at_us),
+    finished_at_us = coalesce(excluded.finished_at_us, finished_at_us)
+"""
+
+_COLUMNS = (
+    "run_id, task, status, stage, attempt, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, "
+    "finished_at_us"
+)
+
+
+class Runs:
+    """One row a run. A batch touches each of its runs once."""
+
+    name = "runs"
+    version = 1
+    tables = ("runs",)
+    ddl = _DDL
+
+    def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+        changed: dict[str, list[Any]] = {}
+        for recorded in batch:
+            self._fold(changed, recorded)
+        if changed:
+            connection.executemany(_UPSERT, list(changed.values()))
+
+    @staticmethod
+    def _fold(changed: dict[str, list[Any]], recorded: Recorded) -> None:
+        event, run_id = recorded.event, recorded.run_id
+        if run_id is None or not isinstance(event, _RUN_EVENTS):
+            return
+        row = changed.get(run_id)
+        if row is None:
+            row = changed[run_id] = [run_id, event.task, "running", *[None] * 8]
+        match event:
+            case RunRequested():
+                row[2], row[5], row[6], row[7] = "queued", event.parent_run_id, recorded.user_hash, recorded.group_hash
+                row[8] = recorded.at_us
+            case RunStarted():
+                row[2], row[9] = "running", recorded.at_us
+            case StageStarted():
+                row[2], row[3], row[4] = "running", event.stage, event.attempt
+            case RunHeld():
+                row[2] = "waiting"
+            case RunFinished():
+                row[2], row[10] = "success", recorded.at_us
+            case RunFailed():
+                row[2], row[10] = "error", recorded.at_us
+            case RunRefused():
+                row[2], row[10] = "refused", recorded.at_us
+
+
+_RUN_EVENTS = (
+    RunRequested,
+    RunStarted,
+    StageStarted,
+    StageFinished,
+    StageFailed,
+    RunHeld,
+    RunFinished,
+    RunFailed,
+    RunRefused,
+)
+
+
+class RunRow(msgspec.Struct):
+    """A run in a list. Instants are ISO 8601 UTC."""
+
+    run_id: str
+    task: str
+    status: str
+    stage: str | None
+    attempt: int | None
+    parent_run_id: str | None
+    user_hash: str | None
+    group_hash: str | None
+    requested_at: str | None
+    started_at: str | None
+    finished_at: str | None
+
+
+class StageView(msgspec.Struct):
+    """status: pending (not reached), started, success, error or skipped.  took_s: seconds of the last attempt."""
+
+    stage: str
+    status: str
+    started_at: str | None = None
+    took_s: float | None = None
+    attempt: int = 0
+    output: Json = None
+
+
+class RunError(msgspec.Struct):
+    """Why a run ended in error or was refused."""
+
+    type: str
+    message: str
+
+
+class RunView(RunRow):
+    """One run in full. stages: all six, in pipeline order."""
+
+    args: dict[str, Json]
+    result: Json
+    error: RunError | None
+    stages: list[StageView]
+
+
+async def list_runs(
+    tables: Tables, *, task: str | None = None, status: str | None = None, limit: int = 100, after: str | None = None
+) -> Page:
+    """Newest first. status: one of STATUSES. after: cursor. Raises Invalid."""
+    checked_limit(limit)
+    if status is not None and status not in STATUSES:
+        raise Invalid(f"status must be one of {', '.join(STATUSES)}, not {status[:40]!r}")
+    conditions = [
+        (f"{column} {comparison} ?", value)
+        for column, comparison, value in (("task", "=", task), ("status", "=", status), ("run_id", "<", after))
+        if value is not None
+    ]
+    where = " AND ".join(condition for condition, _ in conditions) or "1"
+    rows = await tables.fetch(
+        f"SELECT {_COLUMNS} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
+        [*(value for _, value in conditions), limit + 1],
+    )
+    return page(rows, limit, _run_row, lambda row: str(row[0]))
+
+
+def _run_row(row: Row) -> RunRow:
+    return RunRow(*row[:8], *(None if at is None else iso(at) for at in row[8:11]))
+
+
+async def resolve_run_id(tables: Tables, given: str) -> str:
+    """The run whose id is, or begins with, `given` (8 characters at least). Raises Unknown, Invalid if several do."""
+    if len(given) < 8 or not given.isalnum():
+        raise Unknown(f"no run {given[:40]!r}: give its id, or the first 8 or more characters of it")
+    rows = await tables.fetch(
+        "SELECT run_id FROM runs WHERE run_id >= ? AND run_id < ? ORDER BY run_id LIMIT 2", (given, given + "~")
+    )
+    if not rows:
+        raise Unknown(f"no run {given[:64]!r}")
+    if len(rows) > 1 and rows[0][0] != given:
+        raise Invalid(f"several runs begin with {given!r}: give more of the id")
+    return str(rows[0][0])
+
+
+def run_view(events: Sequence[Recorded]) -> RunView:
+    """A run's stream, folded for people. `events`: all of them, from the first."""
+    first = events[0]
+    run = fold(recorded.event for recorded in events)
+    stages = {stage: StageView(stage, "pending") for stage in STAGES}
+    times: dict[str, int] = {}
+    for recorded in events:
+        _show_stage(stages, recorded)
+        times[recorded.type] = times.get(recorded.type, recorded.at_us)
+    if run.stages or run.status in ("success", "error", "refused"):
+        for stage, view in stages.items():
+            if stage not in run.stages:
+                view.status = "skipped"
+    request = first.event
+    last_stage = run.current or (run.done[-1] if run.done else None)
+    finished = next((times[kind] for kind in ("run.finished", "run.failed", "run.refused") if kind in times), None)
+    return RunView(
+        run_id=first.run_id or first.stream.removeprefix("run-"),
+        task=run.task,
+        status=run.status,
+        stage=last_stage,
+        attempt=stages[last_stage].attempt if last_stage else None,
+        parent_run_id=request.parent_run_id if isinstance(request, RunRequested) else None,
+        user_hash=first.user_hash,
+        group_hash=first.group_hash,
+        requested_at=iso(first.at_us),
+        started_at=iso(times["run.started"]) if "run.started" in times else None,
+        finished_at=iso(finished) if finished else None,
+        args=run.args,
+        result=run.result if run.status == "success" else None,
+        error=RunError(run.error_type, run.reason or "") if run.error_type else None,
+        stages=list(stages.values()),
+    )
+
+
+def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
+    match recorded.event:
+        case StageStarted(stage=stage, attempt=attempt):
+            view = stages[stage]
+            view.status, view.attempt, view.started_at = "started", attempt, iso(recorded.at_us)
+        case StageFinished(stage=stage, output=output, took_s=took_s):
+            view = stages[stage]
+            view.status, view.output, view.took_s = "success", output, took_s
+        case StageFailed(stage=stage, took_s=took_s):
+            view = stages[stage]
+            view.status, view.took_s, view.output = "error", took_s, recorded.event.partial

@@ -1,0 +1,207 @@
+"""How each task is doing. One fold for both readers: the rows on disk and the board in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from cascadenced.clock import iso
+from cascadenced.eventlog.base import Connection, Row, Tables
+from cascadenced.events.base import Recorded
+from cascadenced.events.pointer import PointerAdded
+from cascadenced.events.run import (
+    ForeignRunReported,
+    RunFailed,
+    RunFinished,
+    RunRefused,
+    RunRequested,
+    RunStarted,
+)
+from cascadenced.events.stage import StageStarted
+from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskRegistered, TaskResumed
+
+_DDL = """
+CREATE TABLE task_status (
+    name                TEXT PRIMARY KEY,
+    kind                TEXT NOT NULL,     -- cron, webhook, manual, pointer, workflow, task; foreign: only heard of
+    mode                TEXT NOT NULL,     -- sync or async
+    listens_to          TEXT,              -- event name of a workflow
+    disabled            INTEGER NOT NULL,
+    paused              INTEGER NOT NULL,
+    running             INTEGER NOT NULL,  -- runs that have started and not ended
+    queued              INTEGER NOT NULL,  -- runs that have not started
+    stage               TEXT,              -- the stage that started last in any run
+    last_run_id         TEXT,
+    last_status         TEXT,              -- of the run that ended last
+    last_finished_at_us INTEGER,
+    n_pointers          INTEGER NOT NULL,
+    registered_at       INTEGER NOT NULL   -- position; lists keep the order of registration
+) STRICT, WITHOUT ROWID
+"""
+
+
+class StoredTask(msgspec.Struct):
+    """A row of the table above."""
+
+    name: str
+    kind: str = "task"
+    mode: str = "sync"
+    listens_to: str | None = None
+    disabled: bool = False
+    paused: bool = False
+    running: int = 0
+    queued: int = 0
+    stage: str | None = None
+    last_run_id: str | None = None
+    last_status: str | None = None
+    last_finished_at_us: int | None = None
+    n_pointers: int = 0
+    registered_at: int = 0
+
+
+_COLUMNS = ", ".join(StoredTask.__struct_fields__)
+_MARKS = ", ".join("?" * len(StoredTask.__struct_fields__))
+_SAVE = f"INSERT OR REPLACE INTO task_status ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 -- constants only
+_LOAD = f"SELECT {_COLUMNS} FROM task_status"  # noqa: S608 -- constants only
+
+
+def fold(rows: dict[str, StoredTask], recorded: Recorded) -> str | None:
+    """Apply one event to the row of its task, made if need be; returns the task's name, None if it concerns none."""
+    event = recorded.event
+    if not isinstance(event, _TASK_EVENTS):
+        return None
+    name = event.task
+    row = rows.get(name)
+    if row is None:
+        if isinstance(event, RunRequested | RunRefused):
+            return None  # a run of a task that never was registered says nothing about a task
+        row = rows[name] = StoredTask(name, kind="foreign", registered_at=recorded.position)
+    match event:
+        case TaskRegistered():
+            row.kind, row.mode, row.listens_to = event.kind, event.mode, event.listens_to
+        case TaskEnabled():
+            row.disabled = False
+        case TaskDisabled():
+            row.disabled = True
+        case TaskPaused():
+            row.paused = True
+        case TaskResumed():
+            row.paused = False
+        case RunRequested():
+            row.queued += 1
+            row.last_run_id = recorded.run_id
+        case RunStarted():
+            row.queued -= 1
+            row.running += 1
+        case StageStarted(stage=stage):
+            row.stage = stage
+        case RunFinished():
+            _ended(row, recorded, "success")
+        case RunFailed():
+            _ended(row, recorded, "error")
+        case RunRefused():
+            row.queued -= 1
+            _outcome(row, recorded, "refused")
+        case ForeignRunReported(status=status, foreign_run_id=run_id):
+            row.last_run_id = run_id
+            if status not in ("started", "running"):
+                _outcome(row, recorded, status)
+        case PointerAdded():
+            row.n_pointers += 1
+    return name
+
+
+def _ended(row: StoredTask, recorded: Recorded, status: str) -> None:
+    row.running -= 1
+    _outcome(row, recorded, status)
+
+
+def _outcome(row: StoredTask, recorded: Recorded, status: str) -> None:
+    row.last_status, row.last_finished_at_us = status, recorded.at_us
+
+
+_TASK_EVENTS = (
+    TaskRegistered,
+    TaskEnabled,
+    TaskDisabled,
+    TaskPaused,
+    TaskResumed,
+    RunRequested,
+    RunStarted,
+    StageStarted,
+    RunFinished,
+    RunFailed,
+    RunRefused,
+    ForeignRunReported,
+    PointerAdded,
+)
+
+
+class TaskStatus:
+    """One row a task. The rows a batch touches are read once and written once."""
+
+    name = "task_status"
+    version = 1
+    tables = ("task_status",)
+    ddl = _DDL
+
+    def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+        names = {r.event.task for r in batch if isinstance(r.event, _TASK_EVENTS)}
+        if not names:
+            return
+        marks = ", ".join("?" * len(names))
+        stored = connection.execute(f"{_LOAD} WHERE name IN ({marks})", tuple(names)).fetchall()
+        rows = {row.name: row for row in map(_from_row, stored)}
+        for recorded in batch:
+            fold(rows, recorded)
+        connection.executemany(_SAVE, [msgspec.structs.astuple(row) for row in rows.values()])
+
+
+def _from_row(row: Row) -> StoredTask:
+    state = StoredTask(*row)
+    state.disabled, state.paused = bool(state.disabled), bool(state.paused)
+    return state
+
+
+async def load(tables: Tables) -> dict[str, StoredTask]:
+    """All rows, in order of registration."""
+    rows = map(_from_row, await tables.fetch(f"{_LOAD} ORDER BY registered_at"))
+    return {row.name: row for row in rows}
+
+
+class TaskRow(msgspec.Struct):
+    """A task as the status page shows it. Instants are ISO 8601 UTC."""
+
+    name: str
+    kind: str
+    mode: str
+    disabled: bool
+    paused: bool
+    running: int
+    queued: int
+    stage: str | None
+    last_run_id: str | None
+    last_status: str | None
+    last_finished_at: str | None
+    next_fire_at: str | None
+    n_pointers: int
+
+
+def task_row(state: StoredTask) -> TaskRow:
+    """next_fire_at is null: nothing fires schedules yet."""
+    return TaskRow(
+        name=state.name,
+        kind=state.kind,
+        mode=state.mode,
+        disabled=state.disabled,
+        paused=state.paused,
+        running=state.running,
+        queued=state.queued,
+        stage=state.stage,
+        last_run_id=state.last_run_id,
+        last_status=state.last_status,
+        last_finished_at=None if state.last_finished_at_us is None else iso(state.last_finished_at_us),
+        next_fire_at=None,
+        n_pointers=state.n_pointers,
+    )
