@@ -12,7 +12,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
@@ -21,6 +22,7 @@ from cascadenced.ids import GroupHash, UserHash
 
 MAX_ID_CHARS = 256
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+_QUOTES = "'" + '"'
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -87,26 +89,40 @@ class Redactor:
     """Replaces one run's own ids by its pseudonyms in text that people will read."""
 
     def __init__(self, identity: Identity, pseudonyms: Pseudonyms) -> None:
-        # The longer id first: one may contain the other.
-        named = sorted(
-            [
-                (identity.user_id, pseudonyms.user(identity.user_id)),
-                (identity.group_id, pseudonyms.group(identity.group_id)),
-            ],
-            key=lambda pair: -len(pair[0]),
-        )
+        # The user last: where both have one name, the user's pseudonym is the one people look for.
+        named: list[tuple[str, str]] = [
+            (identity.group_id, pseudonyms.group(identity.group_id)),
+            (identity.user_id, pseudonyms.user(identity.user_id)),
+        ]
+        if identity == SYSTEM:  # nobody's name, and a word of every second error message
+            named = []
         self._hash_of = {spelling: shown for raw, shown in named for spelling in _spellings(raw)}
-        alternatives = (_pattern(spelling) for spelling in sorted(self._hash_of, key=len, reverse=True))
-        self._pattern = re.compile("|".join(alternatives))
 
     def __call__(self, text: str) -> str:
+        # Most texts name nobody, and compiling the pattern costs more than all the rest.
+        if not any(spelling in text for spelling in self._hash_of):
+            return text
         return self._pattern.sub(lambda match: self._hash_of[match.group()], text)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        # The longer one first: one id may contain the other.
+        return re.compile("|".join(_pattern(spelling) for spelling in sorted(self._hash_of, key=len, reverse=True)))
 
 
 def _spellings(raw: str) -> set[str]:
-    """How an id may look inside a repr, a JSON text or either Unicode normal form."""
-    forms = {raw, unicodedata.normalize("NFC", raw), unicodedata.normalize("NFD", raw)}
-    return forms | {repr(form)[1:-1] for form in forms} | {json.dumps(form)[1:-1] for form in forms}
+    """How an id may look inside a repr, a JSON text or a URL, in either Unicode normal form.
+
+    Whole literals, not one pattern per character: an id made of backslashes must not make the search exponential.
+    """
+    spelled = set()
+    for form in {raw, unicodedata.normalize("NFC", raw), unicodedata.normalize("NFD", raw)}:
+        spelled |= {form, repr(form)[1:-1], ascii(form)[1:-1]}
+        # Beside both kinds of quotes, repr escapes the single ones.
+        spelled |= {repr(form + _QUOTES)[1:-4], ascii(form + _QUOTES)[1:-4]}
+        spelled |= {json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1]}
+        spelled |= {quote(form, safe=""), quote(form, safe="@"), quote_plus(form)}
+    return spelled
 
 
 def _pattern(spelling: str) -> str:

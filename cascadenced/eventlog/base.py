@@ -89,7 +89,8 @@ class ProjectionState(msgspec.Struct, frozen=True):
 class EventLog(Protocol):
     """See the module's docstring. All methods are called on the event loop that opened it."""
 
-    tables: Tables
+    @property
+    def tables(self) -> Tables: ...
 
     @property
     def position(self) -> int:

@@ -112,6 +112,10 @@ class MemoryEventLog:
         return self._tail.origin
 
     @property
+    def durability(self) -> str:
+        return "memory"
+
+    @property
     def read_only(self) -> str | None:
         return None
 

@@ -135,6 +135,10 @@ class SqliteEventLog:
         return self._tail.origin
 
     @property
+    def durability(self) -> str:
+        return "fsync"
+
+    @property
     def read_only(self) -> str | None:
         return self._full or (str(self._broken) if self._broken else None)
 

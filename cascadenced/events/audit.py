@@ -93,7 +93,7 @@ def _stages(event: Event) -> Iterator[StageRow]:
     match event:
         case RunRequested(task=task, via="cli"):
             yield StageRow(task, "start")
-        case StageStarted(task=task, skipped=skipped):
+        case StageStarted(task=task, attempt=1, skipped=skipped):
             yield from _passed(task, skipped)
         case StageFinished(task=task, stage=stage):
             yield StageRow(task, stage)

@@ -18,6 +18,7 @@ MAX_CONTENT_DEPTH = 128
 MAX_SHOWN_CHARS = 2048
 MAX_KEY_SHOWN_CHARS = 40
 
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _SCALARS = (str, int, float, bool, type(None))
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -70,6 +71,8 @@ def _change(value: Any, back: Json, depth: int) -> tuple[str, str] | None:
                 return "", f"has a key of type {type(key).__name__}; JSON keys are strings"
             if change := _change(old, back[key], depth + 1):
                 return f".{key[:MAX_KEY_SHOWN_CHARS]}{change[0]}", change[1]
+    elif type(value) is int and not _INT_MIN <= value <= _INT_MAX:
+        return "", "is an integer of more than 64 bits"
     elif type(value) not in _SCALARS or value != back:
         return "", f"is a {type(value).__name__}, which JSON would change"
     return None
@@ -83,6 +86,10 @@ def _text_of(error: BaseException) -> str:
 
 
 def shown(value: Json) -> str:
-    """`repr(value)`, cut to MAX_SHOWN_CHARS with `...` at the end."""
-    text = repr(value)
+    """`repr(value)` as people see it."""
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """`text`, at most MAX_SHOWN_CHARS of it, with `...` at the end if there is more."""
     return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 3] + "..."

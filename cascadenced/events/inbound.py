@@ -235,6 +235,16 @@ def _command(address: subjects.Address, value: Json) -> Command:
             return RecordNote(note=note.note, task=note.task_name, run_id=note.run_id, **_somebody(note))
 
 
+def starts_effects(prefix: str, subject: str) -> bool:
+    """Whether a message of this family is a wish (a run, an event) rather than news."""
+    return subject.startswith((f"{prefix}.event.", f"{prefix}.run.request."))
+
+
+def carries_identity(command: Command) -> bool:
+    """Whether the message named somebody in clear, so that its bytes must not stay on the broker."""
+    return any(getattr(command, field, None) is not None for field in ("identity", "user_id", "group_id"))
+
+
 def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: str) -> str:
     """What the outside calls this message: `<family>:<Nats-Msg-Id or ce-id>`, else `fallback` (a digest).
 

@@ -76,13 +76,17 @@ class RunHeld(Event, tag="run.held", frozen=True, kw_only=True):
 
 
 class ForeignRunReported(Event, tag="run.reported", frozen=True, kw_only=True):
-    """Another system told the bus how a run of its own went. Stream `task-<task>`."""
+    """Another system told the bus how a run of its own went. Stream `task-<task>`.
+
+    foreign_origin: the instance of ours that sent it; it plans its own follow-ups. None: somebody else did.
+    """
 
     task: str
     foreign_run_id: str
     status: str
     started_at: str | None = None
     finished_at: str | None = None
+    foreign_origin: str | None = None
 
 
 OPENING = frozenset({"run.requested"})

@@ -1,0 +1,7 @@
+"""Other people's tasks. Floor 5.
+
+base.py       the base classes a task may use; none is needed
+describe.py   a class, an object or a marked function → TaskEntry, or a refusal that says why
+discover.py   entry points, approved paths and built-ins → Catalogue
+builtin.py    the tasks and the workflow that come with us
+"""

@@ -4,6 +4,8 @@ board.py        what /status answers: all tasks, folded in memory with every com
 task_status.py  the same rows on disk, for restarts and for reading without a daemon
 runs.py         which runs there are; one run in full, from its stream
 audit_trail.py  the stage and audit rows of a task
+answers.py      every question the faces may ask
+page.py         pages of lists
 pointers.py  schedules.py  followups.py  dead_letters.py
 
 A projection is an index into the log wherever that is enough: texts and results stay in the events.

@@ -12,7 +12,7 @@ import msgspec
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
 from cascadenced.projections import task_status
-from cascadenced.projections.task_status import TaskRow, StoredTask, task_row
+from cascadenced.projections.task_status import StoredTask, TaskRow, task_row
 
 _encode = msgspec.json.Encoder().encode
 

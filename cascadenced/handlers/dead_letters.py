@@ -1,0 +1,73 @@
+"""What could not be read: its bytes sealed, its reason recorded; and reading it again, after an upgrade or a fix."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import structlog
+
+from cascadenced.bus.base import Delivery
+from cascadenced.errors import BadMessage, Unknown
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.base import Context
+from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
+from cascadenced.events.inbound import decode
+from cascadenced.projections.dead_letters import dead_letter, parked
+from cascadenced.runtime.ingest import Handle, Message
+from cascadenced.vault import Letter, VaultPort
+
+_log = structlog.get_logger(__name__)
+
+STREAM = "dead-letters"
+
+
+class DeadLetters:
+    """Seals letters, records them, opens them again."""
+
+    def __init__(self, log: EventLog, vault: VaultPort, prefix: str, handle: Handle) -> None:
+        self._log, self._vault, self._prefix, self._handle = log, vault, prefix, handle
+
+    async def record(self, delivery: Delivery, message: Message, error: BadMessage) -> None:
+        """`dead_letter` of runtime/ingest.py."""
+        digest = sha256(delivery.data).hexdigest()
+        await self._vault.seal_letter(digest, delivery.subject, delivery.headers, delivery.data)
+        event = MessageDeadLettered(
+            subject=delivery.subject,
+            reason=error.code,
+            detail=str(error),
+            n_bytes=len(delivery.data),
+            digest=digest,
+        )
+        context = Context(traceparent=message.traceparent)
+        await self._log.append([Change(STREAM, [event], None, context)], source=message.source)
+
+    async def open(self, position: int) -> Letter:
+        """The sealed message. Raises Unknown: no such letter, or its bytes have dropped out of the vault."""
+        row = await dead_letter(self._log.tables, position)
+        return await self._vault.open_letter(row.digest)
+
+    async def redrive(self, position: int) -> None:
+        """Read the letter again, as if it had just come. Raises BadMessage if it still cannot be read."""
+        letter = await self.open(position)
+        original = (await self._log.read(position - 1, 1))[0]
+        message = Message(
+            source=f"redrive:{position}",
+            at_us=original.at_us,
+            origin=letter.headers.get("Cascadence-Origin"),
+            traceparent=original.traceparent,
+        )
+        await self._handle(decode(self._prefix, letter.subject, letter.raw), message)
+        event = MessageRedriven(position=position, subject=letter.subject)
+        await self._log.append([Change(STREAM, [event], None, Context(cause=original.id))])
+
+    async def redrive_parked(self) -> int:
+        """Read again what a newer version had written, after an upgrade; returns how many could be read now."""
+        n_read = 0
+        for position in await parked(self._log.tables):
+            try:
+                await self.redrive(position)
+            except (BadMessage, Unknown) as error:
+                _log.info("letter_stays_parked", position=position, reason=str(error))
+            else:
+                n_read += 1
+        return n_read

@@ -1,0 +1,79 @@
+"""The capability planner: a follower of the log that answers every failed run once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cascadenced.errors import Overloaded, Unavailable
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.base import Context, Recorded
+from cascadenced.events.followup import FollowupSkipped
+from cascadenced.events.run import ForeignRunReported, RunFailed, RunRequested
+from cascadenced.identity import SYSTEM
+from cascadenced.pipeline.followups import Failure, Planner, arguments, follow_up
+from cascadenced.runtime.runs import Request, Runs
+from cascadenced.runtime.tasks import Tasks, task_stream
+from cascadenced.vault import VaultPort
+
+CHECKPOINT = "capability-planner"
+
+
+class CapabilityPlanner:
+    """`react` of runtime/follow.py."""
+
+    def __init__(self, log: EventLog, runs: Runs, tasks: Tasks, vault: VaultPort, planner: Planner) -> None:
+        self._log, self._runs, self._tasks, self._vault = log, runs, tasks, vault
+        self._planner = planner
+
+    async def __call__(self, batch: Sequence[Recorded]) -> None:
+        for recorded in batch:
+            failure = await self._failure(recorded)
+            if failure is not None:
+                await self._plan(recorded, failure)
+
+    async def _failure(self, recorded: Recorded) -> Failure | None:
+        """The failed run that an event tells of, ours or another system's."""
+        match recorded.event:
+            case RunFailed(task=task, reason=reason):
+                request = (await self._log.read_stream(recorded.stream))[0].event
+                depth = request.depth if isinstance(request, RunRequested) else 0
+                return Failure(task, recorded.run_id or "", reason, depth)
+            case ForeignRunReported(status="error", foreign_origin=None) as report:
+                return Failure(report.task, report.foreign_run_id, "reported by another system", 0)
+        return None
+
+    async def _plan(self, recorded: Recorded, failure: Failure) -> None:
+        # Seen again after a crash, the same failure gives the same source, and the append answers with the first one.
+        source = f"followup:{recorded.id}"
+        run_id = self._runs.new_run_id(source, recorded.at_us)
+        known = self._planner.task is not None and self._tasks.get(self._planner.task) is not None
+        event = follow_up(failure, self._planner, known=known, followup_run_id=run_id)
+        context = Context(
+            user_hash=recorded.user_hash,
+            group_hash=recorded.group_hash,
+            run_id=recorded.run_id,
+            cause=recorded.id,
+            correlation=recorded.correlation,
+        )
+        stream = recorded.stream if recorded.run_id else task_stream(failure.task)
+        change = Change(stream, [event], None, context)
+        if isinstance(event, FollowupSkipped):
+            await self._log.append([change], source=source)
+            return
+        request = Request(
+            task=event.task,
+            # It runs as the one whose run failed; a report from elsewhere names nobody whom we could be.
+            identity=SYSTEM
+            if recorded.run_id is None
+            else await self._vault.reveal(recorded.user_hash or "", recorded.group_hash or ""),
+            via="followup",
+            args=arguments(failure),
+            source=source,
+            at_us=recorded.at_us,
+            depth=event.depth,
+            correlation=recorded.correlation,
+        )
+        try:
+            await self._runs.request(request, run_id=run_id, before=[change])
+        except Overloaded as error:
+            raise Unavailable(str(error)) from None

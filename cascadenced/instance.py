@@ -1,0 +1,275 @@
+"""One opened data folder: log, vault, tasks and runs put together. The daemon, a command without a daemon and
+`TaskPipeline` all work on one of these; it knows neither NATS nor HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from cascadenced import __version__
+from cascadenced.clock import Clock, SystemClock
+from cascadenced.config import Config
+from cascadenced.errors import CascadenceError
+from cascadenced.eventlog.base import Change, EventLog, ProjectionState
+from cascadenced.eventlog.lock import DataFolderLock
+from cascadenced.eventlog.sqlite import SqliteEventLog
+from cascadenced.events.base import Json
+from cascadenced.events.idea import NoteRecorded
+from cascadenced.events.inbound import UpdatePointer
+from cascadenced.events.task import TaskRejected
+from cascadenced.handlers.commands import BusCommands
+from cascadenced.handlers.dead_letters import DeadLetters
+from cascadenced.handlers.facts import Facts
+from cascadenced.handlers.run_requests import Dispatched, RunRequests
+from cascadenced.handlers.run_stage import StageRunner
+from cascadenced.identity import Pseudonyms
+from cascadenced.ids import Ids, SystemIds
+from cascadenced.plugins.discover import Catalogue, discover
+from cascadenced.private_files import read_or_create_hex
+from cascadenced.projections import all_projections
+from cascadenced.projections.answers import Answers
+from cascadenced.projections.board import Board
+from cascadenced.runtime.counting import RefusalCounter
+from cascadenced.runtime.record import LiveRun
+from cascadenced.runtime.runs import Runs
+from cascadenced.runtime.spawn import Spawner, ThreadSpawner
+from cascadenced.runtime.tasks import Tasks
+from cascadenced.vault import Vault, VaultPort
+
+_log = structlog.get_logger(__name__)
+
+
+class WritableLog(EventLog, Protocol):
+    """A log as its owner has it."""
+
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def durability(self) -> str:
+        """`fsync`: what is acknowledged survives a power cut; `memory`: nothing survives."""
+        ...
+
+    async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]: ...
+
+    async def verify(self) -> int: ...
+
+
+class BusStatus(msgspec.Struct):
+    """url: without credentials.  outbox_pending: events that are not yet published."""
+
+    connected: bool
+    url: str
+    epoch: str
+    outbox_pending: int
+
+
+class Status(msgspec.Struct):
+    """What /status answers. durability: the weakest in force, `fsync` or `memory`.  read_only: why nothing can be
+    written.  frozen: projections that have stopped, by name, with the reason.  tasks: an array of task rows."""
+
+    version: str
+    instance_id: str
+    uptime_s: float
+    position: int
+    durability: str
+    read_only: str | None
+    emit_raw_user_id: bool
+    frozen: dict[str, str]
+    n_running: int
+    n_queued: int
+    n_abandoned_threads: int
+    bus: BusStatus | None
+    tasks: msgspec.Raw
+
+
+class Instance:
+    """Everything below the faces, open. Made by `open_instance`, or by `assemble` on ports of your choice."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        ids: Ids,
+        log: WritableLog,
+        vault: VaultPort,
+        spawner: Spawner,
+        catalogue: Catalogue,
+        pseudonyms: Pseudonyms,
+        board: Board,
+    ) -> None:
+        self.config = config
+        self.clock, self.ids, self.log, self.vault = clock, ids, log, vault
+        self.spawner, self.catalogue, self.pseudonyms, self.board = spawner, catalogue, pseudonyms, board
+        self.started_at = clock.monotonic()
+        self.refusals = RefusalCounter(log, clock)
+        self.tasks = Tasks(log)
+        self.runs = Runs(
+            log=log,
+            clock=clock,
+            ids=ids,
+            tasks=self.tasks,
+            vault=vault,
+            pseudonyms=pseudonyms,
+            perform=StageRunner(clock, spawner, pseudonyms, self._equip),
+            max_running=config.max_concurrent_runs,
+            max_queued=config.max_queued_runs,
+        )
+        self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms)
+        self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
+        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals)
+        self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands)
+        self.bus_status: Callable[[], BusStatus] | None = None
+        """Set by the daemon while it has a bus."""
+        self.answers = Answers(log.tables, log.read_stream, self._projection_states)
+
+    async def register_tasks(self) -> None:
+        """Record what was found; what could not be used is an event as well."""
+        for entry in self.catalogue.tasks.values():
+            await self.tasks.register(entry)
+        rejected = [TaskRejected(plugin=r.plugin, reason=r.reason) for r in self.catalogue.rejected]
+        for event in rejected:
+            _log.error("plugin_rejected", plugin=event.plugin, reason=event.reason)
+        if rejected:
+            await self.log.append([Change("system", rejected)])
+
+    async def status(self) -> Status:
+        """How the instance is; without a database read."""
+        return Status(
+            version=__version__,
+            instance_id=self.log.origin,
+            uptime_s=round(self.clock.monotonic() - self.started_at, 3),
+            position=self.log.position,
+            durability=self.log.durability,
+            read_only=self.log.read_only,
+            emit_raw_user_id=self.config.emit_raw_user_id,
+            frozen={state.name: state.frozen for state in self.log.projection_states() if state.frozen},
+            n_running=self.runs.n_running,
+            n_queued=self.runs.n_queued,
+            n_abandoned_threads=self.spawner.n_abandoned,
+            bus=self.bus_status() if self.bus_status else None,
+            tasks=msgspec.Raw(self.board.json()),
+        )
+
+    async def _projection_states(self) -> Sequence[ProjectionState]:
+        return self.log.projection_states()
+
+    def _equip(self, task: Any, live: LiveRun) -> None:
+        host = TaskHost(self, live)
+        task.host = host
+        if live.entry is not None and live.entry.listens_to is not None:
+            task.dispatch = host.dispatch
+
+
+class TaskHost:
+    """What one run's code may ask of the daemon (`plugins.base.Host`). Each wish is recorded once per run and place:
+    the n-th wish of a stage that runs again after a crash is the n-th wish of its first attempt."""
+
+    def __init__(self, instance: Instance, live: LiveRun) -> None:
+        self._instance, self._live = instance, live
+        self._stage: str | None = None
+        self._n = 0
+
+    async def add_note(self, note: str) -> None:
+        live = self._live
+        event = NoteRecorded(note=note, task=live.run.task, about_run_id=live.run_id)
+        change = Change("notes", [event], None, live.change([]).context)
+        await self._instance.log.append([change], source=f"note:{live.run_id}:{live.run.current}:{self._next()}")
+
+    async def add_pointer(self, task: str, user_id: str, run_id: str, group_id: str | None) -> bool:
+        update = UpdatePointer(
+            task=task, run_id=run_id, user_id=user_id, user_hash=None, group_id=group_id, group_hash=None
+        )
+        return await self._instance.facts.pointer(update, "python")
+
+    async def dispatch(self, name: str, payload: dict[str, Json] | None = None) -> Dispatched:
+        """Emit an event from a workflow: recorded, published, and answered by the workflow registered for it."""
+        return await self._instance.requests.emit(self._live, name, payload or {}, self._next())
+
+    def _next(self) -> int:
+        if self._stage != self._live.run.current:
+            self._stage, self._n = self._live.run.current, 0
+        self._n += 1
+        return self._n
+
+
+async def assemble(
+    config: Config,
+    *,
+    clock: Clock,
+    ids: Ids,
+    log: WritableLog,
+    vault: VaultPort,
+    spawner: Spawner,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+) -> Instance:
+    """An instance on open ports, its tasks registered. Closing the ports is the caller's."""
+    instance = Instance(
+        config,
+        clock=clock,
+        ids=ids,
+        log=log,
+        vault=vault,
+        spawner=spawner,
+        catalogue=catalogue,
+        pseudonyms=pseudonyms,
+        board=await Board.open(log),
+    )
+    await instance.register_tasks()
+    return instance
+
+
+@asynccontextmanager
+async def open_instance(
+    config: Config,
+    *,
+    who: str,
+    on_fatal: Callable[[CascadenceError], None] | None = None,
+    catalogue: Catalogue | None = None,
+) -> AsyncIterator[Instance]:
+    """Lock the data folder, open everything real in it, close it in reverse order.
+
+    who: what we are, for whoever finds the folder locked.  catalogue: instead of what the configuration names.
+    Raises LogHeld, ConfigError, LogCorrupt, DiskError.
+    """
+    clock, ids = SystemClock(), SystemIds()
+    async with AsyncExitStack() as stack:
+        lock = await DataFolderLock.acquire_within(config.data_dir, config.lock_wait_s, clock, who)
+        stack.callback(lock.release)
+        pseudonyms = Pseudonyms(
+            config.hash_secret or read_or_create_hex(config.hash_secret_path, 32),
+            compat_sha256=config.hash_compat == "sha256",
+        )
+        vault = await Vault.open(config.vault_path, config.vault_key_path)
+        stack.push_async_callback(vault.close)
+        log = await SqliteEventLog.open(
+            config.log_path,
+            clock=clock,
+            ids=ids,
+            instance_id=config.instance_id,
+            projections=all_projections(),
+            on_fatal=on_fatal,
+        )
+        stack.push_async_callback(log.close)
+        spawner = ThreadSpawner(config.max_threads)
+        stack.callback(spawner.close)
+        instance = await assemble(
+            config,
+            clock=clock,
+            ids=ids,
+            log=log,
+            vault=vault,
+            spawner=spawner,
+            catalogue=catalogue
+            or discover(config.plugin_paths, entry_points=config.plugin_entry_points, working_dir=Path.cwd()),
+            pseudonyms=pseudonyms,
+        )
+        yield instance
+        await instance.refusals.flush()

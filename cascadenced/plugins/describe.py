@@ -1,0 +1,173 @@
+"""A class, an object or a marked function → what the daemon must know of it to run it, or a refusal that says why."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from cascadenced.errors import Invalid
+from cascadenced.events.subjects import checked_event_name, checked_task_name
+from cascadenced.pipeline.model import STAGES
+from cascadenced.plugins.base import CronTask, ManualTrigger, PointerTask, WebhookTask
+from cascadenced.runtime.tasks import WORKFLOW_PREFIX, Hook, TaskEntry
+
+EVENT_MARK = "__cascade_event__"
+"""Attribute that `workflows.subscribe` leaves on a function."""
+
+_KINDS: tuple[tuple[type, str], ...] = (
+    (CronTask, "cron"),
+    (WebhookTask, "webhook"),
+    (ManualTrigger, "manual"),
+    (PointerTask, "pointer"),
+)
+
+_OPTIONS: Mapping[str, object] = {"isolation": "thread", "delivery": "at_least_once"}
+"""Class attributes that ask for something, with the one value this version gives."""
+_NOT_YET = ("retries", "timeout_s", "max_concurrent", "dependencies")
+
+
+def describe(target: object, *, name: str | None = None) -> TaskEntry:
+    """The entry of a task class, a task object or a function marked by `subscribe`.
+
+    name: registers it under another name than its own. Raises Invalid saying what is wrong.
+    """
+    event = getattr(target, EVENT_MARK, None)
+    if event is not None and callable(target) and not isinstance(target, type):
+        return _workflow(target, event)
+    cls = target if isinstance(target, type) else type(target)
+    registered = name or getattr(target, "name", None) or cls.__name__
+    if not isinstance(registered, str):
+        raise Invalid(f"{cls.__qualname__}.name must be a string, not {type(registered).__name__}")
+    checked_task_name(registered)
+    _refuse_options(target, registered)
+    hooks = {stage: _hook(cls, stage, registered) for stage in STAGES if _has(target, stage)}
+    if "run" not in hooks:
+        raise Invalid(f"Task '{registered}' has no run() method")
+    kind = next((kind for base, kind in _KINDS if issubclass(cls, base)), "task")
+    if kind == "pointer" and not hasattr(cls, "name"):
+        raise Invalid(f"{cls.__qualname__} needs a `name`: its pointers are kept under it")
+    return TaskEntry(
+        name=registered,
+        kind=kind,
+        mode="async" if hooks["run"].is_async else "sync",
+        hooks=hooks,
+        code=_digest(cls),
+        description=(inspect.getdoc(cls) or "").partition("\n")[0][:200] if cls.__doc__ else "",
+        make=_factory(target, registered),
+    )
+
+
+def describe_once(target: object) -> TaskEntry:
+    """The entry of an object that is to be used as it is, for one run (`TaskPipeline(obj)`)."""
+    entry = describe(target)
+    if isinstance(target, type):
+        return entry
+    return msgspec.structs.replace(entry, make=lambda: target)
+
+
+def _has(target: object, stage: str) -> bool:
+    return callable(getattr(target, stage, None))
+
+
+def _hook(cls: type, stage: str, name: str) -> Hook:
+    function = inspect.getattr_static(cls, stage, None)
+    if isinstance(function, staticmethod | classmethod):
+        function = function.__func__
+    function = function if function is not None else getattr(cls, stage, None)
+    try:
+        parameters = list(inspect.signature(function).parameters.values())  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return Hook(is_async=False, takes=False)
+    bound = parameters if isinstance(inspect.getattr_static(cls, stage, None), staticmethod) else parameters[1:]
+    positional = [p for p in bound if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    required = [p for p in positional if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    allowed = 1 if stage in ("plan", "run", "verify") else 0
+    if len(required) > allowed:
+        raise Invalid(f"Task '{name}': {stage}() takes {len(required)} parameters; at most {allowed} is passed")
+    return Hook(is_async=inspect.iscoroutinefunction(function), takes=bool(positional) and allowed == 1)
+
+
+def _refuse_options(target: object, name: str) -> None:
+    for option in _NOT_YET:
+        if getattr(target, option, None) is not None:
+            raise Invalid(f"Task '{name}' sets `{option}`, which this version does not support yet")
+    for option, given in _OPTIONS.items():
+        value = getattr(target, option, given)
+        if value != given:
+            raise Invalid(f"Task '{name}' sets {option} = {value!r}; this version supports only {given!r}")
+
+
+def _factory(target: object, name: str) -> Callable[[], Any]:
+    """A class is called without arguments for each run; an object is deep-copied, so it must be able to be."""
+    if isinstance(target, type):
+        try:
+            inspect.signature(target).bind()
+        except TypeError as error:
+            raise Invalid(f"Task '{name}': {target.__qualname__}() needs arguments ({error})") from None
+        except ValueError:
+            pass  # a class without a signature, e.g. written in C: calling it will tell
+        return target
+    try:
+        copy.deepcopy(target)
+    except Exception as error:  # noqa: BLE001 -- __deepcopy__ is the task's own code
+        raise Invalid(
+            f"Task '{name}' cannot be copied for each run ({type(error).__name__}): register its class instead"
+        ) from None
+    return lambda: copy.deepcopy(target)
+
+
+def _digest(target: object) -> str:
+    """16 hex digits that change when the source changes; of the name alone where there is no source."""
+    try:
+        source = inspect.getsource(target)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        source = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+    return hashlib.sha256(source.encode(errors="replace")).hexdigest()[:16]
+
+
+def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:
+    checked_event_name(event)
+    return TaskEntry(
+        name=WORKFLOW_PREFIX + event,
+        kind="workflow",
+        mode="async" if inspect.iscoroutinefunction(function) else "sync",
+        hooks={"run": Hook(is_async=inspect.iscoroutinefunction(function), takes=False)},
+        code=_digest(function),
+        description=(inspect.getdoc(function) or "").partition("\n")[0][:200],
+        make=lambda: WorkflowTask(function),
+        listens_to=event,
+    )
+
+
+class WorkflowTask:
+    """One invocation of a workflow function, as a task. It is handed by name whatever of these it takes:
+
+    payload, user_id, group_id, run_id, dispatch (`await dispatch(name, payload)` in an async one, else a plain call).
+    """
+
+    user_id: str
+    group_id: str
+    run_id: str
+    args: dict[str, Any]
+    dispatch: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def run(self) -> Any:
+        offered = {
+            "payload": self.args,
+            "user_id": self.user_id,
+            "group_id": self.group_id,
+            "run_id": self.run_id,
+            "dispatch": self.dispatch,
+        }
+        parameters = inspect.signature(self._function).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return self._function(**offered)
+        return self._function(**{name: value for name, value in offered.items() if name in parameters})

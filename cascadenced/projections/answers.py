@@ -1,0 +1,146 @@
+"""Every question that HTTP, the bus, the socket and offline commands may ask, answered from committed rows.
+
+Lists and rows from a frozen projection say so (`stale_since`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from cascadenced.clock import iso
+from cascadenced.errors import Unknown
+from cascadenced.eventlog.base import ProjectionState, Tables
+from cascadenced.events.base import Recorded
+from cascadenced.projections import audit_trail, dead_letters, followups, pointers, runs, schedules, task_status
+from cascadenced.projections.audit_trail import Category
+from cascadenced.projections.dead_letters import DeadLetterRow
+from cascadenced.projections.page import Page, checked_limit, checked_position
+from cascadenced.projections.runs import RunRow, RunView
+from cascadenced.projections.task_status import TaskRow
+
+
+class TaskView(TaskRow):
+    """A task and its newest runs."""
+
+    recent_runs: list[RunRow]
+    stale_since: str | None = None
+
+
+class EventView(msgspec.Struct):
+    """A recorded event as others may see it. time: ISO 8601 UTC.  data: the event's own JSON."""
+
+    position: int
+    id: str
+    stream: str
+    version: int
+    type: str
+    time: str
+    run_id: str | None
+    cause: str | None
+    correlation: str | None
+    user_hash: str | None
+    group_hash: str | None
+    data: msgspec.Raw
+
+
+def event_view(recorded: Recorded) -> EventView:
+    return EventView(
+        position=recorded.position,
+        id=recorded.id,
+        stream=recorded.stream,
+        version=recorded.version,
+        type=recorded.type,
+        time=iso(recorded.at_us),
+        run_id=recorded.run_id,
+        cause=recorded.cause,
+        correlation=recorded.correlation,
+        user_hash=recorded.user_hash,
+        group_hash=recorded.group_hash,
+        data=msgspec.Raw(recorded.data),
+    )
+
+
+class Answers:
+    """Over a live log, or over a file that nobody writes."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        read_stream: Callable[[str, int], Awaitable[list[Recorded]]],
+        states: Callable[[], Awaitable[Sequence[ProjectionState]]],
+    ) -> None:
+        self._tables, self._read_stream, self._states = tables, read_stream, states
+
+    async def tasks(self) -> list[TaskRow]:
+        """All tasks, in order of registration."""
+        return [task_status.task_row(state) for state in (await task_status.load(self._tables)).values()]
+
+    async def task(self, name: str, row: TaskRow | None = None) -> TaskView:
+        """row: fresher than the table, if the caller has it. Raises Unknown."""
+        if row is None:
+            state = (await task_status.load(self._tables)).get(name)
+            if state is None:
+                raise Unknown(f"Unknown task: {name}")
+            row = task_status.task_row(state)
+        recent = await runs.list_runs(self._tables, task=name, limit=20)
+        stale = await self._stale("runs") or await self._stale("task_status")
+        return TaskView(**msgspec.structs.asdict(row), recent_runs=recent.items, stale_since=stale)
+
+    async def runs(self, **query: Any) -> Page:
+        """See `projections.runs.list_runs`."""
+        return await self._page("runs", runs.list_runs(self._tables, **query))
+
+    async def run(self, given: str) -> RunView:
+        """A run by its id or the beginning of it. Raises Unknown, Invalid if it is ambiguous."""
+        return runs.run_view(await self._events_of(given))
+
+    async def run_events(self, given: str, *, limit: int = 100, after: str | None = None) -> Page:
+        """The events of a run, oldest first; the cursor is a version."""
+        checked_limit(limit)
+        version = checked_position(after) or 0
+        events = [event for event in await self._events_of(given) if event.version > version]
+        shown = events[:limit]
+        return Page([event_view(e) for e in shown], str(shown[-1].version) if len(events) > limit else None)
+
+    async def trail(self, task: str, category: Category = "all", **query: Any) -> Page:
+        """See `projections.audit_trail.trail`."""
+        return await self._page("audit_trail", audit_trail.trail(self._tables, task, category=category, **query))
+
+    async def pointers(self, **query: Any) -> Page:
+        return await self._page("pointers", pointers.list_pointers(self._tables, **query))
+
+    async def schedules(self, **query: Any) -> Page:
+        return await self._page("schedules", schedules.list_schedules(self._tables, **query))
+
+    async def followups(self, **query: Any) -> Page:
+        return await self._page("followups", followups.list_followups(self._tables, **query))
+
+    async def dead_letters(self, **query: Any) -> Page:
+        return await self._page("dead_letters", dead_letters.list_dead_letters(self._tables, **query))
+
+    async def dead_letter(self, position: int) -> DeadLetterRow:
+        return await dead_letters.dead_letter(self._tables, position)
+
+    async def projection_states(self) -> Sequence[ProjectionState]:
+        return await self._states()
+
+    async def _events_of(self, given: str) -> list[Recorded]:
+        # A whole id needs no table: the run's own stream is asked, also while the table of runs is frozen.
+        events = await self._read_stream(f"run-{given}", 0)
+        if not events:
+            events = await self._read_stream(f"run-{await runs.resolve_run_id(self._tables, given)}", 0)
+        return events
+
+    async def _page(self, projection: str, listing: Awaitable[Page]) -> Page:
+        page = await listing
+        page.stale_since = await self._stale(projection)
+        return page
+
+    async def _stale(self, projection: str) -> str | None:
+        for state in await self._states():
+            if state.name == projection and state.stale_since_us is not None:
+                return iso(state.stale_since_us)
+        return None

@@ -1,0 +1,59 @@
+"""An error → what a face answers: one table for HTTP, the socket and the micro service."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cascadenced.errors import (
+    BadMessage,
+    CascadenceError,
+    Conflict,
+    DiskError,
+    DiskFull,
+    Invalid,
+    NotAllowed,
+    Overloaded,
+    Refused,
+    RunFailedError,
+    Unavailable,
+    Unknown,
+)
+
+_STATUS: tuple[tuple[type[BaseException], int], ...] = (
+    (Invalid, 400),
+    (NotAllowed, 403),
+    (Unknown, 404),
+    (Conflict, 409),
+    (Refused, 400),
+    (BadMessage, 400),
+    (Overloaded, 429),
+    (Unavailable, 503),
+    (DiskFull, 507),
+    (DiskError, 503),
+    (RunFailedError, 400),
+)
+"""The first that fits. A task's own failure is the request's outcome, hence 400, never a fault of ours."""
+
+
+class ErrorBody(msgspec.Struct):
+    """detail: a sentence for people.  error: a word for machines.  run_id: the run that failed, if one did."""
+
+    detail: str
+    error: str
+    run_id: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """status: as in HTTP.  retry_after_s: when it is worth trying again."""
+
+    status: int
+    body: ErrorBody
+    retry_after_s: float | None = None
+
+
+def answer(error: CascadenceError) -> Answer:
+    """What to answer when a verb or route raised `error`."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    retry_after = error.retry_after_s if isinstance(error, Overloaded) else 1.0 if status in (503, 507) else None
+    run_id = error.run_id if isinstance(error, RunFailedError) else None
+    return Answer(status, ErrorBody(str(error), error.code, run_id), retry_after)

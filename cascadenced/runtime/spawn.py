@@ -1,0 +1,166 @@
+"""Where task code runs: coroutine functions on the loop, anything else in a daemon thread of our own bounded pool.
+
+The pools of asyncio and anyio wait for their threads at exit, so one hung task would keep the process alive for ever;
+ours are daemon threads that nobody joins. What is abandoned is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Spawner(Protocol):
+    """Starts task code."""
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What `function(*args)` returns, awaited if it is awaitable. Raises what it raises, SystemExit included.
+
+        Cancelling the caller cancels a coroutine; a thread cannot be stopped and is abandoned.
+        """
+        ...
+
+    @property
+    def n_abandoned(self) -> int:
+        """Threads that still run code nobody waits for."""
+        ...
+
+    def close(self) -> None:
+        """Start nothing more. Threads under way are left alone."""
+        ...
+
+
+class _Call:
+    """One function call in a thread. state: waiting → started → ended; or abandoned, from either of the first two."""
+
+    def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.function = function
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.context = contextvars.copy_context()
+        self.state = "waiting"
+
+
+class ThreadSpawner:
+    """The real one. max_threads: as many plain functions at once; more wait their turn."""
+
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._n_threads = 0  # those that come back for more work
+        self._n_calls = 0  # submitted and not ended
+        self._n_abandoned = 0
+        self._lock = threading.Lock()
+
+    @property
+    def n_abandoned(self) -> int:
+        return self._n_abandoned
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        if inspect.iscoroutinefunction(function):
+            return await function(*args)
+        call = _Call(lambda: function(*args), asyncio.get_running_loop())
+        with self._lock:
+            self._n_calls += 1
+            self._grow()
+        self._calls.put(call)
+        try:
+            result = await call.future
+        except asyncio.CancelledError:
+            self._abandon(call)
+            raise
+        # A plain function may hand back an awaitable (a partial, a wrapped coroutine function).
+        return await result if inspect.isawaitable(result) else result
+
+    def close(self) -> None:
+        with self._lock:
+            for _ in range(self._n_threads):
+                self._calls.put(None)
+
+    def _grow(self) -> None:
+        """One more thread if there is more work than threads. The lock is held."""
+        if self._n_calls > self._n_threads and self._n_threads < self._max_threads:
+            self._n_threads += 1
+            threading.Thread(target=self._work, name="task", daemon=True).start()
+
+    def _abandon(self, call: _Call) -> None:
+        with self._lock:
+            if call.state == "ended":
+                return
+            if call.state == "started":
+                # Its place goes to another thread, or a few hung tasks would stop all others.
+                self._n_abandoned += 1
+                self._n_threads -= 1
+            call.state = "abandoned"
+            self._n_calls -= 1
+            self._grow()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            with self._lock:
+                if call.state == "abandoned":
+                    continue
+                call.state = "started"
+            result, error = None, None
+            try:
+                result = call.context.run(call.function)
+            except BaseException as raised:  # noqa: BLE001 -- SystemExit of a task ends the task, not the daemon
+                error = raised
+            with self._lock:
+                if call.state == "abandoned":
+                    self._n_abandoned -= 1
+                    return
+                call.state = "ended"
+                self._n_calls -= 1
+            self._settle(call, result, error)
+
+    @staticmethod
+    def _settle(call: _Call, result: Any, error: BaseException | None) -> None:
+        def settle() -> None:
+            if call.future.done():
+                return
+            if error is None:
+                call.future.set_result(result)
+            else:
+                call.future.set_exception(_carried(error))
+
+        try:
+            call.loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            return  # the loop is gone: the process is ending
+
+
+class TaskExit(Exception):
+    """A BaseException of task code that must not travel through the event loop (SystemExit, KeyboardInterrupt)."""
+
+
+def _carried(error: BaseException) -> BaseException:
+    """`error`, or an ordinary exception naming it: asyncio lets SystemExit and StopIteration end the loop or hang."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return TaskExit(f"{type(error).__name__}: {error}")
+
+
+class InlineSpawner:
+    """The double: everything runs on the loop, in the order it is called, so that a seed repeats it."""
+
+    n_abandoned = 0
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            result = function(*args)
+            return await result if inspect.isawaitable(result) else result
+        except Exception:
+            raise
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            raise _carried(error) from error
+
+    def close(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,411 @@
+"""The one table: verb → what it takes, what it does. The micro service, the Unix socket, the HTTP control routes and
+commands without a daemon all serve it; none of them knows more than a name, a struct and a result.
+
+A result is anything msgspec can encode; it is what the HTTP route of the same name returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from cascadenced.errors import BadMessage, Conflict, Invalid, RunFailedError, Unknown
+from cascadenced.events.base import Context, Json
+from cascadenced.events.inbound import UpdatePointer
+from cascadenced.events.strict import shaped
+from cascadenced.events.subjects import checked_task_name
+from cascadenced.handlers.run_requests import Origin
+from cascadenced.identity import Identity, checked, checked_hash
+from cascadenced.instance import Instance
+from cascadenced.pipeline.admission import Switch
+from cascadenced.pipeline.model import Run
+from cascadenced.projections.audit_trail import Category
+from cascadenced.runtime.runs import Accepted
+
+Arguments = TypeVar("Arguments", bound=msgspec.Struct)
+
+
+class Verb(msgspec.Struct, Generic[Arguments], frozen=True):
+    """takes: the struct of its arguments.  reads: whether it only reads (then it needs no writable log)."""
+
+    name: str
+    takes: type[Arguments]
+    do: Callable[[Instance, Arguments], Awaitable[Any]]
+    help: str
+
+
+# ── arguments ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """No arguments."""
+
+
+class Somebody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who asks. Both are claims of the caller's, 1–256 characters."""
+
+    user_id: str
+    group_id: str
+
+    def identity(self) -> Identity:
+        return Identity(checked(self.user_id, "user_id"), checked(self.group_id, "group_id"))
+
+
+class RunArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
+    """wait: whether to answer when the run has ended rather than when it is recorded."""
+
+    task: str
+    args: dict[str, Json] = {}
+    idempotency_key: str | None = None
+    priority: int = 0
+    wait: bool = True
+    via: str = "cli"
+
+
+class SwitchArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who asks is optional: a switch belongs to the task, and the audit row shows whoever is named."""
+
+    task: str
+    user_id: str | None = None
+    group_id: str | None = None
+
+
+class DispatchArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
+    """wait: whether to answer with the workflow's result."""
+
+    event: str
+    payload: dict[str, Json] = {}
+    wait: bool = True
+    via: str = "cli"
+    source: str | None = None
+
+
+class PointerArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Either a raw user_id or, for `pointer_receive`, a user_hash."""
+
+    task: str
+    run_id: str
+    user_id: str | None = None
+    user_hash: str | None = None
+    group_id: str | None = None
+
+
+class PointersArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Filters are raw ids; they are hashed here."""
+
+    task: str | None = None
+    user_id: str | None = None
+    group_id: str | None = None
+    limit: int = 100
+    after: str | None = None
+
+
+class ListArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    limit: int = 100
+    after: str | None = None
+
+
+class RunsArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
+    task: str | None = None
+    status: str | None = None
+
+
+class ShowArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    run: str
+
+
+class TrailArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
+    task: str
+    category: Category = "all"
+
+
+class TaskArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    task: str | None = None
+
+
+class LetterArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    position: int
+
+
+class RebuildArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """projections: names; empty for all."""
+
+    projections: tuple[str, ...] = ()
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Listed(msgspec.Struct):
+    name: str
+    disabled: bool
+
+
+class RunResult(msgspec.Struct):
+    """status: how the run stands, or `refused`.  duplicate: whether the same was asked before."""
+
+    run_id: str
+    status: str
+    result: Json = None
+    duplicate: bool = False
+
+
+class Switched(msgspec.Struct):
+    task: str
+    changed: bool
+
+
+class DispatchResult(msgspec.Struct):
+    """run_id: the run of the workflow that answers, None if nobody listens."""
+
+    event: str
+    run_id: str | None
+    status: str
+    result: Json = None
+
+
+class PointerResult(msgspec.Struct):
+    """stored: False if it was there already."""
+
+    stored: bool
+
+
+class Verified(msgspec.Struct):
+    position: int
+
+
+class LetterView(msgspec.Struct):
+    """The sealed message, opened. text: its bytes, those that are not UTF-8 as backslash escapes."""
+
+    position: int
+    subject: str
+    reason: str
+    detail: str
+    headers: dict[str, str]
+    text: str
+
+
+# ── verbs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _list(instance: Instance, _: Nothing) -> list[Listed]:
+    rows = {row.name: row for row in instance.board.rows()}
+    return [Listed(name, rows[name].disabled) for name in instance.tasks.names()]
+
+
+async def _run(instance: Instance, asked: RunArguments) -> RunResult:
+    accepted = await instance.requests.run(
+        asked.task,
+        asked.identity(),
+        asked.args,
+        Origin(via=asked.via),
+        idempotency_key=asked.idempotency_key,
+        priority=asked.priority,
+    )
+    return await _outcome(instance, accepted, wait=asked.wait)
+
+
+async def _trigger(instance: Instance, asked: RunArguments) -> RunResult:
+    entry = instance.tasks.get(asked.task)
+    if entry is not None and entry.kind != "manual":
+        raise Conflict(f"'{asked.task}' is not a manual task")
+    return await _run(instance, asked)
+
+
+async def _outcome(instance: Instance, accepted: Accepted, *, wait: bool) -> RunResult:
+    if accepted.refused is not None:
+        code, reason = accepted.refused
+        raise Unknown(reason, code=code) if code == "unknown_task" else Conflict(reason, code=code)
+    if not wait:
+        return RunResult(accepted.run_id, "accepted", duplicate=accepted.duplicate)
+    run = await _ended(instance, accepted.run_id)
+    return RunResult(accepted.run_id, run.status, run.result, accepted.duplicate)
+
+
+async def _ended(instance: Instance, run_id: str) -> Run:
+    """The run, ended well. Raises RunFailedError with the recorded reason, which names nobody; Conflict if refused."""
+    run = (await instance.runs.ended(run_id)).run
+    if run.status == "refused":
+        raise Conflict(run.reason or "refused", code=run.error_type)
+    if run.status != "success":
+        raise RunFailedError(run.reason or run.status, error_type=run.error_type or "error", run_id=run_id)
+    return run
+
+
+def _switch(switch: Switch) -> Callable[[Instance, SwitchArguments], Awaitable[Switched]]:
+    async def do(instance: Instance, asked: SwitchArguments) -> Switched:
+        hashes = instance.pseudonyms
+        context = Context(
+            user_hash=None if asked.user_id is None else hashes.user(checked(asked.user_id, "user_id")),
+            group_hash=None if asked.group_id is None else hashes.group(checked(asked.group_id, "group_id")),
+        )
+        return Switched(asked.task, await instance.tasks.switch(asked.task, switch, context))
+
+    return do
+
+
+async def _dispatch(instance: Instance, asked: DispatchArguments) -> DispatchResult:
+    origin = Origin(via=asked.via, source=asked.source)
+    dispatched = await instance.requests.dispatch(asked.event, asked.payload, asked.identity(), origin)
+    if dispatched.run_id is None:
+        return DispatchResult(asked.event, None, "unhandled")
+    if dispatched.refused is not None:
+        raise Conflict(dispatched.refused[1], code=dispatched.refused[0])
+    if not asked.wait:
+        return DispatchResult(asked.event, dispatched.run_id, "accepted")
+    run = await _ended(instance, dispatched.run_id)
+    return DispatchResult(asked.event, dispatched.run_id, run.status, run.result)
+
+
+async def _status(instance: Instance, asked: TaskArguments) -> Any:
+    if asked.task is None:
+        return await instance.status()
+    return await instance.answers.task(asked.task, instance.board.row(asked.task))
+
+
+async def _runs(instance: Instance, asked: RunsArguments) -> Any:
+    return await instance.answers.runs(**msgspec.structs.asdict(asked))
+
+
+async def _show(instance: Instance, asked: ShowArguments) -> Any:
+    return await instance.answers.run(asked.run)
+
+
+async def _trail(instance: Instance, asked: TrailArguments) -> Any:
+    return await instance.answers.trail(asked.task, asked.category, limit=asked.limit, after=asked.after)
+
+
+async def _pointers(instance: Instance, asked: PointersArguments) -> Any:
+    return await instance.answers.pointers(
+        task=asked.task,
+        user_hash=None if asked.user_id is None else instance.pseudonyms.user(asked.user_id),
+        group_hash=None if asked.group_id is None else instance.pseudonyms.group(asked.group_id),
+        limit=asked.limit,
+        after=asked.after,
+    )
+
+
+async def _pointer_add(instance: Instance, asked: PointerArguments) -> PointerResult:
+    if instance.board.kind(asked.task) != "pointer":
+        raise Invalid(f"'{asked.task}' is not a pointer task")
+    return await _pointer(instance, asked, "cli")
+
+
+async def _pointer_receive(instance: Instance, asked: PointerArguments) -> PointerResult:
+    return await _pointer(instance, asked, "bus")
+
+
+async def _pointer(instance: Instance, asked: PointerArguments, via: str) -> PointerResult:
+    if asked.user_id is None and asked.user_hash is None:
+        raise Invalid("user_id or user_hash is required")
+    update = UpdatePointer(
+        task=checked_task_name(asked.task),
+        run_id=checked(asked.run_id, "run_id"),
+        user_id=None if asked.user_id is None else checked(asked.user_id, "user_id"),
+        user_hash=None if asked.user_hash is None else checked_hash(asked.user_hash, "user_hash"),
+        group_id=None if asked.group_id is None else checked(asked.group_id, "group_id"),
+        group_hash=None,
+    )
+    return PointerResult(await instance.facts.pointer(update, via))
+
+
+async def _schedules(instance: Instance, asked: ListArguments) -> Any:
+    return await instance.answers.schedules(limit=asked.limit, after=asked.after)
+
+
+async def _followups(instance: Instance, asked: ListArguments) -> Any:
+    return await instance.answers.followups(limit=asked.limit, after=asked.after)
+
+
+async def _dead_letters(instance: Instance, asked: ListArguments) -> Any:
+    return await instance.answers.dead_letters(limit=asked.limit, after=asked.after)
+
+
+async def _dead_letter(instance: Instance, asked: LetterArguments) -> LetterView:
+    row = await instance.answers.dead_letter(asked.position)
+    letter = await instance.dead_letters.open(asked.position)
+    text = letter.raw.decode(errors="backslashreplace")
+    return LetterView(row.position, letter.subject, row.reason, row.detail, letter.headers, text)
+
+
+async def _redrive(instance: Instance, asked: LetterArguments) -> Any:
+    try:
+        await instance.dead_letters.redrive(asked.position)
+    except BadMessage as error:
+        raise Conflict(f"still cannot be read: {error}", code=error.code) from None
+    return await instance.answers.dead_letter(asked.position)
+
+
+async def _verify(instance: Instance, _: Nothing) -> Verified:
+    return Verified(await instance.log.verify())
+
+
+async def _rebuild(instance: Instance, asked: RebuildArguments) -> Any:
+    known = {state.name for state in instance.log.projection_states()}
+    for name in asked.projections:
+        if name not in known:
+            raise Unknown(f"no projection {name!r}; there are {', '.join(sorted(known))}")
+    return await instance.log.rebuild(asked.projections or None)
+
+
+def _verb(
+    name: str, takes: type[Arguments], do: Callable[[Instance, Arguments], Awaitable[Any]], help_: str
+) -> Verb[Any]:
+    return Verb(name, takes, do, help_)
+
+
+VERBS: Mapping[str, Verb[Any]] = {
+    verb.name: verb
+    for verb in (
+        _verb("list", Nothing, _list, "all registered tasks"),
+        _verb("run", RunArguments, _run, "run a task"),
+        _verb("trigger", RunArguments, _trigger, "run a manual task"),
+        _verb("enable", SwitchArguments, _switch("enable"), "accept runs again"),
+        _verb("disable", SwitchArguments, _switch("disable"), "refuse new runs"),
+        _verb("pause", SwitchArguments, _switch("pause"), "refuse new runs for now"),
+        _verb("resume", SwitchArguments, _switch("resume"), "accept runs again after a pause"),
+        _verb("dispatch", DispatchArguments, _dispatch, "dispatch an event to its workflow"),
+        _verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
+        _verb("runs", RunsArguments, _runs, "runs, newest first"),
+        _verb("show", ShowArguments, _show, "one run in full"),
+        _verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
+        _verb("pointers", PointersArguments, _pointers, "pointers"),
+        _verb("pointer_add", PointerArguments, _pointer_add, "add a pointer to a pointer task"),
+        _verb("pointer_receive", PointerArguments, _pointer_receive, "store a pointer that another instance sent"),
+        _verb("schedules", ListArguments, _schedules, "schedules that are set"),
+        _verb("followups", ListArguments, _followups, "what was done about failed runs"),
+        _verb("dead_letters", ListArguments, _dead_letters, "messages that could not be read"),
+        _verb("log_verify", Nothing, _verify, "check the whole hash chain"),
+        _verb("log_rebuild", RebuildArguments, _rebuild, "fold projections again from the log"),
+    )
+}
+"""What every face offers."""
+
+LOCAL_VERBS: Mapping[str, Verb[Any]] = {
+    verb.name: verb
+    for verb in (
+        _verb("dead_letter", LetterArguments, _dead_letter, "one dead letter, opened"),
+        _verb("redrive", LetterArguments, _redrive, "read a dead letter again"),
+    )
+}
+"""What only the owner of the data folder may ask, over the Unix socket: these show what the vault seals."""
+
+
+async def perform(verb: Verb[Any], instance: Instance, value: Json, *, via: str | None = None) -> Any:
+    """Do `verb` with arguments as they came from outside.
+
+    via: the door they came through, recorded with the run; None: the caller says it (only the owner's socket may).
+    Raises Invalid for arguments that are not the verb's, and whatever the verb raises.
+    """
+    try:
+        arguments = shaped(value, verb.takes)
+    except BadMessage as error:
+        raise Invalid(str(error)) from None
+    if isinstance(arguments, RunArguments | DispatchArguments):
+        if via is not None:
+            arguments = msgspec.structs.replace(arguments, via=via)
+        elif arguments.via not in ("cli", "python"):
+            raise Invalid("via must be cli or python")
+    return await verb.do(instance, arguments)

@@ -1,0 +1,161 @@
+"""Both buses, each with its outside world, and a real nats-server where one is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import nats
+import pytest
+import pytest_asyncio
+
+from cascadenced.bus.base import Bus, Reply
+from cascadenced.bus.embedded import EmbeddedServer
+from cascadenced.bus.jetstream import JetStreamBus
+from cascadenced.bus.memory import MemoryBus
+from cascadenced.clock import FakeClock
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+ACK_WAIT_S = 0.5
+
+
+class World(Protocol):
+    """A bus, named `me`, and what happens around it."""
+
+    bus: Bus
+
+    async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publish from outside; return when it is stored."""
+        ...
+
+    async def impatience(self) -> None:
+        """Let the broker lose patience with what is in hand; it delivers that again, soon."""
+        ...
+
+    async def pass_time(self, seconds: float) -> None: ...
+
+    async def stored(self, *, runs: bool = False) -> list[tuple[str, bytes]]:
+        """(subject, data) of all a stream holds."""
+        ...
+
+    async def request(self, verb: str, body: bytes) -> Reply: ...
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.bus = MemoryBus(clock=self.clock, instance_id="me")
+
+    async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.bus.send(subject, data, headers)
+
+    async def impatience(self) -> None:
+        self.bus.redeliver()
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        await self.clock.advance(seconds)
+
+    async def stored(self, *, runs: bool = False) -> list[tuple[str, bytes]]:
+        return [(message.subject, message.data) for message in self.bus.messages(runs=runs)]
+
+    async def request(self, verb: str, body: bytes) -> Reply:
+        return await self.bus.request(verb, body)
+
+
+class RealWorld:
+    def __init__(self, bus: JetStreamBus, client: Any) -> None:
+        self.bus, self.client = bus, client
+
+    async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        await self.client.request(subject, data, headers=dict(headers or {}), timeout=5)
+
+    async def impatience(self) -> None:
+        """The broker loses it by itself after ACK_WAIT_S."""
+
+    async def pass_time(self, seconds: float) -> None:
+        """Passes by itself; tests use short times and wait for what follows."""
+
+    async def stored(self, *, runs: bool = False) -> list[tuple[str, bytes]]:
+        stream = "UME_RUNS" if runs else "UME"
+        await self.client.flush()
+        state = (await self.api(f"STREAM.INFO.{stream}"))["state"]
+        js = self.client.jetstream()
+        found = []
+        for seq in range(state["first_seq"], state["last_seq"] + 1):
+            try:
+                message = await js.get_msg(stream, seq)
+            except nats.js.errors.NotFoundError:
+                continue
+            found.append((message.subject, message.data or b""))
+        return found
+
+    async def request(self, verb: str, body: bytes) -> Reply:
+        answer = await self.client.request(f"ume.rpc.{verb}", body, timeout=5)
+        return answer.data, answer.headers or {}
+
+    async def api(self, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer = await self.client.request(f"$JS.API.{verb}", json.dumps(body or {}).encode(), timeout=5)
+        decoded: dict[str, Any] = json.loads(answer.data)
+        return decoded
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    running = await EmbeddedServer.start(tmp_path, token=TOKEN)
+    yield running
+    await running.stop()
+
+
+async def quiet(_error: Exception) -> None:
+    """For clients whose server goes away on purpose."""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """Somebody else's connection."""
+    client = await nats.connect(url, error_cb=quiet, reconnect_time_wait=0.05, max_reconnect_attempts=-1)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def real_world(url: str) -> AsyncIterator[RealWorld]:
+    async with connected(url) as outside:
+        bus = await JetStreamBus.open(url=url, instance_id="me", ack_wait_s=ACK_WAIT_S)
+        try:
+            yield RealWorld(bus, outside)
+        finally:
+            await bus.close()
+
+
+@pytest_asyncio.fixture
+async def real(server: EmbeddedServer) -> AsyncIterator[RealWorld]:
+    async with real_world(server.url) as world:
+        yield world
+
+
+@pytest_asyncio.fixture(params=["memory", pytest.param("jetstream", marks=pytest.mark.slow)])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    # The server is started here and not asked for as a fixture, so that the double's tests go without.
+    if request.param == "memory":
+        in_memory = MemoryWorld()
+        yield in_memory
+        await in_memory.bus.close()
+        return
+    running = await EmbeddedServer.start(tmp_path, token=TOKEN)
+    try:
+        async with real_world(running.url) as world:
+            yield world
+    finally:
+        await running.stop()
+
+
+async def quiet(_error: Exception) -> None:
+    """For clients whose server goes away on purpose."""
