@@ -1,1 +1,62 @@
+"""cascadenced: a small durable orchestrator. Facts are written once, folded into tables, and lead to work whose outcome
+is again a fact.
+
+    NATS ──ingest──▶ event log + tables (one append) ──▶ http, commands
+    NATS ◀──outbox──     │  ▲
+                         │  └──record── handlers          (a handler's result is the next fact)
+                         └────runs────────▲
+
+Imports go down only:
+
+    6 faces     http/  rpc.py  verbs.py  commands/  cli.py
+    5 work      handlers/  plugins/  workflows/
+    4 movement  runtime/      the loops; none knows what the work is
+    3 rules     pipeline/     state + event → events, pure
+    2 views     projections/  events → rows, rows → answers
+    1 log       eventlog/  bus/  vault.py
+    0 facts     events/  ids.py  identity.py  clock.py  errors.py  config.py  crashpoint.py
+
+`daemon.py` stands above all floors; `instance.py` is what it shares with commands and `TaskPipeline`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cascadenced.errors import PrecheckError
+    from cascadenced.plugins.base import BaseTask, CronTask, ManualTrigger, PointerTask, WebhookTask
+    from cascadenced.task_pipeline import TaskPipeline
+
+__all__ = [
+    "BaseTask",
+    "CronTask",
+    "ManualTrigger",
+    "PointerTask",
+    "PrecheckError",
+    "TaskPipeline",
+    "WebhookTask",
+    "__version__",
+]
+
+_HOME = {
+    "BaseTask": "cascadenced.plugins.base",
+    "CronTask": "cascadenced.plugins.base",
+    "ManualTrigger": "cascadenced.plugins.base",
+    "PointerTask": "cascadenced.plugins.base",
+    "WebhookTask": "cascadenced.plugins.base",
+    "PrecheckError": "cascadenced.errors",
+    "TaskPipeline": "cascadenced.task_pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that a command does not pay for what it does not need."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

@@ -534,34 +534,42 @@ def _yaml_entries(data: bytes, report: Callable[[int, str], None]) -> Iterator[t
     # Imported only when there is a file: it takes as long as everything else here together.
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.nodes import MappingNode, ScalarNode
+    from ruamel.yaml.nodes import MappingNode
 
+    yaml = YAML(typ="safe", pure=True)
     try:
         if not _is_plain(YAML(typ="safe", pure=True).parse(text), report):
             return
-        yaml = YAML(typ="safe", pure=True)
         root = yaml.compose(text)
-        if root is None or root.tag == "tag:yaml.org,2002:null":
-            return
-        if not isinstance(root, MappingNode):
-            report(root.start_mark.line + 1, "the file must be a list of `key: value` lines")
-            return
-        line_of: dict[str, int] = {}
-        for key_node, value_node in root.value:
-            line = key_node.start_mark.line + 1
-            key = key_node.value if isinstance(key_node, ScalarNode) else None
-            if not isinstance(key, str):
-                report(line, "a key must be a plain word")
-            elif key in line_of:
-                report(line, f"{_shown(key)}: is already set in line {line_of[key]}")
-            else:
-                line_of[key] = line
-                try:
-                    yield key, yaml.constructor.construct_object(value_node, deep=True), line
-                except (YAMLError, ValueError, OverflowError):
-                    report(line, f"{_shown(key)}: has a value that cannot be read")
     except YAMLError as error:
         report(_line_of(error, text), f"is not YAML: {_reason(error)}")
+        return
+    if isinstance(root, MappingNode):
+        yield from _pairs(root, yaml, report)
+    elif root is not None and root.tag != "tag:yaml.org,2002:null":
+        report(root.start_mark.line + 1, "the file must be a list of `key: value` lines")
+
+
+def _pairs(root: Any, yaml: Any, report: Callable[[int, str], None]) -> Iterator[tuple[str, object, int]]:
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.nodes import ScalarNode
+
+    line_of: dict[str, int] = {}
+    for key_node, value_node in root.value:
+        line, key = key_node.start_mark.line + 1, key_node.value
+        if not isinstance(key_node, ScalarNode):
+            report(line, "a key must be a plain word")
+            continue
+        if key in line_of:
+            report(line, f"{_shown(key)}: is already set in line {line_of[key]}")
+            continue
+        line_of[key] = line
+        try:
+            value = yaml.constructor.construct_object(value_node, deep=True)
+        except (YAMLError, ValueError, OverflowError):
+            report(line, f"{_shown(key)}: has a value that cannot be read")
+        else:
+            yield key, value, line
 
 
 def _is_plain(events: Any, report: Callable[[int, str], None]) -> bool:

@@ -233,10 +233,12 @@ async def open_instance(
     who: str,
     on_fatal: Callable[[CascadenceError], None] | None = None,
     catalogue: Catalogue | None = None,
+    spawner: Spawner | None = None,
 ) -> AsyncIterator[Instance]:
     """Lock the data folder, open everything real in it, close it in reverse order.
 
-    who: what we are, for whoever finds the folder locked.  catalogue: instead of what the configuration names.
+    who: what we are, for whoever finds the folder locked.
+    catalogue, spawner: instead of what the configuration says.
     Raises LogHeld, ConfigError, LogCorrupt, DiskError.
     """
     clock, ids = SystemClock(), SystemIds()
@@ -258,7 +260,7 @@ async def open_instance(
             on_fatal=on_fatal,
         )
         stack.push_async_callback(log.close)
-        spawner = ThreadSpawner(config.max_threads)
+        spawner = spawner or ThreadSpawner(config.max_threads)
         stack.callback(spawner.close)
         instance = await assemble(
             config,

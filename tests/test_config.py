@@ -180,8 +180,7 @@ def test_words_for_true(word):
 
 def test_any_other_word_is_neither():
     assert mistake(environ={"CASCADENCE_EMIT_RAW_USER_ID": "2"}) == (
-        "environment variable CASCADENCE_EMIT_RAW_USER_ID: "
-        "must be one of true, yes, on, 1, false, no, off, 0, not '2'"
+        "environment variable CASCADENCE_EMIT_RAW_USER_ID: must be one of true, yes, on, 1, false, no, off, 0, not '2'"
     )
     assert mistake("emit_raw_user_id: yes") == (
         "cascadence.yml:1: emit_raw_user_id: must be true or false, not 'yes' (YAML 1.2 has no other words for them)"
@@ -242,7 +241,9 @@ def test_a_nats_url_is_taken(url):
     assert load(None, {"NATS_URL": url}).nats_url == url
 
 
-@pytest.mark.parametrize("url", ["http://h", "nats://", "nats://h:x", "nats://h:99999", "nats://h,", "nats://a\nb", "[", ""])
+@pytest.mark.parametrize(
+    "url", ["http://h", "nats://", "nats://h:x", "nats://h:99999", "nats://h,", "nats://a\nb", "[", ""]
+)
 def test_something_else_than_a_nats_url_is_refused(url):
     assert "must be a nats:// or tls:// URL" in mistake(nats_url=url)
 

@@ -21,7 +21,7 @@ from cascadenced.bus.jetstream_link import Address, Client, Occasionally, Sender
 from cascadenced.bus.jetstream_publish import Publisher
 from cascadenced.bus.jetstream_pull import Pulls
 from cascadenced.bus.jetstream_rpc import Rpc
-from cascadenced.bus.jetstream_setup import Limits, ensure, plan
+from cascadenced.bus.jetstream_setup import Limits, ensure, plain_name, plan
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.errors import CascadenceError, Unavailable
 from cascadenced.events.outbound import Outgoing
@@ -55,7 +55,9 @@ class JetStreamBus:
             broken=self._mend,
         )
         self._publisher = Publisher(
-            prefix=prefix, runs_subject=self._names.runs_subject, batch_name=f"{instance_id[:32]}-{clock.now_us():x}-"
+            prefix=prefix,
+            runs_subject=self._names.runs_subject,
+            batch_name=f"{plain_name(instance_id)[:32]}-{clock.now_us():x}-",
         )
         self._rpc: Rpc | None = None
         self._client: Client | None = None

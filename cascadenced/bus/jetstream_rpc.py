@@ -21,6 +21,7 @@ from cascadenced.bus.jetstream_link import Client
 
 MAX_AT_ONCE = 256
 _NAME = "cascadence"
+_FLUSH_WITHIN_S = 5
 _OVERLOADED: Reply = (
     b'{"detail":"too many requests at once: try again in a second","error":"overloaded"}',
     {"Nats-Service-Error": "overloaded", "Nats-Service-Error-Code": "429"},
@@ -62,6 +63,7 @@ class Rpc:
         group = service.add_group(name=f"{self._prefix}.rpc")
         for verb, responder in self._verbs.items():
             await group.add_endpoint(name=verb, handler=self._handler(verb, responder))
+        await client.flush(_FLUSH_WITHIN_S)  # the server knows all of them when we return
 
     def close(self) -> None:
         for task in self._tasks:

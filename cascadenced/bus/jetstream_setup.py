@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ MAX_ACK_PENDING = 10_000
 _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
 _NS = 1_000_000_000
-_DUPLICATE_WINDOW_S = 120
+_DUPLICATE_WINDOW_S = 120  # or less: it may not be longer than max_age
 
 _log = structlog.get_logger("cascadenced.bus")
 
@@ -69,7 +70,7 @@ def plan(prefix: str, instance_id: str) -> Plan:
     if token(prefix) != prefix:
         raise ConfigError(f"the NATS prefix {prefix!r} must be letters, digits, '_' and '-' only")
     events, runs = prefix.upper(), f"{prefix.upper()}_RUNS"
-    own = f"cascadence_{token(instance_id)}"
+    own = f"cascadence_{plain_name(instance_id)}"
     inbound = {family: f"{prefix}.{family}.>" for family in _BOTH_WAYS}
     # One token: idea, note, and families nobody knows, which are to become dead letters.
     flat = f"{prefix}.*"
@@ -87,6 +88,13 @@ def plan(prefix: str, instance_id: str) -> Plan:
     )
 
 
+def plain_name(name: str) -> str:
+    """`name` as part of a consumer's name: letters, digits, `_` and `-`. A percent sign would do, but nats-server 2.9
+    delivers nothing to a consumer that has one (measured)."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+    return plain if plain == name else f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 async def ensure(client: Client, names: Plan, limits: Limits) -> Found:
     """Make everything in `names` exist. Raises ConfigError, Unavailable."""
     events = await _ensure_stream(
@@ -98,6 +106,7 @@ async def ensure(client: Client, names: Plan, limits: Limits) -> Found:
             "discard": "old",
             "max_age": round(limits.max_age_s * _NS),
             "max_bytes": limits.max_bytes,
+            "duplicate_window": round(min(_DUPLICATE_WINDOW_S, limits.max_age_s) * _NS),
             # One sync for a whole batch of ours instead of one for each message; older servers ignore it.
             "allow_atomic": True,
         },
@@ -112,6 +121,7 @@ async def ensure(client: Client, names: Plan, limits: Limits) -> Found:
             "discard": "new",
             "max_age": 0,
             "max_bytes": max(limits.max_bytes // 4, 1),
+            "duplicate_window": _DUPLICATE_WINDOW_S * _NS,
         },
     )
     last_seq = {names.events: events["state"]["last_seq"], names.runs: runs["state"]["last_seq"]}
@@ -131,9 +141,8 @@ async def _ensure_stream(client: Client, wanted: Mapping[str, Any]) -> dict[str,
     except ApiError as error:
         if error.err_code != _STREAM_NOT_FOUND:
             raise _misfit(name, error) from None
-        fresh = {**wanted, "storage": "file", "num_replicas": 1, "duplicate_window": _DUPLICATE_WINDOW_S * _NS}
         try:
-            return await api(client, f"STREAM.CREATE.{name}", fresh)
+            return await api(client, f"STREAM.CREATE.{name}", {**wanted, "storage": "file", "num_replicas": 1})
         except ApiError as refusal:
             raise _misfit(name, refusal) from None
     config = found["config"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, LogCorrupt
 from cascadenced.eventlog.chain import Header, verify
 from cascadenced.eventlog.rows import COLUMNS
+from cascadenced.eventlog.script import statements
 from cascadenced.ids import Ids
 
 APPLICATION_ID = 0x43415343
@@ -70,7 +71,7 @@ def migrate(connection: sqlite3.Connection, path: Path, ids: Ids) -> None:
     for number, step in enumerate(steps[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for statement in _statements(step.read_text()):
+            for statement in statements(step.read_text()):
                 connection.execute(statement)
             if number == 1:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -118,16 +119,6 @@ def _links(connection: sqlite3.Connection, after: int) -> Iterator[tuple[Header,
     while rows := cursor.fetchmany(2_000):
         for row in rows:
             yield row[:16], row[16], row[17]
-
-
-def _statements(script: str) -> Iterator[str]:
-    """A script's statements; `executescript` would commit the transaction we are in."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def _not_ours(path: Path, why: str) -> ConfigError:

@@ -9,6 +9,7 @@ import structlog
 
 from cascadenced.clock import Clock
 from cascadenced.eventlog.base import Projection, ProjectionState
+from cascadenced.eventlog.script import statements
 from cascadenced.events.base import Recorded
 
 _log = structlog.get_logger(__name__)
@@ -62,9 +63,8 @@ class Folding:
         """Fold the projection again from an empty table. It is live afterwards, unless it raises again."""
         for table in projection.tables:
             self._connection.execute(f"DROP TABLE IF EXISTS {table}")
-        for statement in projection.ddl.split(";"):
-            if statement.strip():
-                self._connection.execute(statement)
+        for statement in statements(projection.ddl):
+            self._connection.execute(statement)
         self._frozen.pop(projection.name, None)
         self._connection.execute(
             "INSERT INTO projections (name, version) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET "

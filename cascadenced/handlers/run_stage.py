@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, PrecheckError
@@ -18,8 +16,6 @@ from cascadenced.handlers.research import gather
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.spawn import Spawner
-
-_log = structlog.get_logger(__name__)
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
@@ -107,14 +103,6 @@ class StageRunner:
         research_failed = stage == "research" and isinstance(error, CascadenceError) and error.code == "research_failed"
         if not research_failed:
             live.error = error
-        _log.info(
-            "stage_failed",
-            run_id=live.run_id,
-            task=live.run.task,
-            stage=stage,
-            error=type(error).__name__,
-            reason=reason,
-        )
         return StageFailed(
             task=live.run.task,
             stage=stage,

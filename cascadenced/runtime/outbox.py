@@ -6,7 +6,8 @@ message id makes that harmless.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from cascadenced.bus.base import Bus
 from cascadenced.clock import Clock
@@ -22,22 +23,33 @@ MAX_PUBLISH = 500
 """Messages in flight at once."""
 _HEADER_ROOM_BYTES = 2_048
 
-Translate = Callable[[Recorded], Sequence[Outgoing]]
+Translate = Callable[[Sequence[Recorded]], Awaitable[list[Outgoing]]]
 
 
 class Outbox:
-    """One follower of the log. translate: an event → its messages (events/outbound.py)."""
+    """One follower of the log. translate: events → their messages, in order."""
 
     def __init__(self, log: EventLog, clock: Clock, bus: Bus, translate: Translate, refusals: RefusalCounter) -> None:
         self._log, self._clock, self._bus = log, clock, bus
         self._translate, self._refusals = translate, refusals
+        self._moved = asyncio.Event()
+        self.position = 0
+        """The last event whose messages the broker has confirmed."""
 
     async def run(self) -> None:
         """Until cancelled, or the log is closed."""
+        self.position = await self._log.checkpoint(CHECKPOINT)
         await follow(self._log, self._clock, CHECKPOINT, self._publish)
 
+    async def drained(self) -> None:
+        """Return when everything that is in the log now has been published."""
+        target = self._log.position
+        while self.position < target:
+            self._moved.clear()
+            await self._moved.wait()
+
     async def _publish(self, batch: Sequence[Recorded]) -> None:
-        messages = [message for recorded in batch for message in self._translate(recorded)]
+        messages = await self._translate(batch)
         bound = self._bus.info().max_payload_bytes - _HEADER_ROOM_BYTES
         fitting = [message for message in messages if len(message.body) <= bound]
         crashpoint("outbox.before_publish")
@@ -48,3 +60,5 @@ class Outbox:
             if len(message.body) > bound:
                 # The event stays in the log; only this server cannot carry it. Retrying would stop all others.
                 self._refusals.count("unpublishable", message.subject)
+        self.position = batch[-1].position
+        self._moved.set()

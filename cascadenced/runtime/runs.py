@@ -179,14 +179,14 @@ class Runs:
             self._enqueue(stream.removeprefix("run-"), None)
         return len(streams)
 
-    async def stop(self, grace_s: float) -> int:
+    async def stop(self, grace_s: float, hurry: asyncio.Event | None = None) -> int:
         """Start nothing more, let stages end within the grace period, record the others as interrupted.
 
-        Returns how many were interrupted. Threads that still run are abandoned; their results take no effect.
+        hurry: when set, the grace period is over. Returns how many were interrupted. Threads that still run are
+        abandoned; their results take no effect.
         """
         self._stopping = True
-        if self._drives:
-            await asyncio.wait(self._drives, timeout=grace_s)
+        await self._drives_ended(grace_s, hurry or asyncio.Event())
         interrupted = [
             live for live in self._live.values() if live.run.current is not None and live.instance is not None
         ]
@@ -203,6 +203,15 @@ class Runs:
                 )
                 await record(self._log, self._clock, live, event)
         return len(interrupted)
+
+    async def _drives_ended(self, within_s: float, hurry: asyncio.Event) -> None:
+        async def all_ended() -> None:
+            await asyncio.gather(*self._drives, return_exceptions=True)
+
+        # The first is never cancelled: that would cancel every drive at once, and those are told one by one later.
+        waits = [asyncio.create_task(all_ended()), asyncio.create_task(_set(hurry))]
+        await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        waits[1].cancel()
 
     # ── driving ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -339,3 +348,7 @@ def _start(requested: RunRequested, entry: TaskEntry) -> list[Event]:
     started = RunStarted(task=requested.task, stages=entry.stages, code=entry.code)
     run = evolve(evolve(Run(), requested), started)
     return [started, go_on(run, elapsed_s=0.0)]
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()

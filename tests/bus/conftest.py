@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from cascadenced.clock import FakeClock
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 ACK_WAIT_S = 0.5
+SERVER = os.environ.get("CASCADENCED_TEST_NATS_SERVER")
+"""Another nats-server to run these tests with, e.g. an old one; None: the one that would be found."""
 
 
 class World(Protocol):
@@ -86,7 +89,7 @@ class RealWorld:
         state = (await self.api(f"STREAM.INFO.{stream}"))["state"]
         js = self.client.jetstream()
         found = []
-        for seq in range(state["first_seq"], state["last_seq"] + 1):
+        for seq in range(max(1, state["first_seq"]), state["last_seq"] + 1):
             try:
                 message = await js.get_msg(stream, seq)
             except nats.js.errors.NotFoundError:
@@ -106,7 +109,7 @@ class RealWorld:
 
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    running = await EmbeddedServer.start(tmp_path, token=TOKEN)
+    running = await EmbeddedServer.start(tmp_path, token=TOKEN, server=SERVER)
     yield running
     await running.stop()
 
@@ -149,13 +152,9 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield in_memory
         await in_memory.bus.close()
         return
-    running = await EmbeddedServer.start(tmp_path, token=TOKEN)
+    running = await EmbeddedServer.start(tmp_path, token=TOKEN, server=SERVER)
     try:
         async with real_world(running.url) as world:
             yield world
     finally:
         await running.stop()
-
-
-async def quiet(_error: Exception) -> None:
-    """For clients whose server goes away on purpose."""

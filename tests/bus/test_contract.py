@@ -165,7 +165,7 @@ async def test_nothing_to_publish_is_no_trouble(world: World) -> None:
 
 async def test_subjects_nobody_stores_and_run_requests_may_stand_between_others(world: World) -> None:
     ours = [outgoing("ume.stage.example.run", n) for n in range(40)]
-    mixed = [*ours[:20], outgoing("elsewhere.example"), outgoing("ume.run.request.child", 1), *ours[20:]]
+    mixed = [*ours[:20], outgoing("elsewhere.example"), outgoing("ume.run.request.child", origin="another"), *ours[20:]]
     await world.bus.publish(mixed)
     assert len(await world.stored()) == 40
     assert [subject for subject, _ in await world.stored(runs=True)] == ["ume.run.request.child"]

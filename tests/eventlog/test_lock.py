@@ -89,8 +89,7 @@ def test_a_held_folder_names_its_holder_and_what_to_do(folder: Path, hold: Hold)
         DataFolderLock.acquire(folder)
     assert caught.value.pid == daemon.pid
     assert str(caught.value) == (
-        f"{folder} is in use by process {daemon.pid} (daemon): "
-        "stop it with `cascadenced down`, or use another data_dir"
+        f"{folder} is in use by process {daemon.pid} (daemon): stop it with `cascadenced down`, or use another data_dir"
     )
 
 
@@ -286,7 +285,7 @@ def test_a_lock_file_with_a_second_name_is_refused(folder: Path, tmp_path: Path)
 def test_a_lock_that_is_no_file_is_refused(folder: Path, make: Callable[[Path], None]):
     folder.mkdir()
     make(folder / "lock")
-    with pytest.raises(ConfigError, match="not a regular file|Is a directory"):
+    with pytest.raises(ConfigError, match=r"not a regular file|Is a directory"):
         DataFolderLock.acquire(folder)
 
 

@@ -1,0 +1,284 @@
+"""The daemon: opens every floor, connects them, runs the loops, and takes it all down in order. No rule lives here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import structlog
+
+from cascadenced import __version__, logs
+from cascadenced.bus.base import Bus
+from cascadenced.config import Config
+from cascadenced.errors import CascadenceError, DiskError, Unavailable
+from cascadenced.eventlog.base import Change
+from cascadenced.events.system import DaemonStarted, DaemonStopped
+from cascadenced.handlers.followups import CHECKPOINT as PLANNER
+from cascadenced.handlers.followups import CapabilityPlanner
+from cascadenced.handlers.publications import Publications
+from cascadenced.instance import BusStatus, Instance, open_instance
+from cascadenced.pipeline.followups import Planner
+from cascadenced.private_files import write_atomically
+from cascadenced.rpc import responders
+from cascadenced.runtime.follow import follow
+from cascadenced.runtime.ingest import Ingest
+from cascadenced.runtime.narrator import narrate
+from cascadenced.runtime.outbox import Outbox
+from cascadenced.runtime.retry import backoff_s
+
+if TYPE_CHECKING:
+    from cascadenced.bus.embedded import EmbeddedServer
+
+_log = structlog.get_logger("cascadenced")
+
+EXIT_DISK_ERROR = 74
+FLUSH_WITHIN_S = 2.0
+"""How long a stop waits for the broker to confirm what is not yet published; the next start sends the rest."""
+
+
+class DaemonFile(msgspec.Struct):
+    """`daemon.json`: where a running daemon is found. nats_url: with credentials; the file is for its owner only."""
+
+    pid: int
+    http_url: str
+    nats_url: str
+    socket: str
+    version: str
+    instance_id: str
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """A bus, and how it was reached. embedded: whether the server is our child; then what we consumed is erased."""
+
+    bus: Bus
+    url: str
+    about: str
+    embedded: bool
+
+
+class Stop:
+    """When to stop, and how: the first request is patient, the second is not; a fatal error is neither."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self.error: CascadenceError | None = None
+        self.on_early: Callable[[], object] | None = None
+        """Called by the first request while the daemon is still starting."""
+
+    def request(self) -> None:
+        if self.asked.is_set():
+            self.hurry.set()
+        self.asked.set()
+        if self.on_early is not None:
+            self.on_early()
+
+    def fatal(self, error: CascadenceError) -> None:
+        _log.error("stopping_on_error", error=str(error))
+        self.error = error
+        self.hurry.set()
+        self.request()
+
+
+def serve(config: Config, announce: Callable[[str], None]) -> int:
+    """Run the daemon in the foreground until it is asked to stop. announce: told what a person wants to read.
+
+    Does not return after a start that succeeded: the process ends with `os._exit`, because a hung task thread must not
+    keep it. Raises what opening raises (ConfigError, LogHeld, LogCorrupt, DiskError); returns 0 if stopped before that.
+    """
+    logs.configure(config.log_level)
+
+    async def main() -> None:
+        stop = Stop()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.request)
+        this = asyncio.current_task()
+        assert this is not None
+        stop.on_early = this.cancel
+        await Daemon(config, stop, announce).run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_DISK_ERROR if isinstance(stop.error, DiskError) else 1 if stop.error else 0)
+
+    with suppress(asyncio.CancelledError):
+        asyncio.run(main())
+    return 0
+
+
+class Daemon:
+    """One life of the daemon."""
+
+    def __init__(self, config: Config, stop: Stop, announce: Callable[[str], None]) -> None:
+        self._config, self._stop, self._announce = config, stop, announce
+        self._ready = False
+
+    async def run(self) -> None:
+        """Open, work until `stop`, close."""
+        config = self._config
+        async with AsyncExitStack() as stack:
+            instance = await stack.enter_async_context(open_instance(config, who="daemon", on_fatal=self._stop.fatal))
+            instance.log.observe(narrate)
+            connected = await self._connect(stack, instance)
+            outbox = self._outbox(instance, connected.bus)
+            instance.bus_status = lambda: _bus_status(instance, connected.bus, outbox)
+            http_url = await self._serve_http(stack, instance)
+            await connected.bus.serve(responders(instance), version=__version__)
+            async with anyio.create_task_group() as carriers:
+                carriers.start_soon(outbox.run)
+                async with anyio.create_task_group() as takers:
+                    await self._start(stack, instance, connected, http_url)
+                    takers.start_soon(self._ingest(instance, connected).run)
+                    takers.start_soon(self._plan, instance)
+                    self._say_ready(http_url, connected)
+                    await self._stop.asked.wait()
+                    self._ready = False
+                    takers.cancel_scope.cancel()
+                await self._drain(instance, outbox)
+                carriers.cancel_scope.cancel()
+
+    # ── up ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _connect(self, stack: AsyncExitStack, instance: Instance) -> Connected:
+        """To the configured server, waiting for it as long as it takes; else to one of our own."""
+        from cascadenced.bus.embedded import EmbeddedServer
+        from cascadenced.bus.jetstream import JetStreamBus
+
+        config = self._config
+        if config.nats_url is not None:
+            url, about = config.nats_url, ""
+        else:
+            server = await EmbeddedServer.start(
+                Path(config.data_dir),
+                token=instance.ids.token(),
+                server=config.nats_server,
+                lock_wait_s=config.lock_wait_s,
+                clock=instance.clock,
+            )
+            stack.push_async_callback(server.stop)
+            keeper = asyncio.create_task(_keep_alive(server, instance), name="nats-server-keeper")
+            stack.callback(keeper.cancel)
+            url, about = server.url, f" (our own nats-server {server.version}, {server.path})"
+        attempt = 0
+        while True:
+            try:
+                bus = await JetStreamBus.open(
+                    url=url,
+                    prefix=config.ume_nats_subject,
+                    instance_id=instance.log.origin,
+                    clock=instance.clock,
+                    max_age_s=config.stream_max_age_s,
+                    max_bytes=config.stream_max_bytes,
+                )
+            except Unavailable as error:
+                attempt += 1
+                _log.warning("waiting_for_nats", attempt=attempt, error=str(error))
+                await instance.clock.sleep(backoff_s(attempt))
+            else:
+                stack.push_async_callback(bus.close)
+                return Connected(bus, url, bus.info().url + about, embedded=config.nats_url is None)
+
+    async def _serve_http(self, stack: AsyncExitStack, instance: Instance) -> str:
+        from cascadenced.http.app import serve as serve_http
+
+        return await stack.enter_async_context(serve_http(instance, ready=lambda: self._ready, stop=self._stop.request))
+
+    async def _start(self, stack: AsyncExitStack, instance: Instance, connected: Connected, http_url: str) -> None:
+        """What happens once, when everything is connected: recovery, then being found."""
+        n_unfinished = len(await instance.log.unfinished())
+        started = DaemonStarted(version=__version__, pid=os.getpid(), n_unfinished_runs=n_unfinished)
+        await instance.log.append([Change("system", [started])])
+        await instance.runs.recover()
+        n_read = await instance.dead_letters.redrive_parked()
+        if n_read:
+            _log.info("parked_letters_read", n_letters=n_read)
+        file = DaemonFile(
+            pid=os.getpid(),
+            http_url=http_url,
+            nats_url=connected.url,
+            socket=str(self._config.socket_path),
+            version=__version__,
+            instance_id=instance.log.origin,
+        )
+        path = self._config.daemon_json_path
+        write_atomically(path, msgspec.json.encode(file))
+        stack.callback(path.unlink, missing_ok=True)
+        self._stop.on_early = None
+        self._ready = True
+
+    def _outbox(self, instance: Instance, bus: Bus) -> Outbox:
+        config = self._config
+        publications = Publications(
+            config.ume_nats_subject,
+            broadcast_pointers=config.ume_broadcast_pointers,
+            vault=instance.vault if config.emit_raw_user_id else None,
+        )
+        return Outbox(instance.log, instance.clock, bus, publications, instance.refusals)
+
+    def _ingest(self, instance: Instance, connected: Connected) -> Ingest:
+        erase = self._config.erase_inbound
+        return Ingest(
+            connected.bus,
+            self._config.ume_nats_subject,
+            handle=instance.bus_commands,
+            dead_letter=instance.dead_letters.record,
+            room=instance.runs.room,
+            refusals=instance.refusals,
+            erase=connected.embedded if erase is None else erase,
+        )
+
+    async def _plan(self, instance: Instance) -> None:
+        planner = Planner(self._config.follow_up_task, self._config.follow_up_max_depth)
+        react = CapabilityPlanner(instance.log, instance.runs, instance.tasks, instance.vault, planner)
+        await follow(instance.log, instance.clock, PLANNER, react)
+
+    def _say_ready(self, http_url: str, connected: Connected) -> None:
+        self._announce(
+            f"cascadenced {__version__} is ready\n"
+            f"  data    {Path(self._config.data_dir).absolute()}\n"
+            f"  status  {http_url}/\n"
+            f"  nats    {connected.about}\n"
+            f"  try     task run example --user-id you --group-id team\n"
+            f"Ctrl-C stops it; what is under way goes on at the next start."
+        )
+
+    # ── down ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _drain(self, instance: Instance, outbox: Outbox) -> None:
+        """Stages end or are recorded as interrupted; what is recorded is published, if the broker is quick."""
+        if self._stop.error is not None:
+            return
+        grace_s = self._config.stop_grace_s
+        self._announce(f"stopping: waiting up to {grace_s:g} s for stages under way (once more to hurry)")
+        n_interrupted = await instance.runs.stop(grace_s, self._stop.hurry)
+        stopped = DaemonStopped(reason="asked to", n_interrupted=n_interrupted)
+        await instance.log.append([Change("system", [stopped])])
+        with suppress(TimeoutError):
+            await asyncio.wait_for(outbox.drained(), FLUSH_WITHIN_S)
+
+
+async def _keep_alive(server: EmbeddedServer, instance: Instance) -> None:
+    """Start our own nats-server again, on the same port, whenever it ends by itself; the bus reconnects."""
+    attempt = 0
+    while True:
+        status = await server.wait()
+        attempt += 1
+        _log.error("nats_server_ended", status=status, attempt=attempt)
+        await instance.clock.sleep(backoff_s(attempt))
+        try:
+            await server.restart()
+        except CascadenceError as error:
+            _log.error("nats_server_does_not_start", error=str(error))
+
+
+def _bus_status(instance: Instance, bus: Bus, outbox: Outbox) -> BusStatus:
+    info = bus.info()
+    return BusStatus(info.connected, info.url, info.epoch, max(0, instance.log.position - outbox.position))

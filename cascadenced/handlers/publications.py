@@ -1,0 +1,32 @@
+"""What the bus is told about a batch of events. Raw user ids only where the operator asked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cascadenced.events.base import Recorded
+from cascadenced.events.outbound import Outgoing, messages
+from cascadenced.vault import VaultPort
+
+
+class Publications:
+    """`translate` of runtime/outbox.py.
+
+    vault: given only with `emit_raw_user_id`; then every body names its user in clear.
+    """
+
+    def __init__(self, prefix: str, *, broadcast_pointers: bool, vault: VaultPort | None) -> None:
+        self._prefix, self._broadcast_pointers, self._vault = prefix, broadcast_pointers, vault
+
+    async def __call__(self, batch: Sequence[Recorded]) -> list[Outgoing]:
+        names: dict[str | None, str | None] = {}
+        if self._vault is not None:
+            for user_hash in {recorded.user_hash for recorded in batch} - {None}:
+                names[user_hash] = await self._vault.user(user_hash or "")
+        return [
+            message
+            for recorded in batch
+            for message in messages(
+                recorded, self._prefix, broadcast_pointers=self._broadcast_pointers, reveal=names.get
+            )
+        ]

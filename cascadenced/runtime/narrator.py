@@ -1,0 +1,36 @@
+"""What the daemon's own log says of the event log: one line for each event that a person would want to see go by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from cascadenced.events.base import Recorded
+from cascadenced.events.dead_letter import MessageDeadLettered
+from cascadenced.events.followup import FollowupRequested
+from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.task import TaskRegistered
+
+_log = structlog.get_logger("cascadenced")
+
+_QUIET = (StageStarted, StageFinished, RunRequested, RunFinished, TaskRegistered)
+"""Ordinary events: shown at level debug."""
+_LOUD = (StageFailed, StageInterrupted, RunFailed, RunRefused, MessageDeadLettered, FollowupRequested)
+"""Events that somebody may have to look at: shown at level warning."""
+_FIELDS = ("task", "stage", "attempt", "error_type", "reason", "subject", "failed_task")
+
+
+def narrate(batch: Sequence[Recorded]) -> None:
+    """An observer of the log. Texts in events are redacted already; contents are never shown."""
+    for recorded in batch:
+        event = recorded.event
+        if isinstance(event, _LOUD):
+            say = _log.warning
+        elif isinstance(event, _QUIET):
+            say = _log.debug
+        else:
+            continue
+        shown = {name: value for name in _FIELDS if (value := getattr(event, name, None)) is not None}
+        say(recorded.type, run_id=recorded.run_id, position=recorded.position, **shown)
