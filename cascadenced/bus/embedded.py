@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from cascadenced.bus.embedded_config import (
+    SYNC_INTERVAL_SINCE,
     Settings,
     Version,
     config_text,
@@ -50,6 +51,8 @@ class EmbeddedServer:
     def __init__(self, path: Path, version: Version, settings: Settings, *, lock_wait_s: float, clock: Clock) -> None:
         self.path = path
         self.version = ".".join(map(str, version))
+        self.synced = version >= SYNC_INTERVAL_SINCE
+        """Whether it syncs each message before it confirms it."""
         self._version, self._settings, self._lock_wait_s, self._clock = version, settings, lock_wait_s, clock
         self._process: asyncio.subprocess.Process | None = None
 

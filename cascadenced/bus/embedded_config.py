@@ -16,7 +16,7 @@ from cascadenced.errors import ConfigError
 
 Version = tuple[int, int, int]
 _VERSION_WITHIN_S = 10
-_SYNC_INTERVAL_SINCE: Version = (2, 10, 0)
+SYNC_INTERVAL_SINCE: Version = (2, 10, 0)
 _MAX_MEMORY_STORE = 64 * 1024 * 1024
 _LOG_BYTES = 10 * 1024 * 1024
 
@@ -71,7 +71,6 @@ async def server_version(path: Path) -> Version:
 
 def config_text(settings: Settings, version: Version) -> str:
     """The configuration file. Old servers refuse options they do not know, so it depends on `version`."""
-    synced = version >= _SYNC_INTERVAL_SINCE
     lines = [
         f'listen: "127.0.0.1:{settings.port}"',
         "authorization {",
@@ -82,7 +81,7 @@ def config_text(settings: Settings, version: Version) -> str:
         f"  max_file_store: {settings.max_file_store}",
         f"  max_memory_store: {_MAX_MEMORY_STORE}",
         # Acknowledged means on disk for what users publish; before 2.10 there is no such promise to be had.
-        *(["  sync_interval: always"] if synced else []),
+        *(["  sync_interval: always"] if version >= SYNC_INTERVAL_SINCE else []),
         "}",
         f"max_payload: {settings.max_payload}",
         f"ports_file_dir: {_quoted(str(settings.folder))}",

@@ -77,19 +77,24 @@ class JetStreamBus:
         max_age_s: float = 7 * 86400,
         max_bytes: int = 1 << 30,
         ack_wait_s: float = 5,
+        atomic_batches: bool = False,
     ) -> Self:
         """Connect, make streams and consumers, start to pull.
 
         url: one NATS URL, or several separated by commas, with credentials where needed (`nats://token@host:port`).
         max_age_s, max_bytes: limits of the event stream.
         ack_wait_s: after how long the broker delivers again what nobody acknowledged.
+        atomic_batches: publish many messages as one batch where the server can: much faster on one that syncs each
+            message (`EmbeddedServer.synced`), slower on one that does not.
         Raises ConfigError (credentials, streams that cannot be made to fit, no JetStream), Unavailable.
         """
-        limits = Limits(max_age_s=max_age_s, max_bytes=max_bytes, ack_wait_s=ack_wait_s)
+        limits = Limits(max_age_s=max_age_s, max_bytes=max_bytes, ack_wait_s=ack_wait_s, atomic_batches=atomic_batches)
         bus = cls(url, prefix=prefix, instance_id=instance_id, clock=clock or SystemClock(), limits=limits)
         try:
             await bus._replace_client()
             bus._tasks = [asyncio.create_task(loop) for loop in (bus._sender.run(), bus._pulls.watch(), bus._keep())]
+            for task in bus._tasks:
+                task.add_done_callback(bus._loop_ended)
             await bus._set_up()
         except BaseException:
             await bus.close()
@@ -161,6 +166,12 @@ class JetStreamBus:
             self._eraser.reset()
             self._publisher.lost("the connection to NATS broke")
         self._mend()
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """A loop that ends before we close is a defect: say so, and let whoever fetches know."""
+        if self._closing is None and not task.cancelled():
+            _log.error("bus_loop_ended", exc_info=task.exception())
+            self._pulls.stop()
 
     def _mend(self) -> None:
         self._damaged.set()

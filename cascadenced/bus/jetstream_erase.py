@@ -22,7 +22,8 @@ _AT_ONCE = 4
 _ANSWER_WITHIN_S = 10.0
 _GIVE_UP_AFTER = 5
 """Deliveries of one message after which it is acknowledged although it could not be erased."""
-_GONE_ALREADY = {10037, 10043}  # no such message; nothing to delete
+_GONE_ALREADY = ("no message found", "deleted message")
+"""How servers put it; the number beside it (10057) also stands for failures of the disk."""
 
 
 class _Refusal(msgspec.Struct):
@@ -115,7 +116,7 @@ class Eraser:
         except msgspec.MsgspecError:
             answer = _Answer()  # 503 without a body: JetStream is off just now
         refusal = answer.error or _Refusal(description="no answer")
-        if answer.success or refusal.err_code in _GONE_ALREADY:
+        if answer.success or refusal.description in _GONE_ALREADY:
             self._sender.send(erasure.reply, b"+ACK")
             return
         self._complaints.warn("erase_failed", stream=stream, err_code=refusal.err_code, why=refusal.description)

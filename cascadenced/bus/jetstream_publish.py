@@ -1,9 +1,10 @@
 """Publish in order and wait until all of it is stored.
 
-One by one: all messages are sent at once, their confirmations come to one inbox. Where the server can (2.12 and newer)
-many messages go as one atomic batch: with `sync_interval: always` that is one sync instead of one each (4 k → 30 to
-80 k messages/s), and no less durable. A server refuses a whole batch when it has any of its message ids already, which
-is what publishing again after a timeout looks like: then it is sent again one by one, where known ids are harmless.
+One by one: all messages are sent at once, their confirmations come to one inbox. On a server that syncs each message
+that gives 4 k messages/s; there many messages go as one atomic batch (server 2.12 and newer), which is synced once:
+20 k to 45 k messages/s, no less durable. A server refuses a whole batch when it has any of its message ids already,
+which is what publishing again after a timeout looks like: then it is sent again one by one, where known ids are
+harmless. (Where nothing is synced a batch of 100 is half as fast as one by one: batches are the opener's choice.)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _BATCH_MIN = 16
 _BATCH_MAX = 1000
 """The server's own bound of a batch."""
 _LINE_BYTES = 4  # ": " and the line's end
+_BATCH_HEADERS_BYTES = 192  # what a batch adds to a message
 _FRAME_BYTES = 12  # "NATS/1.0", its line's end, and the empty line
 
 
@@ -95,8 +97,8 @@ class Publisher:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         client = self._client
-        if client is None or not client.is_connected:
-            raise Unavailable(f"NATS is not connected: none of {len(messages)} messages was published")
+        if client is None:
+            raise Unavailable(f"NATS is not connected: {len(messages)} messages were not published")
         for message in messages:
             _check_size(message, client.max_payload)
         if not self.atomic or len(messages) < _BATCH_MIN:
@@ -108,6 +110,8 @@ class Publisher:
                 await self._one_by_one(client, batch)
 
     async def _one_by_one(self, client: Client, messages: Sequence[Outgoing]) -> None:
+        if not client.is_connected:
+            raise Unavailable(f"NATS is not connected: {len(messages)} messages were not published")
         name, call = self._open(len(messages))
         ours, foreign = f"{self._inbox}.{name}.o", f"{self._inbox}.{name}.f"
         try:
@@ -190,14 +194,16 @@ class Publisher:
 
 def _check_size(message: Outgoing, max_payload: int) -> None:
     """Raises BadMessage: the server would end the connection, with everything else in it."""
-    size = len(message.body) + _FRAME_BYTES
-    if size + 256 * len(message.headers) > max_payload:  # near the bound only, count exactly
-        size += sum(len(key.encode()) + len(value.encode()) + _LINE_BYTES for key, value in message.headers.items())
-        if size > max_payload:
-            raise BadMessage(
-                f"a message for {message.subject} has {size} bytes, the NATS server takes {max_payload}",
-                code="too_large",
-            )
+    headers = message.headers
+    n_chars = sum(map(len, headers)) + sum(map(len, headers.values()))
+    size = len(message.body) + _FRAME_BYTES + _LINE_BYTES * len(headers) + n_chars
+    if size + _BATCH_HEADERS_BYTES + 3 * n_chars <= max_payload:  # a character has at most four bytes
+        return
+    size += sum(len(text.encode()) - len(text) for pair in headers.items() for text in pair) + _BATCH_HEADERS_BYTES
+    if size > max_payload:
+        raise BadMessage(
+            f"a message for {message.subject} has {size} bytes, the NATS server takes {max_payload}", code="too_large"
+        )
 
 
 def _batches(messages: Sequence[Outgoing], fits: Callable[[Outgoing], bool]) -> Iterator[list[Outgoing]]:

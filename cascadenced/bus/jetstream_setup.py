@@ -27,11 +27,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the streams. max_bytes: of the event stream; run requests get a quarter of it.
 
     ack_wait_s: how long the broker waits before it delivers again what nobody acknowledged.
+    atomic_batches: let the event stream take batches as one, if the server can.
     """
 
     max_age_s: float = 7 * 86400
     max_bytes: int = 1 << 30
     ack_wait_s: float = 5
+    atomic_batches: bool = False
 
 
 class Consumer(msgspec.Struct, frozen=True):
@@ -107,8 +109,8 @@ async def ensure(client: Client, names: Plan, limits: Limits) -> Found:
             "max_age": round(limits.max_age_s * _NS),
             "max_bytes": limits.max_bytes,
             "duplicate_window": round(min(_DUPLICATE_WINDOW_S, limits.max_age_s) * _NS),
-            # One sync for a whole batch of ours instead of one for each message; older servers ignore it.
-            "allow_atomic": True,
+            # Servers before 2.12 ignore it, which their answer shows.
+            **({"allow_atomic": True} if limits.atomic_batches else {}),
         },
     )
     runs = await _ensure_stream(
@@ -130,7 +132,7 @@ async def ensure(client: Client, names: Plan, limits: Limits) -> Found:
     created = f"{names.events} {events['created']} {names.runs} {runs['created']}"
     return Found(
         epoch=hashlib.sha256(created.encode()).hexdigest()[:16],
-        atomic=bool(events["config"].get("allow_atomic")),
+        atomic=limits.atomic_batches and bool(events["config"].get("allow_atomic")),
     )
 
 

@@ -125,7 +125,7 @@ class MemoryBus:
         name = self._prefix.upper()
         self._events = _Stream(name, self._max_messages, work_queue=False)
         self._runs = _Stream(f"{name}_RUNS", self._max_messages, work_queue=True)
-        self._ready: deque[Stored] = deque(maxlen=2 * self._max_messages)
+        self._ready: deque[Stored] = deque()
         self._in_hand: OrderedDict[tuple[str, int], Stored] = OrderedDict()
 
     # What the daemon uses.
@@ -265,6 +265,8 @@ class MemoryBus:
     def _again(self, stored: Stored) -> None:
         stored.in_hand = False
         self._ready.append(stored)
+        if len(self._ready) > 4 * self._max_messages:  # the streams hold half of that: the rest is forgotten
+            self._ready = deque(other for other in self._ready if self._stream(other).holds(other))
         if self._connected:
             self._arrived.set()
 
@@ -274,7 +276,7 @@ class MemoryBus:
             return
         self._in_hand.pop((stored.stream, stored.seq), None)
         if not stored.in_hand:
-            self._ready = deque((other for other in self._ready if other is not stored), self._ready.maxlen)
+            self._ready = deque(other for other in self._ready if other is not stored)
         if erase:
             self.erased.append((stored.stream, stored.seq))
         if erase or stream.work_queue:

@@ -1,0 +1,14 @@
+"""The command line, one file per family. Floor 6; `cli.py` finds a command here by name.
+
+door.py      how a command reaches the data: the daemon's socket, or the folder itself
+wire.py      a verb over the Unix socket, with nothing but the standard library
+offline.py   a verb without a daemon: read the file, or hold the lock and do it here
+session.py   what every command is given: configuration, `ask`, `show`
+failures.py  an error → a line and an exit code
+options.py   the options that every command takes, and JSON as an argument
+tables.py    text for people: columns, colours on a terminal, nothing that could drive it
+
+tasks.py  runs.py  events.py  schedules.py  pointers.py  dead_letters.py  log.py  doctor.py  up.py
+
+Modules here import heavy things inside functions only: a command that finds a daemon must start in a tenth of a second.
+"""

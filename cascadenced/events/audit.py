@@ -63,7 +63,7 @@ def _audit(event: Event) -> Iterator[AuditRow]:
         case StageStarted(task=task, stage=stage, attempt=attempt, skipped=skipped):
             if attempt == 1:
                 yield from _skipped(task, skipped)
-            if stage == "precheck" or (stage == "run" and "precheck" in skipped):
+            if stage == "precheck" or (stage == "run" and ("precheck" in skipped or attempt > 1)):
                 yield AuditRow(task, "execute", "started")
             if stage != "run":
                 yield AuditRow(task, stage, "started")
@@ -81,6 +81,8 @@ def _audit(event: Event) -> Iterator[AuditRow]:
             yield AuditRow(task, "run", "error", reason)
         case RunFailed(task=task, error_type="crash_loop", stage=str(stage), reason=reason):
             yield AuditRow(task, _audit_name(stage), "error", reason)
+            if stage == "precheck":
+                yield AuditRow(task, "execute", "error", reason)
         case TaskEnabled(task=task) | TaskDisabled(task=task) | TaskPaused(task=task) | TaskResumed(task=task):
             yield AuditRow(task, "scheduler", _SCHEDULER_STATUS[type(event)])
         case PointerAdded(task=task, via="bus"):

@@ -169,6 +169,8 @@ _encode = msgspec.json.Encoder().encode
 
 def messages(recorded: Recorded, prefix: str, *, broadcast_pointers: bool, reveal: Reveal = _nobody) -> list[Outgoing]:
     """What is published about `recorded`, in order. Empty for events of our own household."""
+    if recorded.type in _SILENT:
+        return []
     return [
         Outgoing(full, _encode(body), _headers(recorded, key, kind))
         for key, kind, full, body in _bodies(recorded, prefix, broadcast_pointers, reveal)
@@ -251,6 +253,9 @@ def _bodies(
             return
 
 
+_SILENT = frozenset({"run.requested", "run.started", "run.held", "stage.interrupted", "followup.skipped"})
+# The frequent ones among the events that nothing is published about; the others fall through to the same answer.
+
 _PUBLISHED_STAGES = frozenset({"intake", "research", "plan", "precheck", "run", "verify"})
 # start, finish and error frame a run asked for at the command line; on the bus the TaskRun says as much.
 
@@ -270,7 +275,12 @@ def _task_run(
     recorded: Recorded, prefix: str, about: dict[str, Any], task: str, status: str, took_s: float | None
 ) -> tuple[str, str, str, _Body]:
     spec = TaskSpecBody(
-        id=task, name=task, description=None, user_hash=recorded.user_hash, group_hash=recorded.group_hash
+        id=task,
+        name=task,
+        description=None,
+        user_hash=recorded.user_hash,
+        user_id=about["user_id"],
+        group_hash=recorded.group_hash,
     )
     started = None if took_s is None else iso(recorded.at_us - round(took_s * 1_000_000))
     body = TaskRunBody(spec=spec, status=status, started_at=started, finished_at=iso(recorded.at_us), **about)

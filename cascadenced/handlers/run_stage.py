@@ -34,7 +34,7 @@ class StageRunner:
         stage, attempt = live.run.current, live.run.attempt
         assert stage is not None
         assert live.identity is not None
-        redact = Redactor(live.identity, self._pseudonyms)
+        redact = live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
         crashpoint("stage.before_effect")
         began = self._clock.monotonic()
         try:

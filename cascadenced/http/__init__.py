@@ -1,0 +1,17 @@
+"""HTTP: read-only pages and answers on TCP, the verbs on the owner's Unix socket. Floor 6.
+
+app.py        the two applications, and `serve`, which opens both
+routes.py     the one table of what can be asked with GET; app, OpenAPI document and tests read it
+local.py      what only the socket offers: the verbs, and the stop
+face.py       what every handler needs
+query.py      path and query string → the struct of a route's arguments
+guard.py      who may ask: Host, Origin, token
+replies.py    values and refusals → responses; headers that all of them carry
+health.py     how the instance is, in one word and its reasons
+stream.py     the log as server-sent events
+listen.py     sockets, and what may go wrong with them
+openapi.py  asyncapi.py   the documents, made from the structs
+page.py  html.py  static/ the pages for people
+
+Control routes and webhooks will be tables of their own beside `routes.READ`, in `app.build_app`.
+"""

@@ -12,7 +12,7 @@ from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunStarted
 from cascadenced.events.stage import StageStarted
-from cascadenced.identity import Identity
+from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import decide
 from cascadenced.pipeline.model import ENDED, Run, evolve
@@ -42,6 +42,7 @@ class LiveRun:
         self.entry: TaskEntry | None = None
         self.instance: Any = None
         self.identity: Identity | None = None
+        self.redact: Redactor | None = None
         self.error: BaseException | None = None
         self.ended: asyncio.Future[Run] | None = None
 

@@ -29,7 +29,8 @@ SERVER = os.environ.get("CASCADENCED_TEST_NATS_SERVER")
 class World(Protocol):
     """A bus, named `me`, and what happens around it."""
 
-    bus: Bus
+    @property
+    def bus(self) -> Bus: ...
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish from outside; return when it is stored."""
@@ -131,7 +132,7 @@ async def connected(url: str) -> AsyncIterator[Any]:
 @asynccontextmanager
 async def real_world(url: str) -> AsyncIterator[RealWorld]:
     async with connected(url) as outside:
-        bus = await JetStreamBus.open(url=url, instance_id="me", ack_wait_s=ACK_WAIT_S)
+        bus = await JetStreamBus.open(url=url, instance_id="me", ack_wait_s=ACK_WAIT_S, atomic_batches=True)
         try:
             yield RealWorld(bus, outside)
         finally:

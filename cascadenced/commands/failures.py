@@ -1,0 +1,55 @@
+"""An error → what the user reads and the exit code. The one place that knows exit codes."""
+
+from __future__ import annotations
+
+import click
+
+from cascadenced.errors import (
+    CascadenceError,
+    ConfigError,
+    DiskError,
+    DiskFull,
+    LogCorrupt,
+    LogHeld,
+    RunFailedError,
+)
+from cascadenced.refusals import ErrorBody
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+DISK = 74
+HELD = 75
+CONFIGURATION = 78
+INTERRUPTED = 130
+
+_CODES: tuple[tuple[type[CascadenceError], int], ...] = (
+    (ConfigError, CONFIGURATION),
+    (LogHeld, HELD),
+    (LogCorrupt, DISK),
+    (DiskError, DISK),
+    (DiskFull, DISK),
+)
+
+
+def exit_code(error: CascadenceError) -> int:
+    """The first that fits; 1 for everything that is not about this machine."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+
+def body(error: CascadenceError) -> ErrorBody:
+    """What `--json` prints: the body that the HTTP route would answer with."""
+    return ErrorBody(str(error), error.code, error.run_id if isinstance(error, RunFailedError) else None)
+
+
+def usage(error: click.UsageError) -> str:
+    """The message of a command line that cannot be understood, with where to look."""
+    lines = [f"error: {_lowered(error.format_message())}"]
+    if error.ctx is not None:
+        lines.insert(0, error.ctx.get_usage())
+        lines.append(f"Try '{error.ctx.command_path} --help'.")
+    return "\n".join(lines)
+
+
+def _lowered(sentence: str) -> str:
+    return sentence

@@ -1,0 +1,225 @@
+"""A verb without a daemon: the same table of verbs, over the file or over an instance of our own.
+
+Reading takes no lock and changes nothing, not even a folder that is not there yet: that one reads as an empty log with
+the tasks that are installed. Writing does the command's own work: its run and the runs that one asks for. Runs that a
+crash left behind, schedules, follow-ups and NATS are the next daemon's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from cascadenced import __version__
+from cascadenced.clock import SystemClock
+from cascadenced.config import Config
+from cascadenced.errors import Conflict, Unavailable, Unknown
+from cascadenced.eventlog.base import ProjectionState
+from cascadenced.eventlog.memory import MemoryEventLog
+from cascadenced.eventlog.reader import Reader
+from cascadenced.events.base import Json, Recorded
+from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.identity import Pseudonyms
+from cascadenced.ids import SystemIds
+from cascadenced.instance import Instance, Status, open_instance
+from cascadenced.pipeline.model import ENDED
+from cascadenced.plugins.discover import Catalogue, discover
+from cascadenced.private_files import read_or_create_hex
+from cascadenced.projections import all_projections, task_status
+from cascadenced.projections.answers import Answers
+from cascadenced.projections.board import Board
+from cascadenced.projections.task_status import StoredTask, TaskStatus
+from cascadenced.verbs import LOCAL_VERBS, VERBS, RunResult, Verb, perform
+
+_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def read(config: Config, name: str, arguments: dict[str, Json]) -> Any:
+    """A reading verb on what is committed. Raises what the verb raises, Unavailable if the file cannot be read."""
+    verb = _verb(name)
+    async with open_shelf(config) as shelf:
+        if name in ("list", "status"):
+            await shelf.know_the_tasks()
+        # The reading verbs use of an instance exactly what a shelf has.
+        return _as_json(await perform(verb, cast(Instance, shelf), arguments))
+
+
+@asynccontextmanager
+async def open_shelf(config: Config) -> AsyncIterator[Shelf]:
+    """The data folder to read in. Raises Unavailable if there is a log that cannot be read."""
+    if not config.log_path.exists():
+        log = await MemoryEventLog.open(clock=SystemClock(), ids=SystemIds(), projections=all_projections())
+        yield Shelf(config, log)
+        await log.close()
+        return
+    reader = await Reader.open(config.log_path)
+    try:
+        yield Shelf(config, reader)
+    except sqlite3.Error as error:
+        raise Unavailable(f"{config.log_path} cannot be read: {error}") from None
+    finally:
+        await reader.close()
+
+
+class Shelf:
+    """Of an `Instance`, what reading takes."""
+
+    def __init__(self, config: Config, log: Reader | MemoryEventLog) -> None:
+        self.config, self.log = config, log
+        self.tables = log if isinstance(log, Reader) else log.tables
+        self.answers = Answers(self.tables, log.read_stream, self.states)
+        self.board = Board({})
+        self.tasks = _Names([])
+
+    async def know_the_tasks(self) -> None:
+        """Fill `tasks` and `board`: what is installed, and how it stood when something was last recorded."""
+        rows = await task_status.load(self.tables)
+        for entry in self.catalogue.tasks.values():
+            rows.setdefault(entry.name, StoredTask(entry.name, entry.kind, entry.mode, entry.listens_to))
+        self.board = Board(rows)
+        position = next((s.position for s in await self.states() if s.name == TaskStatus.name), 0)
+        while missed := await self.log.read(position, 1_000):  # nothing, unless the projection is frozen
+            self.board.grew(missed)
+            position = missed[-1].position
+        self.tasks = _Names(list(self.catalogue.tasks))
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What is installed. Imports the plugins."""
+        config = self.config
+        return discover(config.plugin_paths, entry_points=config.plugin_entry_points, working_dir=Path.cwd())
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms:
+        secret, path = self.config.hash_secret, self.config.hash_secret_path
+        if secret is None:
+            # Without the file nobody has a pseudonym yet, and a reader is not the one to draw it.
+            secret = read_or_create_hex(path, 32) if path.exists() else ""
+        return Pseudonyms(secret, compat_sha256=self.config.hash_compat == "sha256")
+
+    async def states(self) -> Sequence[ProjectionState]:
+        if isinstance(self.log, Reader):
+            return await self.log.projection_states()
+        return self.log.projection_states()
+
+    async def position(self) -> int:
+        return await self.log.position() if isinstance(self.log, Reader) else self.log.position
+
+    async def meta(self) -> dict[str, str]:
+        """`instance_id` and `epoch` of the file; nothing where there is none."""
+        return dict(await self.log.fetch("SELECT key, value FROM meta")) if isinstance(self.log, Reader) else {}
+
+    async def status(self) -> Status:
+        """As the daemon would answer, were it up: with no bus, and no uptime."""
+        return Status(
+            version=__version__,
+            instance_id=self.config.instance_id or (await self.meta()).get("instance_id", ""),
+            uptime_s=0.0,
+            position=await self.position(),
+            durability="fsync",
+            read_only=None,
+            emit_raw_user_id=self.config.emit_raw_user_id,
+            frozen={state.name: state.frozen for state in await self.states() if state.frozen},
+            n_running=0,
+            n_queued=len(await self.log.unfinished()),
+            n_abandoned_threads=0,
+            bus=None,
+            tasks=msgspec.Raw(self.board.json()),
+        )
+
+
+class _Names:
+    """Of `Tasks`, the names."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    def names(self) -> list[str]:
+        return self._names
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def write(config: Config, name: str, arguments: dict[str, Json]) -> Any:
+    """A verb on a folder that is ours as long as it takes. One attempt at the lock: raises LogHeld if it is taken."""
+    verb = _verb(name)
+    config = msgspec.structs.replace(config, lock_wait_s=0.0)
+    async with open_instance(config, who=f"the command {name}") as instance:
+        own = OwnRuns(instance)
+        try:
+            # Its error must not keep the runs it has started from their end.
+            outcome = (await asyncio.gather(_performed(verb, instance, arguments), return_exceptions=True))[0]
+            await own.ended()
+        finally:
+            await instance.runs.stop(0.0)  # after Ctrl-C something is under way: it is recorded as interrupted
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return _as_json(outcome)
+
+
+async def _performed(verb: Verb[Any], instance: Instance, arguments: dict[str, Json]) -> Any:
+    if not arguments.get("idempotency_key"):
+        return await perform(verb, instance, arguments)
+    first: RunResult = await perform(verb, instance, {**arguments, "wait": False})
+    if first.duplicate:
+        # Nothing here goes on with a run of the past, so waiting for its end could take for ever.
+        status = (await instance.answers.run(first.run_id)).status
+        if status not in ENDED and arguments.get("wait", True):
+            raise Conflict(
+                f"run {first.run_id} was asked for before and has not ended ({status}): "
+                "it goes on when the daemon starts (`cascadenced up`)"
+            )
+    if not arguments.get("wait", True):
+        return first
+    result: RunResult = await perform(verb, instance, arguments)
+    result.duplicate = first.duplicate
+    return result
+
+
+class OwnRuns:
+    """The runs that were asked for since this instance was opened."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._open: dict[str, None] = {}
+        instance.log.observe(self._grew)
+
+    async def ended(self) -> None:
+        """Return when each of them has ended, or cannot go on here."""
+        while self._open:
+            run_id = next(iter(self._open))
+            try:
+                await self._instance.runs.ended(run_id)
+            except (Unavailable, Unknown):
+                pass
+            self._open.pop(run_id, None)
+
+    def _grew(self, batch: Sequence[Recorded]) -> None:
+        for recorded in batch:
+            match recorded.event:
+                case RunRequested():
+                    self._open[recorded.run_id or ""] = None
+                case RunFinished() | RunFailed() | RunRefused():
+                    self._open.pop(recorded.run_id or "", None)
+
+
+def _verb(name: str) -> Verb[Any]:
+    verb = VERBS.get(name) or LOCAL_VERBS.get(name)
+    if verb is None:
+        raise Unknown(f"Unknown verb: {name}")
+    return verb
+
+
+def _as_json(result: object) -> Any:
+    return _decode(_encode(result))

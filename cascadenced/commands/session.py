@@ -1,0 +1,111 @@
+"""What every command is given: the configuration, `ask` for the work and `show` for the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import click
+import msgspec
+
+from cascadenced.commands import door
+from cascadenced.config import Config, load
+from cascadenced.events.base import Json
+
+_PATIENCE_S = 1.0
+
+
+class Session:
+    """One command line. Built by `cli.main`, filled by the shared options, found by `pass_session`."""
+
+    def __init__(self) -> None:
+        self.as_json = False
+        self.config_path: str | None = None
+        self.overrides: dict[str, object] = {}
+
+    @cached_property
+    def config(self) -> Config:
+        """Raises ConfigError."""
+        return load(self.config_path, os.environ, self.overrides)
+
+    def ask(self, verb: str, **arguments: Json) -> Any:
+        """The result of a verb, as decoded JSON. Arguments that are None are left out."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        with patience(f"waiting for `{verb}` to end; Ctrl-C stops waiting"), quiet(self.config):
+            return door.call(self.config, verb, given)
+
+    def ask_all(self, verb: str, **arguments: Json) -> dict[str, Any]:
+        """All pages of a list as one."""
+        page: dict[str, Any] = self.ask(verb, **arguments, limit=1000)
+        items = page["items"]
+        while page["next"] is not None:
+            page = self.ask(verb, **arguments, limit=1000, after=page["next"])
+            items += page["items"]
+        return {**page, "items": items}
+
+    def show(self, result: Any, text: str) -> None:
+        """Print the result, as JSON if that was asked for, else as `text`; an empty text prints nothing."""
+        if self.as_json:
+            print_json(result)
+        elif text:
+            click.echo(text)
+
+    def show_page(self, page: dict[str, Any], text: str) -> None:
+        """As `show`, and what else there is to know about a list."""
+        self.show(page, text)
+        if self.as_json:
+            return
+        if page["stale_since"]:
+            remark(f"these rows are as of {page['stale_since']}: the projection is frozen (`cascadenced doctor`)")
+        if page["next"] is not None:
+            remark(f"there is more: --after {page['next']}")
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def print_json(value: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def remark(text: str) -> None:
+    """A word beside the answer, on stderr."""
+    click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def patience(text: str) -> Iterator[None]:
+    """Say on a terminal what is going on, if it goes on for more than a second."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(_PATIENCE_S, remark, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def quiet(config: Config) -> Iterator[None]:
+    """Keep stdout for the answer: what tasks that run in this process print goes to stderr, and so does the log.
+
+    Of the log only errors are shown, unless the configuration names a level.
+    """
+    with contextlib.redirect_stdout(sys.stderr), _log_level(config):
+        yield
+
+
+@contextlib.contextmanager
+def _log_level(config: Config) -> Iterator[None]:
+    level = config.log_level if "log_level" in config.sources else "error"
+    # structlog is imported by whatever logs, if anything does; asking a daemon does not.
+    os.environ.setdefault  # noqa: B018
+    yield

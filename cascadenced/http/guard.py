@@ -1,0 +1,98 @@
+"""Who may ask over TCP.
+
+A page that somebody visits can make their browser send requests to this machine. Host is checked because such a page
+may give its own name our address (DNS rebinding) and then read the answers; Origin, because it can send without reading.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from cascadenced.config import Config
+from cascadenced.http.face import FACE
+from cascadenced.http.replies import json_reply
+from cascadenced.refusals import ErrorBody
+
+OPEN_PATHS = frozenset({"/healthz"})
+"""What needs no token: it says nothing but how we are, to whoever restarts us."""
+
+_READING = frozenset({"GET", "HEAD"})
+
+
+def guard(config: Config) -> Middleware:
+    """The middleware that refuses who may not ask: 421 for a foreign Host, 403 for a foreign Origin, 401 for no token."""
+    our_name = _host_name(config.http_host if ":" not in config.http_host else f"[{config.http_host}]")
+    token = config.http_token
+
+    def is_ours(host: str) -> bool:
+        name = _host_name(host)
+        # On a wildcard address we cannot know our names; there always is a token then, which a browser cannot guess.
+        return name is not None and (name == our_name or _is_loopback(name) or (token is not None and _is_any(our_name)))
+
+    @web.middleware
+    async def check(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        def refuse(status: int, code: str, detail: str) -> web.Response:
+            request.app[FACE].instance.refusals.count(code, "http")
+            return json_reply(ErrorBody(detail, code), status)
+
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) != 1 or not is_ours(hosts[0]):
+            return refuse(421, "bad_host", "this daemon does not answer to that Host; use the address it listens on")
+        if request.method not in _READING and not _is_same_origin(request.headers, hosts[0]):
+            return refuse(403, "bad_origin", "requests that change something are not taken from other sites' pages")
+        if token is not None and request.path not in OPEN_PATHS and not _has_token(request.headers, token):
+            response = refuse(401, "bad_token", "the header `Authorization: Bearer <http_token>` is missing or wrong")
+            response.headers["WWW-Authenticate"] = 'Bearer realm="cascadence"'
+            return response
+        return await handler(request)
+
+    return check
+
+
+def _is_same_origin(headers: object, host: str) -> bool:
+    assert hasattr(headers, "get")
+    origin = headers.get("Origin")
+    if origin is None:
+        # Browsers without Origin on such requests are extinct, save that they all send this one.
+        return headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+    return bool(origin == f"http://{host}" or origin == f"https://{host}")
+
+
+def _has_token(headers: object, token: str) -> bool:
+    assert hasattr(headers, "get")
+    scheme, _, given = headers.get("Authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
+
+
+def _host_name(host: str) -> str | None:
+    """The name or address in a Host header, lower-case and without port, brackets and final dot; None if it is none."""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises for a port that is no number
+    except ValueError:
+        return None
+    if parts.hostname is None or parts.netloc != host or parts.username is not None:
+        return None
+    return parts.hostname.removesuffix(".")
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def _is_any(name: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(name or "").is_unspecified
+    except ValueError:
+        return False
