@@ -258,11 +258,16 @@ class Daemon:
             return
         grace_s = self._config.stop_grace_s
         self._announce(f"stopping: waiting up to {grace_s:g} s for stages under way (once more to hurry)")
-        n_interrupted = await instance.runs.stop(grace_s, self._stop.hurry)
-        stopped = DaemonStopped(reason="asked to", n_interrupted=n_interrupted)
-        await instance.log.append([Change("system", [stopped])])
-        with suppress(TimeoutError):
-            await asyncio.wait_for(outbox.drained(), FLUSH_WITHIN_S)
+        try:
+            # Recording waits while the disk is full; a stop does not. What is not recorded counts as a crash then.
+            async with asyncio.timeout(grace_s + FLUSH_WITHIN_S):
+                n_interrupted = await instance.runs.stop(grace_s, self._stop.hurry)
+                stopped = DaemonStopped(reason="asked to", n_interrupted=n_interrupted)
+                await instance.log.append([Change("system", [stopped])])
+            async with asyncio.timeout(FLUSH_WITHIN_S):
+                await outbox.drained()
+        except (TimeoutError, CascadenceError) as error:
+            _log.warning("stopped_without_all_recorded", error=str(error) or "time is up")
 
 
 async def _keep_alive(server: EmbeddedServer, instance: Instance) -> None:

@@ -35,7 +35,7 @@ _STATUS: tuple[tuple[type[BaseException], int], ...] = (
 """The first that fits. A task's own failure is the request's outcome, hence 400, never a fault of ours."""
 
 
-class ErrorBody(msgspec.Struct):
+class ErrorBody(msgspec.Struct, omit_defaults=True):
     """detail: a sentence for people.  error: a word for machines.  run_id: the run that failed, if one did."""
 
     detail: str

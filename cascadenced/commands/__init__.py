@@ -1,9 +1,11 @@
 """The command line, one file per family. Floor 6; `cli.py` finds a command here by name.
 
 door.py      how a command reaches the data: the daemon's socket, or the folder itself
+folder.py    whether there is a log at all
 wire.py      a verb over the Unix socket, with nothing but the standard library
 offline.py   a verb without a daemon: read the file, or hold the lock and do it here
 session.py   what every command is given: configuration, `ask`, `show`
+quiet.py     stdout stays the answer's while task code runs in this process
 failures.py  an error → a line and an exit code
 options.py   the options that every command takes, and JSON as an argument
 tables.py    text for people: columns, colours on a terminal, nothing that could drive it

@@ -36,7 +36,7 @@ READING = frozenset(
 """Verbs that need no writable log."""
 _LONG = frozenset({"run", "trigger", "dispatch", "redrive", "log_rebuild", "log_verify"})
 """Verbs that take as long as the work they wait for."""
-_ONCE = frozenset({"run", "trigger", "dispatch", "redrive"})
+ONCE = frozenset({"run", "trigger", "dispatch", "redrive"})
 """Verbs that do more when they are repeated, unless the caller names an idempotency key."""
 _ANSWER_WITHIN_S = 30.0
 _TRY_AGAIN_S = 0.05
@@ -66,7 +66,10 @@ def call(config: Config, verb: str, arguments: dict[str, Json]) -> Any:
         return result_of(*reply)
     import asyncio
 
-    return asyncio.run(ask(verb, arguments, config))
+    from cascadenced.commands.quiet import quiet
+
+    with quiet(config):
+        return asyncio.run(ask(verb, arguments, config))
 
 
 async def ask(verb: str, arguments: dict[str, Json], config: Config | None = None) -> Any:
@@ -137,4 +140,4 @@ def _within(verb: str) -> float | None:
 
 
 def _may_repeat(verb: str, arguments: dict[str, Json]) -> bool:
-    return verb not in _ONCE or arguments.get("idempotency_key") is not None
+    return verb not in ONCE or arguments.get("idempotency_key") is not None

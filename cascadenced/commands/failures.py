@@ -44,12 +44,10 @@ def body(error: CascadenceError) -> ErrorBody:
 
 def usage(error: click.UsageError) -> str:
     """The message of a command line that cannot be understood, with where to look."""
-    lines = [f"error: {_lowered(error.format_message())}"]
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return f"{error.format_message()}\n\nerror: Missing command."
+    lines = [f"error: {error.format_message()}"]
     if error.ctx is not None:
         lines.insert(0, error.ctx.get_usage())
         lines.append(f"Try '{error.ctx.command_path} --help'.")
     return "\n".join(lines)
-
-
-def _lowered(sentence: str) -> str:
-    return sentence

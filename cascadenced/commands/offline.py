@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ import msgspec
 
 from cascadenced import __version__
 from cascadenced.clock import SystemClock
+from cascadenced.commands.folder import has_log
 from cascadenced.config import Config
 from cascadenced.errors import Conflict, Unavailable, Unknown
 from cascadenced.eventlog.base import ProjectionState
@@ -56,8 +57,8 @@ async def read(config: Config, name: str, arguments: dict[str, Json]) -> Any:
 
 @asynccontextmanager
 async def open_shelf(config: Config) -> AsyncIterator[Shelf]:
-    """The data folder to read in. Raises Unavailable if there is a log that cannot be read."""
-    if not config.log_path.exists():
+    """The data folder to read in. Raises ConfigError, Unavailable if there is a log that cannot be read."""
+    if not has_log(config):
         log = await MemoryEventLog.open(clock=SystemClock(), ids=SystemIds(), projections=all_projections())
         yield Shelf(config, log)
         await log.close()
@@ -199,10 +200,8 @@ class OwnRuns:
         """Return when each of them has ended, or cannot go on here."""
         while self._open:
             run_id = next(iter(self._open))
-            try:
+            with suppress(Unavailable, Unknown):
                 await self._instance.runs.ended(run_id)
-            except (Unavailable, Unknown):
-                pass
             self._open.pop(run_id, None)
 
     def _grew(self, batch: Sequence[Recorded]) -> None:

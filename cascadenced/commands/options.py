@@ -8,6 +8,7 @@ import click
 
 from cascadenced.commands.session import Session
 from cascadenced.errors import BadMessage
+from cascadenced.events.base import Json
 from cascadenced.events.strict import scan
 
 
@@ -61,7 +62,7 @@ class Command(click.Command):
         self.params += shared()
 
 
-class JsonObject(click.ParamType):
+class JsonObject(click.ParamType[dict[str, Json]]):
     """An argument that is a JSON object."""
 
     name = "json"

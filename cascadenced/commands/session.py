@@ -36,8 +36,13 @@ class Session:
     def ask(self, verb: str, **arguments: Json) -> Any:
         """The result of a verb, as decoded JSON. Arguments that are None are left out."""
         given = {name: value for name, value in arguments.items() if value is not None}
-        with patience(f"waiting for `{verb}` to end; Ctrl-C stops waiting"), quiet(self.config):
-            return door.call(self.config, verb, given)
+        try:
+            with patience(f"waiting for the answer to `{verb}`; Ctrl-C stops waiting"):
+                return door.call(self.config, verb, given)
+        except KeyboardInterrupt:
+            if verb in door.ONCE:
+                remark("what is recorded goes on: in the daemon if one is up, else when it starts (`cascadenced runs`)")
+            raise
 
     def ask_all(self, verb: str, **arguments: Json) -> dict[str, Any]:
         """All pages of a list as one."""
@@ -91,21 +96,3 @@ def patience(text: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextlib.contextmanager
-def quiet(config: Config) -> Iterator[None]:
-    """Keep stdout for the answer: what tasks that run in this process print goes to stderr, and so does the log.
-
-    Of the log only errors are shown, unless the configuration names a level.
-    """
-    with contextlib.redirect_stdout(sys.stderr), _log_level(config):
-        yield
-
-
-@contextlib.contextmanager
-def _log_level(config: Config) -> Iterator[None]:
-    level = config.log_level if "log_level" in config.sources else "error"
-    # structlog is imported by whatever logs, if anything does; asking a daemon does not.
-    os.environ.setdefault  # noqa: B018
-    yield

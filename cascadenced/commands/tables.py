@@ -37,7 +37,9 @@ def coloured(text: str, word: str | None = None) -> str:
 
 def plain(text: str) -> str:
     """`text` with control characters made visible, line breaks and tabs excepted."""
-    return "".join(char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def cell(value: Any) -> str:

@@ -15,7 +15,8 @@ import msgspec
 from cascadenced.errors import LogCorrupt
 from cascadenced.events.base import Recorded
 
-_encode = msgspec.json.Encoder().encode
+canonical = msgspec.json.Encoder().encode
+"""A header as the chain sees it."""
 
 Header = tuple[
     int, str, str, int, str, int, str, int, str | None, str | None, str | None, str | None, str | None, str | None,
@@ -27,7 +28,7 @@ correlation, traceparent, schema: the columns before `data`, in this order, as a
 
 def link(previous: bytes, header: Header, data: bytes) -> bytes:
     """The hash of the event with this header and data, after the event whose hash is `previous`."""
-    return sha256(previous + _encode(header) + sha256(data).digest()).digest()
+    return sha256(previous + canonical(header) + sha256(data).digest()).digest()
 
 
 def header_of(event: Recorded) -> Header:

@@ -22,18 +22,35 @@ _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for the writer: WAL, synchronous=FULL, and both read back. Raises ConfigError or DiskError."""
-    fresh = not path.exists()
-    if fresh:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     try:
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{path} cannot be opened ({error}); set data_dir to a folder of yours") from None
+    try:
+        _refuse_what_is_not_ours(connection, path)
+        _set_pragmas(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise translated(error, path) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _refuse_what_is_not_ours(connection: sqlite3.Connection, path: Path) -> None:
+    try:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
         raise _not_ours(path, str(error)) from None
     if application not in (0, APPLICATION_ID) or (application == 0 and tables):
-        connection.close()
         raise _not_ours(path, "another program's database")
+
+
+def _set_pragmas(connection: sqlite3.Connection, path: Path) -> None:
     for pragma in (
         "journal_mode = WAL",
         "synchronous = FULL",
@@ -49,9 +66,7 @@ def connect(path: Path) -> sqlite3.Connection:
     mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
     synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
     if mode != "wal" or synchronous != 2:
-        connection.close()
         raise ConfigError(f"{path} cannot be opened with WAL and synchronous=FULL; is it on a local filesystem?")
-    return connection
 
 
 def migrate(connection: sqlite3.Connection, path: Path, ids: Ids) -> None:
@@ -63,7 +78,6 @@ def migrate(connection: sqlite3.Connection, path: Path, ids: Ids) -> None:
     )  # fmt: skip
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):
-        connection.close()
         raise ConfigError(
             f"{path} was written by a newer version (its shape is {version}, this one knows {len(steps)}): "
             "install that version again, or restore a backup"
@@ -79,10 +93,12 @@ def migrate(connection: sqlite3.Connection, path: Path, ids: Ids) -> None:
                 connection.execute("INSERT INTO anchor (position, hash) VALUES (0, ?)", (anchor,))
             connection.execute(f"PRAGMA user_version = {number}")
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise translated(error, path) from None
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, path) from None
+            raise
 
 
 def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tuple[int, bytes]:
@@ -91,6 +107,8 @@ def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tu
     Raises LogCorrupt naming the first bad position.
     """
     anchor = connection.execute("SELECT position, hash FROM anchor").fetchone()
+    if anchor is None:
+        raise LogCorrupt("the anchor that the chain starts from is missing", position=0)
     position, previous = anchor
     if after is not None and after > position:
         row = connection.execute("SELECT hash FROM events WHERE position = ?", (after,)).fetchone()

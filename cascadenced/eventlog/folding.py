@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
@@ -22,23 +22,28 @@ class Folding:
         self._connection = connection
         self._projections = projections
         self._clock = clock
-        self._frozen: dict[str, ProjectionState] = {}
+        self.frozen: Mapping[str, ProjectionState] = {}
+        """Replaced, never changed: the log puts the old one back when it rolls back."""
 
     def prepare(self) -> list[Projection]:
-        """Create what is missing and read who is frozen; returns the projections that must be rebuilt."""
+        """Read who is frozen, and forget the projections we do not have; returns those that must be rebuilt."""
         known = {
             name: (version, position, reason, at)
             for name, version, position, reason, at in self._connection.execute(
                 "SELECT name, version, position, reason, frozen_at_us FROM projections"
             )
         }
-        stale = []
+        stale, frozen = [], {}
+        for name in known.keys() - {projection.name for projection in self._projections}:
+            # Nobody folds it from here on; when its code comes back, it must not pass for one that kept up.
+            self._connection.execute("DELETE FROM projections WHERE name = ?", (name,))
         for projection in self._projections:
             version, position, reason, at = known.get(projection.name, (None, None, None, None))
             if version != projection.version:
                 stale.append(projection)
             elif position is not None:
-                self._frozen[projection.name] = ProjectionState(projection.name, position, reason, at)
+                frozen[projection.name] = ProjectionState(projection.name, position, reason, at)
+        self.frozen = frozen
         return stale
 
     def fold(self, batch: Sequence[Recorded]) -> None:
@@ -47,12 +52,12 @@ class Folding:
         Raises sqlite3.OperationalError when the database itself fails (the savepoint is no refuge then).
         """
         for projection in self._projections:
-            if projection.name in self._frozen:
+            if projection.name in self.frozen:
                 continue
             self._connection.execute("SAVEPOINT fold")
             try:
                 projection.apply(self._connection, batch)
-            except Exception as error:
+            except BaseException as error:
                 if is_database_failure(error):
                     raise
                 self._connection.execute("ROLLBACK TO fold")
@@ -65,7 +70,7 @@ class Folding:
             self._connection.execute(f"DROP TABLE IF EXISTS {table}")
         for statement in statements(projection.ddl):
             self._connection.execute(statement)
-        self._frozen.pop(projection.name, None)
+        self.frozen = {name: state for name, state in self.frozen.items() if name != projection.name}
         self._connection.execute(
             "INSERT INTO projections (name, version) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET "
             "version = excluded.version, position = NULL, reason = NULL, frozen_at_us = NULL",
@@ -76,7 +81,7 @@ class Folding:
             self._connection.execute("SAVEPOINT fold")
             try:
                 projection.apply(self._connection, batch)
-            except Exception as error:
+            except BaseException as error:
                 if is_database_failure(error):
                     raise
                 self._connection.execute("ROLLBACK TO fold")
@@ -88,14 +93,14 @@ class Folding:
 
     def states(self, head: int) -> list[ProjectionState]:
         return [
-            self._frozen.get(projection.name, ProjectionState(projection.name, head, None, None))
+            self.frozen.get(projection.name, ProjectionState(projection.name, head, None, None))
             for projection in self._projections
         ]
 
-    def _freeze(self, projection: Projection, position: int, error: Exception) -> None:
+    def _freeze(self, projection: Projection, position: int, error: BaseException) -> None:
         reason = f"{type(error).__name__}: {error}"[:500]
         state = ProjectionState(projection.name, position, reason, self._clock.now_us())
-        self._frozen[projection.name] = state
+        self.frozen = {**self.frozen, projection.name: state}
         self._connection.execute(
             "UPDATE projections SET position = ?, reason = ?, frozen_at_us = ? WHERE name = ?",
             (position, reason, state.stale_since_us, projection.name),
@@ -103,9 +108,9 @@ class Folding:
         _log.error("projection_frozen", projection=projection.name, position=position, reason=reason)
 
 
-def is_database_failure(error: Exception) -> bool:
-    """Whether the database, not the statement, is at fault: full, broken, locked, interrupted. A typo in SQL is not."""
-    return (
-        isinstance(error, sqlite3.OperationalError)
-        and getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR
-    )
+def is_database_failure(error: BaseException) -> bool:
+    """Whether the database, not the statement, is at fault: full, broken, locked, damaged. A typo in SQL is not."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return True
+    return isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR

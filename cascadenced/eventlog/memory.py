@@ -178,12 +178,15 @@ class MemoryEventLog:
             return
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
-            for append in waiting:
-                append.future.set_exception(error)
+            self._failed(waiting, error)
             return
-        batch = self._tail.sequence(waiting, lambda s: self.file.versions.get(s, 0), self.file.sources.get)
-        if batch.recorded:
-            self._folding.fold(batch.recorded)
+        try:
+            batch = self._tail.sequence(waiting, lambda s: self.file.versions.get(s, 0), self.file.sources.get)
+            if batch.recorded:
+                self._fold(batch.recorded)
+        except Exception as error:  # noqa: BLE001 -- the callers hear what happened
+            self._failed(waiting, DiskError(str(error)) if isinstance(error, sqlite3.Error) else error)
+            return
         file = self.file
         file.events.extend(batch.recorded)
         file.versions.update(batch.heads)
@@ -202,6 +205,24 @@ class MemoryEventLog:
                 outcome.future.set_result(outcome.result)
             else:
                 outcome.future.set_exception(outcome.result)
+
+    def _fold(self, recorded: Sequence[Recorded]) -> None:
+        frozen = self._folding.frozen
+        self._connection.execute("BEGIN")
+        try:
+            self._folding.fold(recorded)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._folding.frozen = frozen
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @staticmethod
+    def _failed(waiting: Sequence[Pending], error: Exception) -> None:
+        for append in waiting:
+            if not append.future.done():
+                append.future.set_exception(error)
 
     def _batches(self) -> list[list[Recorded]]:
         return [self.file.events] if self.file.events else []

@@ -10,34 +10,56 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from cascadenced.errors import Unavailable
+from cascadenced.errors import LogCorrupt, Unavailable
 from cascadenced.eventlog.base import ProjectionState, Row
+from cascadenced.eventlog.chain import verify
+from cascadenced.eventlog.folding import is_database_failure
 from cascadenced.eventlog.rows import COLUMNS, from_row
 from cascadenced.events.base import Recorded
 
 _READ = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+_VERIFIED_AT_ONCE = 500
+"""Events whose hashes are computed on the loop before others have a turn: a few milliseconds."""
 _READ_STREAM = f"SELECT {COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version"  # noqa: S608
 
 
 class Reader:
     """Committed events and projection rows. Works beside a daemon, and without one."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
         self._connection = connection
+        self._path = path
 
     @classmethod
     async def open(cls, path: Path) -> Reader:
         """Raises Unavailable if there is no log at `path` or it cannot be read."""
         uri = f"file:{quote(str(path))}?mode=ro"
         connection = aiosqlite.connect(uri, uri=True, isolation_level=None)
-        connection.daemon = True  # type: ignore[attr-defined]  # the thread must not keep a dying process alive
+        # The thread must not keep a dying process alive; since aiosqlite 0.22 the connection has one, before it was one.
+        thread: Any = getattr(connection, "_thread", connection)
+        thread.daemon = True
         try:
-            return cls(await connection)
-        except sqlite3.OperationalError as error:
+            await connection
+        except sqlite3.Error as error:
             raise Unavailable(f"{path} cannot be read: {error}") from None
+        try:
+            # Nothing but a statement opens the file.
+            await connection.execute_fetchall("SELECT position FROM anchor")
+        except sqlite3.Error as error:
+            await connection.close()
+            raise Unavailable(f"{path} cannot be read: {error}") from None
+        return cls(connection, path)
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
+        """Raises Unavailable if the file cannot be read (any more)."""
+        try:
+            return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
+        except sqlite3.Error as error:
+            if not is_database_failure(error):
+                raise
+            raise Unavailable(f"{self._path} cannot be read: {error}") from None
+        except ValueError:  # what aiosqlite says of a closed connection
+            raise Unavailable(f"{self._path} is closed") from None
 
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         return [from_row(row) for row in await self.fetch(_READ_STREAM, (stream, after_version))]
@@ -64,6 +86,16 @@ class Reader:
                 "SELECT name, position, reason, frozen_at_us FROM projections ORDER BY name"
             )
         ]
+
+    async def verify(self) -> int:
+        """Check the whole chain, a little at a time; returns the position reached. Raises LogCorrupt."""
+        anchor = await self.fetch("SELECT position, hash FROM anchor")
+        if not anchor:
+            raise LogCorrupt("the anchor that the chain starts from is missing", position=0)
+        position, previous = anchor[0]
+        while rows := await self.fetch(_READ, (position, _VERIFIED_AT_ONCE)):
+            position, previous = verify(position, previous, ((row[:16], row[16], row[17]) for row in rows))
+        return int(position)
 
     async def close(self) -> None:
         await self._connection.close()

@@ -14,7 +14,7 @@ import msgspec
 from cascadenced.clock import Clock
 from cascadenced.errors import WrongVersion
 from cascadenced.eventlog.base import Change, Receipt
-from cascadenced.eventlog.chain import link
+from cascadenced.eventlog.chain import canonical, link
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.catalogue import SCHEMA, TYPE_NAMES, encode
 from cascadenced.events.run import OPENING, TERMINAL
@@ -52,8 +52,9 @@ def prepare(
 ) -> Pending:
     """Encode and name the events. Raises what the encoder raises; nothing is queued then."""
     at_us = clock.now_us()
-    if source is not None:
-        source.encode()  # half a surrogate pair would fail the whole batch later; here it fails its own caller
+    for change in changes:
+        # Half a surrogate pair would fail the whole batch later; here it fails its own caller.
+        canonical((source, change.stream, change.context))
     prepared = [
         PreparedChange(
             change.stream,

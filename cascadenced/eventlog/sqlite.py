@@ -10,7 +10,8 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ import structlog
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, DiskError, DiskFull, WrongVersion
+from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, WrongVersion
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
@@ -27,6 +28,7 @@ from cascadenced.eventlog.rows import COLUMNS, INSERT, from_row, to_row
 from cascadenced.eventlog.sequence import Batch, Pending, Tail, prepare
 from cascadenced.eventlog.tail import LiveTail
 from cascadenced.events.base import Recorded
+from cascadenced.events.catalogue import SCHEMA
 from cascadenced.ids import EventId, Ids
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +39,10 @@ VERIFIED_EVERY = 10_000
 """How often the checkpoint from which a start checks the chain moves on."""
 
 _VERIFIED = "verified"
+_SAVE_CHECKPOINT = (
+    "INSERT INTO checkpoints (name, position) VALUES (?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET position = excluded.position"
+)
 
 
 class Job(msgspec.Struct, eq=False):
@@ -73,11 +79,11 @@ class SqliteEventLog:
         self._live = LiveTail(tail.position)
         self._full: str | None = None
         self._broken: CascadenceError | None = None
-        self._verified = tail.position
-        self._checkpoints: dict[str, int] = {}
+        self._checkpoints: dict[str, int] = {}  # what followers said last; only the loop changes it
+        self._saved = {_VERIFIED: tail.position}  # what of that is committed; only the writer thread changes it
         self._queue: deque[Pending | Job] = deque()
         self._wanted = threading.Condition()
-        self._stopping = False
+        self._stopping = self._closed = False
         self._written = asyncio.Event()
         self._thread = threading.Thread(target=self._write, name="event-log-writer", daemon=True)
         self._thread.start()
@@ -100,18 +106,24 @@ class SqliteEventLog:
         Raises ConfigError, LogCorrupt, DiskError, DiskFull. Blocks the loop: it is opened before anything runs.
         """
         connection = connect(path)
-        migrate(connection, path, ids)
         try:
+            migrate(connection, path, ids)
             row = connection.execute("SELECT position FROM checkpoints WHERE name = ?", (_VERIFIED,)).fetchone()
             position, end = verify_chain(connection, row[0] if row else None)
-            last = connection.execute("SELECT id FROM events WHERE position = ?", (position,)).fetchone()
+            last = connection.execute("SELECT id, schema FROM events WHERE position = ?", (position,)).fetchone()
             if last is not None:
+                if last[1] > SCHEMA:
+                    raise ConfigError(
+                        f"{path} was written by a newer version (its events have schema {last[1]}, this one knows "
+                        f"{SCHEMA}): install that version again, or restore a backup"
+                    )
                 ids.not_before(EventId(last[0]))
             connection.execute("BEGIN IMMEDIATE")
             folding = Folding(connection, projections, clock)
             for projection in folding.prepare():
                 folding.rebuild(projection, _all_events(connection))
             origin, epoch = _open_for_writing(connection, instance_id, ids)
+            connection.execute(_SAVE_CHECKPOINT, (_VERIFIED, position))
             connection.execute("COMMIT")
             reader = await Reader.open(path)
         except BaseException as error:
@@ -179,37 +191,37 @@ class SqliteEventLog:
         """Fold projections (all, or those named) again from the log; nothing is appended meanwhile."""
 
         def work() -> object:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with self._transaction():
                 for projection in self._projections:
                     if names is None or projection.name in names:
                         self._folding.rebuild(projection, _all_events(self._connection))
-                self._connection.execute("COMMIT")
-            finally:
-                self._rollback()
             return None
 
         await self._in_writer(work)
         return self.projection_states()
 
     async def verify(self) -> int:
-        """Check the whole chain against the file; returns the position reached. Raises LogCorrupt."""
-        reached = await self._in_writer(lambda: verify_chain(self._connection)[0])
-        assert isinstance(reached, int)
-        return reached
+        """Check the whole chain against the file, while appends go on; returns the position reached.
+
+        Raises LogCorrupt.
+        """
+        return await self._reader.verify()
 
     async def close(self) -> None:
-        if self._stopping:
-            return
         with self._wanted:
             self._stopping = True
             self._wanted.notify()
         await self._written.wait()
+        if self._closed:
+            return
+        self._closed = True
         self._live.close()
         await self._reader.close()
         self._connection.close()
 
     async def _in_writer(self, work: Callable[[], object]) -> object:
+        if self._stopping:
+            raise DiskError("the log is closed")
         future: asyncio.Future[object] = self._loop.create_future()
         self._put(Job(work, future))
         return await future
@@ -263,55 +275,69 @@ class SqliteEventLog:
 
     def _commit(self, waiting: list[Pending]) -> None:
         try:
+            if self._broken is not None:
+                raise self._broken  # nothing is written after a failed write, also not what was queued by then
             batch = self._tail.sequence(waiting, self._head_of, self._position_of)
             if batch.recorded:
                 self._write_batch(batch)
         except Exception as error:  # noqa: BLE001 -- the thread must live; the callers hear what happened
-            self._rollback()
             failure = translated(error, self.path) if isinstance(error, sqlite3.Error) else error
-            self._tell(lambda: self._failed(waiting, failure))
+            fatal = isinstance(failure, DiskError) and self._broken is None
+            if isinstance(failure, DiskError):
+                self._broken = failure
+            self._tell(lambda: self._failed(waiting, failure, fatal=fatal))
             return
         self._tail.advance(batch)
         crashpoint("append.after_commit")
         self._tell(lambda: self._committed(batch))
 
     def _write_batch(self, batch: Batch) -> None:
-        execute, executemany = self._connection.execute, self._connection.executemany
-        execute("BEGIN IMMEDIATE")
-        executemany(INSERT, [to_row(event) for event in batch.recorded])
-        if batch.opened:
-            executemany("INSERT INTO unfinished (stream, position) VALUES (?, ?)", list(batch.opened.items()))
-        if batch.closed:
-            executemany("DELETE FROM unfinished WHERE stream = ?", [(stream,) for stream in batch.closed])
-        self._folding.fold(batch.recorded)
-        self._save_checkpoints(batch.recorded[-1].position)
-        crashpoint("append.before_commit")
-        execute("COMMIT")
+        executemany = self._connection.executemany
+        checkpoints = self._unsaved_checkpoints(batch.recorded[-1].position)
+        with self._transaction():
+            executemany(INSERT, [to_row(event) for event in batch.recorded])
+            if batch.opened:
+                executemany("INSERT INTO unfinished (stream, position) VALUES (?, ?)", list(batch.opened.items()))
+            if batch.closed:
+                executemany("DELETE FROM unfinished WHERE stream = ?", [(stream,) for stream in batch.closed])
+            self._folding.fold(batch.recorded)
+            if checkpoints:
+                executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
+            crashpoint("append.before_commit")
+        self._saved.update(checkpoints)
 
-    def _save_checkpoints(self, position: int) -> None:
-        if position - self._verified >= VERIFIED_EVERY:
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing: in the file, and in what the folding remembers of it."""
+        frozen = self._folding.frozen
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._folding.frozen = frozen
+            # SQLite may have rolled back by itself (a full disk does); rolling back twice would raise.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _unsaved_checkpoints(self, position: int) -> Mapping[str, int]:
+        """As they are now; what a follower sets while we write waits for the next commit."""
+        unsaved = {name: at for name, at in self._checkpoints.copy().items() if self._saved.get(name) != at}
+        if position - self._saved[_VERIFIED] >= VERIFIED_EVERY:
             # These bytes were chained by us a moment ago: a start need not check further back than this.
-            self._verified = position
-            self._checkpoints[_VERIFIED] = position
-        if not self._checkpoints:
-            return
-        # Taken as they are now; what a follower sets while we write waits for the next commit.
-        checkpoints, self._checkpoints = self._checkpoints, {}
-        self._connection.executemany(
-            "INSERT INTO checkpoints (name, position) VALUES (?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
-            list(checkpoints.items()),
-        )
+            unsaved[_VERIFIED] = position
+        return unsaved
 
     def _flush_checkpoints(self) -> None:
         """At close, when no append carries them."""
+        checkpoints = {**self._unsaved_checkpoints(self._tail.position), _VERIFIED: self._tail.position}
+        if self._broken is not None:
+            return
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._checkpoints[_VERIFIED] = self._tail.position
-            self._save_checkpoints(self._tail.position)
-            self._connection.execute("COMMIT")
+            with self._transaction():
+                self._connection.executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
         except sqlite3.Error as error:
-            self._rollback()
             _log.warning("checkpoints_not_saved", error=str(error))
 
     def _head_of(self, stream: str) -> int:
@@ -322,11 +348,6 @@ class SqliteEventLog:
         row = self._connection.execute("SELECT position FROM events WHERE source = ?", (source,)).fetchone()
         return row[0] if row else None
 
-    def _rollback(self) -> None:
-        # SQLite may have rolled back by itself (a full disk does); rolling back twice would raise.
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-
     def _tell(self, callback: Callable[[], object]) -> None:
         try:
             self._loop.call_soon_threadsafe(callback)
@@ -336,7 +357,8 @@ class SqliteEventLog:
     # ── back on the loop ─────────────────────────────────────────────────────────────────────────────────────
 
     def _committed(self, batch: Batch) -> None:
-        self._full = None
+        if batch.recorded:
+            self._full = None
         self._live.grew(batch.recorded)
         for outcome in batch.outcomes:
             if outcome.future.done():  # its caller was cancelled; the events stay recorded
@@ -346,16 +368,15 @@ class SqliteEventLog:
             else:
                 outcome.future.set_result(outcome.result)
 
-    def _failed(self, waiting: list[Pending], error: Exception) -> None:
+    def _failed(self, waiting: list[Pending], error: Exception, *, fatal: bool) -> None:
         if isinstance(error, DiskFull):
             self._full = str(error)
-        elif isinstance(error, DiskError) and self._broken is None:
-            self._broken = error
-            if self._on_fatal is not None:
-                self._on_fatal(error)
         for append in waiting:
             if not append.future.done():
                 append.future.set_exception(error)
+        if fatal and self._on_fatal is not None:
+            assert self._broken is not None
+            self._on_fatal(self._broken)
 
 
 def _open_for_writing(connection: sqlite3.Connection, instance_id: str | None, ids: Ids) -> tuple[str, int]:
@@ -372,5 +393,5 @@ def _open_for_writing(connection: sqlite3.Connection, instance_id: str | None, i
 
 def _all_events(connection: sqlite3.Connection) -> Iterator[list[Recorded]]:
     cursor = connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position")  # noqa: S608
-    while rows := cursor.fetchmany(5_000):
+    while rows := cursor.fetchmany(1_000):
         yield [from_row(row) for row in rows]

@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+import structlog
+
+from cascadenced.errors import LogCorrupt
 from cascadenced.eventlog.base import Observer
 from cascadenced.events.base import Recorded
 
+_log = structlog.get_logger(__name__)
+
 MAX_RECENT = 16_384
 """Events kept in memory for followers; a follower further behind reads the file."""
+MAX_RECENT_BYTES = 64 * 1024 * 1024
+"""How much JSON they may hold together."""
 MAX_YIELD = 1_000
 """Events handed to a follower at once."""
 
@@ -22,23 +29,28 @@ class LiveTail:
     def __init__(self, position: int) -> None:
         self.position = position
         self._recent: list[Recorded] = []
+        self._n_bytes = 0
         self._observers: list[Observer] = []
-        self._waiting: list[asyncio.Future[None]] = []
+        self._grown = asyncio.Event()
         self._closed = False
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
 
     def grew(self, batch: Sequence[Recorded]) -> None:
-        """A batch is committed: tell observers, wake followers."""
+        """A batch is committed: tell observers, wake followers. An observer that raises is logged and keeps nobody."""
         if not batch:
             return
         self.position = batch[-1].position
         self._recent.extend(batch)
-        if len(self._recent) > MAX_RECENT:
-            del self._recent[: len(self._recent) - MAX_RECENT // 2]
+        self._n_bytes += sum(len(recorded.data) for recorded in batch)
+        if len(self._recent) > MAX_RECENT or self._n_bytes > MAX_RECENT_BYTES:
+            self._forget()
         for observer in self._observers:
-            observer(batch)
+            try:
+                observer(batch)
+            except Exception:  # noqa: BLE001 -- its own loss; these callers have their events recorded
+                _log.exception("observer_failed", observer=repr(observer), position=self.position)
         self._wake()
 
     def close(self) -> None:
@@ -50,11 +62,11 @@ class LiveTail:
         """Every event above `after`; `read` fetches what memory no longer has. Ends when the log is closed."""
         while not self._closed:
             if after >= self.position:
-                woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._waiting.append(woken)
-                await woken
+                await self._grown.wait()
                 continue
             batch = self._remembered(after) or await read(after, MAX_YIELD)
+            if not batch:
+                raise LogCorrupt(f"event {after + 1} was committed and cannot be read any more", position=after + 1)
             after = batch[-1].position
             yield batch
 
@@ -64,8 +76,15 @@ class LiveTail:
         start = after + 1 - self._recent[0].position
         return self._recent[start : start + MAX_YIELD]
 
+    def _forget(self) -> None:
+        """Keep the newer half only, so that this is done seldom."""
+        n_forgotten = 0
+        while len(self._recent) - n_forgotten > MAX_RECENT // 2 or self._n_bytes > MAX_RECENT_BYTES // 2:
+            self._n_bytes -= len(self._recent[n_forgotten].data)
+            n_forgotten += 1
+        del self._recent[:n_forgotten]
+
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for woken in waiting:
-            if not woken.done():
-                woken.set_result(None)
+        # Whoever waits, waits on the old one; a follower that was cancelled has left it by itself.
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()

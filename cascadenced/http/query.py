@@ -36,7 +36,10 @@ def _sentence(complaint: str, values: dict[str, str]) -> str:
     """msgspec's complaint in the words of a query string: it says `$.limit` and knows no value."""
     what, _, where = complaint.partition(" - at `$.")
     name = where.rstrip("`")
-    return f"{name}: {what[0].lower()}{what[1:]}, got {_shown(values[name])}" if name in values else complaint
+    if name not in values:
+        return complaint
+    expected = what.partition(", got ")[0].removeprefix("Expected ")
+    return f"{name} must be {expected}, not {_shown(values[name])}"
 
 
 def _shown(text: str) -> str:

@@ -7,15 +7,16 @@ nothing. A client that does not read is cut off; it can come back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import aclosing
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
 from cascadenced.errors import Conflict, Invalid, Overloaded
+from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
 from cascadenced.http.face import FACE, Face
 from cascadenced.http.query import arguments
@@ -36,9 +37,9 @@ _CHUNK_BYTES = 64 * 1024
 class StreamArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Where to begin. The header `Last-Event-ID`, which browsers send when they come back, wins."""
 
-    after: (
-        Annotated[str, Meta(pattern="^[0-9]{1,18}$", description="a position; events above it are sent")] | None
-    ) = None
+    after: Annotated[str, Meta(pattern="^[0-9]{1,18}$", description="a position; events above it are sent")] | None = (
+        None
+    )
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -56,7 +57,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     face.n_streams += 1
     try:
         await response.prepare(request)
-        await _until_stop(face, _Sender(face, response).send(position))
+        await _until_stop(face, _send(log, response, position))
     except TimeoutError:
         if request.transport is not None:
             request.transport.abort()  # closing would wait for the client to read what is buffered
@@ -76,15 +77,9 @@ def _begin(request: web.Request) -> int | None:
         raise Invalid("Last-Event-ID must be a position: the id of the last event that was received") from None
 
 
-async def _until_stop(face: Face, sending: AsyncGenerator[None, None]) -> None:
+async def _until_stop(face: Face, sending: Coroutine[Any, Any, None]) -> None:
     """Send until the log or the application closes. Raises ConnectionError, TimeoutError."""
-
-    async def send() -> None:
-        async with aclosing(sending):
-            async for _ in sending:
-                pass
-
-    tasks = [asyncio.ensure_future(send()), asyncio.ensure_future(face.stopping.wait())]
+    tasks = [asyncio.create_task(sending), asyncio.create_task(_set(face.stopping))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():
@@ -93,3 +88,47 @@ async def _until_stop(face: Face, sending: AsyncGenerator[None, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _send(log: EventLog, response: web.StreamResponse, position: int) -> None:
+    async def write(data: bytes) -> None:
+        async with asyncio.timeout(STALL_S):
+            await response.write(data)
+
+    await write(b"retry: %d\n\n" % RETRY_MS)
+    events = cast(AsyncGenerator[Sequence[Recorded], None], log.follow(position))
+    async with aclosing(events):
+        while True:
+            batch = asyncio.ensure_future(anext(events, None))
+            try:
+                # Not wait_for: it would cancel the generator, and with it the stream.
+                while not (await asyncio.wait({batch}, timeout=KEEP_ALIVE_S))[0]:
+                    await write(b": still here\n\n")
+            finally:
+                batch.cancel()
+                await asyncio.wait({batch})
+            recorded = batch.result()
+            if recorded is None:
+                return  # the log is closed
+            for chunk in _chunks(recorded):
+                await write(chunk)
+
+
+def _chunks(batch: Sequence[Recorded]) -> Iterator[bytes]:
+    """The messages of a batch, several at a time but never much more than _CHUNK_BYTES."""
+    chunk = bytearray()
+    for recorded in batch:
+        chunk += b"id: %d\nevent: %b\ndata: %b\n\n" % (
+            recorded.position,
+            recorded.type.encode(),
+            encode(event_view(recorded)),
+        )
+        if len(chunk) >= _CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    if chunk:
+        yield bytes(chunk)

@@ -75,7 +75,7 @@ def evolve(run: Run, event: Event) -> Run:
         case StageInterrupted():
             return replace(run, open_starts=0)
         case RunHeld():
-            return replace(run, status="waiting", reason=event.reason)
+            return replace(run, status="waiting", reason=event.reason, open_starts=0)
         case RunFinished():
             return replace(run, status="success", current=None)
         case RunFailed():

@@ -76,13 +76,13 @@ class Runs:
             return
         row = changed.get(run_id)
         if row is None:
-            row = changed[run_id] = [run_id, event.task, "running", *[None] * 8]
+            row = changed[run_id] = [run_id, event.task, *[None] * 9]
         match event:
             case RunRequested():
                 row[2], row[5], row[6], row[7] = "queued", event.parent_run_id, recorded.user_hash, recorded.group_hash
                 row[8] = recorded.at_us
             case RunStarted():
-                row[2], row[9] = "running", recorded.at_us
+                row[2], row[9] = "running", row[9] or recorded.at_us
             case StageStarted():
                 row[2], row[3], row[4] = "running", event.stage, event.attempt
             case RunHeld():
@@ -95,17 +95,8 @@ class Runs:
                 row[2], row[10] = "refused", recorded.at_us
 
 
-_RUN_EVENTS = (
-    RunRequested,
-    RunStarted,
-    StageStarted,
-    StageFinished,
-    StageFailed,
-    RunHeld,
-    RunFinished,
-    RunFailed,
-    RunRefused,
-)
+_RUN_EVENTS = (RunRequested, RunStarted, StageStarted, RunHeld, RunFinished, RunFailed, RunRefused)
+"""Each of them sets the status; the end of a stage changes nothing here."""
 
 
 class RunRow(msgspec.Struct):
@@ -203,7 +194,7 @@ def run_view(events: Sequence[Recorded]) -> RunView:
             if stage not in run.stages:
                 view.status = "skipped"
     request = first.event
-    last_stage = run.current or (run.done[-1] if run.done else None)
+    last_stage = next((r.event.stage for r in reversed(events) if isinstance(r.event, StageStarted)), None)
     finished = next((times[kind] for kind in ("run.finished", "run.failed", "run.refused") if kind in times), None)
     return RunView(
         run_id=first.run_id or first.stream.removeprefix("run-"),
@@ -235,3 +226,5 @@ def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
         case StageFailed(stage=stage, took_s=took_s):
             view = stages[stage]
             view.status, view.took_s, view.output = "error", took_s, recorded.event.partial
+        case RunFailed(stage=str(stage)):  # it was under way when the run was given up
+            stages[stage].status = "error"

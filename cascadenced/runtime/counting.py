@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import structlog
+
 from cascadenced.clock import Clock
+from cascadenced.errors import CascadenceError
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.system import RequestsRefused
+
+_log = structlog.get_logger(__name__)
 
 WINDOW_S = 60.0
 MAX_KEYS = 1_000
@@ -27,15 +32,12 @@ class RefusalCounter:
     def count(self, reason: str, subject: str) -> None:
         """One more `reason` for `subject` (a subject, task or route; never an identity)."""
         self.total[reason] += 1
-        key = (reason, subject)
-        if key not in self._counts and len(self._counts) >= MAX_KEYS:
-            key = (reason, "other")
-        self._counts[key] += 1
+        self._add(reason, subject, 1)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().create_task(self._record_later(), name="refusal-counter")
 
     async def flush(self) -> None:
-        """Record what is counted now; at stop."""
+        """Record what is counted now; at stop. A log that cannot be written is no error of the stop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -48,6 +50,19 @@ class RefusalCounter:
 
     async def _record(self) -> None:
         counts, self._counts = self._counts, Counter()
-        if counts:
-            events = [RequestsRefused(reason=r, subject=s, n_refused=n) for (r, s), n in counts.items()]
+        if not counts:
+            return
+        events = [RequestsRefused(reason=r, subject=s, n_refused=n) for (r, s), n in counts.items()]
+        try:
             await self._log.append([Change("system", events)])
+        except CascadenceError as error:
+            # Whoever counts next has them recorded as well; a log that cannot be written is told of elsewhere.
+            for (reason, subject), n in counts.items():
+                self._add(reason, subject, n)
+            _log.warning("refusals_not_recorded", n_refused=counts.total(), error=str(error))
+
+    def _add(self, reason: str, subject: str, n: int) -> None:
+        key = (reason, subject)
+        if key not in self._counts and len(self._counts) >= MAX_KEYS:
+            key = (reason, "other")
+        self._counts[key] += n

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -67,7 +67,19 @@ class Ingest:
         while True:
             await self._room()
             deliveries = await self._bus.fetch(MAX_FETCH)
-            await asyncio.gather(*(self._one(delivery) for delivery in deliveries))
+            await asyncio.gather(*(self._in_turn(lane) for lane in self._lanes(deliveries)))
+
+    def _lanes(self, deliveries: Sequence[Delivery]) -> Iterable[list[Delivery]]:
+        """Messages that must keep their order among themselves: a schedule set and then removed is removed."""
+        lanes: dict[object, list[Delivery]] = {}
+        for n, delivery in enumerate(deliveries):
+            ordered = delivery.subject.startswith(f"{self._prefix}.schedule.")
+            lanes.setdefault(delivery.subject if ordered else n, []).append(delivery)
+        return lanes.values()
+
+    async def _in_turn(self, lane: list[Delivery]) -> None:
+        for delivery in lane:
+            await self._one(delivery)
 
     async def _one(self, delivery: Delivery) -> None:
         message = self._describe(delivery)

@@ -277,6 +277,7 @@ class Runs:
         live = self._live.pop(run_id, None)
         if live is not None and live.ended is not None and not live.ended.done():
             live.ended.set_exception(Unavailable(live.run.reason or f"run {run_id} goes on after the next start"))
+            live.ended.exception()  # nobody may be waiting any more; asyncio would complain about that
 
     async def _begin(self, run_id: str, live: LiveRun | None) -> None:
         """Start a run that was queued, or go on with one that a restart found unfinished."""

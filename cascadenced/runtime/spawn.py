@@ -11,15 +11,20 @@ import contextvars
 import inspect
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+
+from cascadenced.errors import Unavailable
+
+_CLOSED = "no task code is started any more: the daemon is stopping"
 
 
 class Spawner(Protocol):
     """Starts task code."""
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What `function(*args)` returns, awaited if it is awaitable. Raises what it raises, SystemExit included.
+        """What `function(*args)` returns, awaited if it is awaitable. Raises what it raises; TaskExit for SystemExit
+        and its like; Unavailable after `close`.
 
         Cancelling the caller cancels a coroutine; a thread cannot be stopped and is abandoned.
         """
@@ -31,7 +36,7 @@ class Spawner(Protocol):
         ...
 
     def close(self) -> None:
-        """Start nothing more. Threads under way are left alone."""
+        """Start nothing more, also of what waits for its turn. Threads under way are left alone."""
         ...
 
 
@@ -55,6 +60,7 @@ class ThreadSpawner:
         self._n_threads = 0  # those that come back for more work
         self._n_calls = 0  # submitted and not ended
         self._n_abandoned = 0
+        self._closed = False
         self._lock = threading.Lock()
 
     @property
@@ -62,8 +68,10 @@ class ThreadSpawner:
         return self._n_abandoned
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._closed:
+            raise Unavailable(_CLOSED)
         if inspect.iscoroutinefunction(function):
-            return await function(*args)
+            return await _contained(function(*args))
         call = _Call(lambda: function(*args), asyncio.get_running_loop())
         with self._lock:
             self._n_calls += 1
@@ -75,18 +83,21 @@ class ThreadSpawner:
             self._abandon(call)
             raise
         # A plain function may hand back an awaitable (a partial, a wrapped coroutine function).
-        return await result if inspect.isawaitable(result) else result
+        return await _contained(result) if inspect.isawaitable(result) else result
 
     def close(self) -> None:
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             for _ in range(self._n_threads):
                 self._calls.put(None)
 
     def _grow(self) -> None:
         """One more thread if there is more work than threads. The lock is held."""
-        if self._n_calls > self._n_threads and self._n_threads < self._max_threads:
-            self._n_threads += 1
+        if self._n_calls > self._n_threads and self._n_threads < self._max_threads and not self._closed:
             threading.Thread(target=self._work, name="task", daemon=True).start()
+            self._n_threads += 1
 
     def _abandon(self, call: _Call) -> None:
         with self._lock:
@@ -105,10 +116,13 @@ class ThreadSpawner:
             with self._lock:
                 if call.state == "abandoned":
                     continue
+                refused = self._closed
                 call.state = "started"
-            result, error = None, None
+            result: Any = None
+            error: BaseException | None = Unavailable(_CLOSED) if refused else None
             try:
-                result = call.context.run(call.function)
+                if not refused:
+                    result = call.context.run(call.function)
             except BaseException as raised:  # noqa: BLE001 -- SystemExit of a task ends the task, not the daemon
                 error = raised
             with self._lock:
@@ -139,11 +153,36 @@ class TaskExit(Exception):
     """A BaseException of task code that must not travel through the event loop (SystemExit, KeyboardInterrupt)."""
 
 
-def _carried(error: BaseException) -> BaseException:
+def _carried(error: BaseException) -> Exception:
     """`error`, or an ordinary exception naming it: asyncio lets SystemExit and StopIteration end the loop or hang."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return TaskExit(f"{type(error).__name__}: {error}")
+    carried = TaskExit(f"{type(error).__name__}: {error}")
+    carried.__cause__ = error
+    return carried
+
+
+async def _contained(awaitable: Awaitable[Any]) -> Any:
+    """What a coroutine of task code returns or raises, on the loop. Cancellation passes as it is."""
+    this = asyncio.current_task()
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        if isinstance(error, GeneratorExit) and _current_task() is not this:
+            raise  # not the task's: this very coroutine is being closed
+        carried = _carried(error)
+        if carried is error:
+            raise
+        raise carried from error
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop is running
+        return None
 
 
 class InlineSpawner:
@@ -151,16 +190,20 @@ class InlineSpawner:
 
     n_abandoned = 0
 
+    def __init__(self) -> None:
+        self._closed = False
+
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._closed:
+            raise Unavailable(_CLOSED)
         try:
             result = function(*args)
-            return await result if inspect.isawaitable(result) else result
-        except Exception:
-            raise
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
-            raise _carried(error) from error
+            carried = _carried(error)
+            if carried is error:
+                raise
+            raise carried from error
+        return await _contained(result) if inspect.isawaitable(result) else result
 
     def close(self) -> None:
-        """Nothing to close."""
+        self._closed = True

@@ -1,0 +1,135 @@
+"""The event log itself: checked, folded again, written out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+import click
+import msgspec
+
+from cascadenced.commands.folder import has_log
+from cascadenced.commands.options import Command, shared
+from cascadenced.commands.session import Session, pass_session, patience, remark
+from cascadenced.commands.tables import table
+from cascadenced.config import Config
+from cascadenced.errors import ConfigError, Invalid, Unavailable
+from cascadenced.private_files import translated
+
+_BATCH = 1_000
+
+
+@click.group(params=shared())
+def log() -> None:
+    """The event log: verify, rebuild, export."""
+
+
+@log.command(cls=Command)
+@pass_session
+def verify(session: Session) -> None:
+    """Check the hash of every event.
+
+    Reads beside a running daemon, without disturbing it. Exits 74 naming the first position that is missing or is not
+    what was recorded.
+    """
+    from cascadenced.eventlog.database import verify_chain
+
+    with patience("checking every event"), _read_only(session.config) as connection:
+        position = 0 if connection is None else verify_chain(connection)[0]
+    session.show({"position": position}, f"the log is intact up to position {position}")
+
+
+@log.command(cls=Command)
+@click.argument("projections", nargs=-1, metavar="[PROJECTION]...")
+@pass_session
+def rebuild(session: Session, projections: tuple[str, ...]) -> None:
+    """Fold projections again from the log.
+
+    All, or those named. Nothing is recorded meanwhile. A projection that is frozen (see `doctor`) is live again
+    afterwards, unless its fault is still there.
+    """
+    states = session.ask("log_rebuild", projections=list(projections))
+    rows = [(state["name"], state["position"], state["frozen"] or "ok") for state in states]
+    session.show(states, table(("PROJECTION", "POSITION", "STATE"), rows))
+
+
+@log.command(cls=Command)
+@click.option(
+    "--after", "after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only events behind this one."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Instead of stdout.")
+@pass_session
+def export(session: Session, after: int, out: Path | None) -> None:
+    """Write all events as JSON lines.
+
+    Oldest first, each with its whole header; a snapshot, taken beside the daemon. Users and groups are pseudonyms;
+    arguments, payloads and results are as they were given. FILE is for its owner only and appears when it is complete.
+
+    \b
+    Example: cascadenced log export --after 1000 --out events.jsonl
+    """
+    with patience("writing"), _read_only(session.config) as connection, _opened(out) as file:
+        n_events = 0
+        for line in _lines(connection, after):
+            file.write(line)
+            n_events += 1
+        file.flush()
+    if out is not None:
+        remark(f"{n_events} events written to {out}")
+
+
+def _lines(connection: sqlite3.Connection | None, after: int) -> Iterator[bytes]:
+    from cascadenced.eventlog.rows import COLUMNS
+
+    if connection is None:
+        return
+    cursor = connection.execute(
+        f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position",  # noqa: S608 -- constants only
+        (after,),
+    )
+    encode, names = msgspec.json.Encoder().encode, COLUMNS.split(", ")
+    while rows := cursor.fetchmany(_BATCH):
+        for row in rows:
+            line = dict(zip(names, row, strict=True))
+            yield encode({**line, "data": msgspec.Raw(line["data"]), "hash": line["hash"].hex()}) + b"\n"
+
+
+@contextlib.contextmanager
+def _read_only(config: Config) -> Iterator[sqlite3.Connection | None]:
+    """The log's file, None if there is none yet. Raises Unavailable if it cannot be read."""
+    path = config.log_path
+    if not has_log(config):
+        yield None
+        return
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise Unavailable(f"{path} cannot be read: {error}") from None
+
+
+@contextlib.contextmanager
+def _opened(out: Path | None) -> Iterator[BinaryIO]:
+    """Where an export goes."""
+    if out is None:
+        yield sys.stdout.buffer
+        return
+    draft = out.with_name(f"{out.name}.part")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            yield file
+        draft.replace(out)
+    except OSError as error:
+        said = translated(error, f"{out} cannot be written")
+        raise Invalid(str(said)) if isinstance(said, ConfigError) else said from None
+    finally:
+        draft.unlink(missing_ok=True)

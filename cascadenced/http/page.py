@@ -1,0 +1,282 @@
+"""The pages for people. Complete as the server sends them; the script only fetches them again when the log grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import msgspec
+
+from cascadenced.clock import parse_iso
+from cascadenced.events.base import Json
+from cascadenced.events.catalogue import TYPES
+from cascadenced.http.health import alive
+from cascadenced.http.html import Child, Html, tag
+from cascadenced.instance import Instance, Status
+from cascadenced.projections.page import Page
+from cascadenced.projections.runs import RunRow, RunView, StageView
+from cascadenced.projections.task_status import TaskRow
+
+N_RUNS = 25
+MAX_LINE_CHARS = 60
+"""A shorter value is shown on one line."""
+MAX_SHOWN_CHARS = 4_000
+"""Of a value on a page; all of it is in the run's events."""
+
+_NOTHING = tag("span", "—", class_="none")
+_MARKS = {
+    "success": "✓", "enabled": "✓", "ok": "✓", "connected": "✓",
+    "error": "✕", "failing": "✕", "disconnected": "✕", "failed": "✕",
+    "running": "▶", "started": "▶",
+    "queued": "○", "pending": "○", "skipped": "–", "foreign": "–",
+    "waiting": "◔", "paused": "‖", "degraded": "!", "in_doubt": "?", "cancelled": "■", "disabled": "⊘", "refused": "⊘",
+}  # fmt: skip
+"""A sign for each status, so that colour is never all that tells them apart."""
+
+
+async def overview(instance: Instance) -> str:
+    """The instance, its tasks and its newest runs."""
+    status = await instance.status()
+    runs = await instance.answers.runs(limit=N_RUNS)
+    letters = await instance.answers.dead_letters(limit=100)
+    tasks = instance.board.rows()
+    body = [
+        _instance(status, alive(instance).status, letters),
+        tag("section", tag("h2", "Tasks"), _tasks(tasks), aria_label="Tasks"),
+        tag("section", tag("h2", "Recent runs"), _stale(runs), _runs(runs.items), aria_label="Recent runs"),
+    ]
+    return _document("Cascadence", body, status.position)
+
+
+def run_page(run: RunView) -> str:
+    """One run: how it stands, its six stages, what went in and came out."""
+    error = run.error
+    ended = run.status in ("success", "error", "refused", "cancelled")
+    body = [
+        tag("p", tag("a", "← All tasks and runs", href="/"), class_="back"),
+        tag("h1", "Run ", tag("code", run.run_id)),
+        _facts(
+            ("Task", run.task),
+            ("Status", _status(run.status)),
+            ("Requested", _time(run.requested_at)),
+            ("Started", _time(run.started_at)),
+            ("Finished", _time(run.finished_at)),
+            ("Took", _took(run.started_at, run.finished_at)),
+            ("Attempt", run.attempt or _NOTHING),
+            ("User", _short(run.user_hash)),
+            ("Group", _short(run.group_hash)),
+            ("Parent run", _run_link(run.parent_run_id) if run.parent_run_id else _NOTHING),
+        ),
+        tag("section", tag("h2", "Error"), _error(error.type, error.message)) if error else None,
+        tag("section", tag("h2", "Stages"), _stages(run.stages), aria_label="Stages"),
+        tag("section", tag("h2", "Arguments"), _value(run.args)) if run.args else None,
+        tag("section", tag("h2", "Result"), _value(run.result)) if run.status == "success" else None,
+        tag("p", tag("a", "All events of this run (JSON)", href=f"/runs/{quote(run.run_id, safe='')}/events")),
+    ]
+    return _document(f"{run.task} {run.run_id[:8]} · Cascadence", body, None if ended else 0)
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _document(title: str, body: Child, position: int | None) -> str:
+    """position: where the script begins to follow the log (0: at its live end), None if nothing will change."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("link", rel="icon", href="/static/icon.svg", type="image/svg+xml"),
+        tag("link", rel="stylesheet", href="/static/page.css"),
+        tag("script", type="module", src="/static/page.js"),
+    )
+    top = tag(
+        "header",
+        tag("a", tag("span", aria_hidden="true", class_="sign"), "Cascadence", href="/", class_="brand"),
+        tag("span", class_="live", role="status", data_live=True),
+    )
+    live = {} if position is None else {"data_after": position or None, "data_types": " ".join(TYPES)}
+    links = ("status", "runs", "schedules", "dead-letters", "metrics", "openapi.json", "asyncapi.json")
+    foot = tag("footer", tag("nav", [tag("a", f"/{link}", href=f"/{link}") for link in links], aria_label="Data"))
+    page = tag("html", head, tag("body", top, tag("main", body, **live), foot), lang="en")
+    return f"<!doctype html>\n{page}"
+
+
+def _instance(status: Status, health: str, letters: Page) -> Html:
+    bus = status.bus
+    unread = sum(not letter.redriven for letter in letters.items)
+    return tag(
+        "section",
+        tag("h1", "Cascadence ", tag("small", status.version), class_="quiet"),
+        _facts(
+            ("Health", _status(health)),
+            ("Up", _duration(status.uptime_s)),
+            ("Log position", f"{status.position:,}"),
+            ("Running, queued", f"{status.n_running:,}, {status.n_queued:,}"),
+            ("Durability", "each event synced to disk" if status.durability == "fsync" else status.durability),
+            (
+                "NATS",
+                _NOTHING if bus is None else [_status("connected" if bus.connected else "disconnected"), " ", bus.url],
+            ),
+            ("To publish", _NOTHING if bus is None else f"{bus.outbox_pending:,}"),
+            ("Dead letters", tag("a", f"{unread:,}{'+' if letters.next else ''}", href="/dead-letters")),
+            ("Instance", tag("code", status.instance_id)),
+        ),
+        tag("p", f"Nothing can be recorded: {status.read_only}", class_="alarm") if status.read_only else None,
+        [tag("p", f"The projection {name} has stopped: {why}", class_="alarm") for name, why in status.frozen.items()],
+        aria_label="Instance",
+    )
+
+
+def _tasks(rows: Sequence[TaskRow]) -> Html:
+    if not rows:
+        return tag("p", "No task is registered.", class_="empty")
+    return _table(
+        ("Task", "Kind", "Mode", "State", "Running", "Queued", "Last run", "Last status", "Last finished"),
+        [
+            (
+                tag("a", row.name, href=f"/status/{quote(row.name, safe='')}"),
+                row.kind,
+                row.mode,
+                _status(_state(row)),
+                _count(row.running),
+                _count(row.queued),
+                _run_link(row.last_run_id),
+                _status(row.last_status),
+                _time(row.last_finished_at),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _state(row: TaskRow) -> str:
+    if row.kind == "foreign":
+        return "foreign"
+    return "disabled" if row.disabled else "paused" if row.paused else "enabled"
+
+
+def _runs(rows: Sequence[RunRow]) -> Html:
+    if not rows:
+        hint = tag("code", "task run example --user-id you --group-id team")
+        return tag("p", "No run yet. Try ", hint, class_="empty")
+    return _table(
+        ("Run", "Task", "Status", "Stage", "Requested", "Took"),
+        [
+            (
+                _run_link(row.run_id),
+                row.task,
+                _status(row.status),
+                row.stage or _NOTHING,
+                _time(row.requested_at),
+                _took(row.started_at, row.finished_at),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _stages(stages: Sequence[StageView]) -> Html:
+    return _table(
+        ("Stage", "Status", "Started", "Took", "Attempt", "Output"),
+        [
+            (
+                view.stage,
+                _status(view.status),
+                _time(view.started_at),
+                _NOTHING if view.took_s is None else _duration(view.took_s),
+                view.attempt or _NOTHING,
+                _NOTHING if view.output is None else _value(view.output),
+            )
+            for view in stages
+        ],
+    )
+
+
+def _facts(*facts: tuple[str, Child]) -> Html:
+    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
+    """Cells carry the name of their column: on a narrow screen each row is shown as a list."""
+    return tag(
+        "table",
+        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
+        tag(
+            "tbody",
+            [
+                tag("tr", [tag("td", cell, data_label=head) for head, cell in zip(heads, row, strict=True)])
+                for row in rows
+            ],
+        ),
+    )
+
+
+def _status(status: str | None) -> Html:
+    if status is None:
+        return _NOTHING
+    # A foreign run's status is whatever its sender calls it; only words of ours become a class.
+    known = status if status in _MARKS else "other"
+    mark = tag("span", _MARKS.get(status, "·"), aria_hidden="true", class_="mark")
+    return tag("span", mark, status.replace("_", " "), class_=f"status {known}")
+
+
+def _count(n: int) -> Html:
+    return tag("span", f"{n:,}", class_="number" if n else "number none")
+
+
+def _run_link(run_id: str | None) -> Html:
+    if run_id is None:
+        return _NOTHING
+    return tag("a", tag("code", _abridged(run_id)), href=f"/runs/{quote(run_id, safe='')}", title=run_id)
+
+
+def _abridged(run_id: str) -> str:
+    # The beginning of an id is its time, the same for runs of one minute; its end tells them apart.
+    return run_id if len(run_id) <= 14 else f"{run_id[:8]}…{run_id[-4:]}"
+
+
+def _short(pseudonym: str | None) -> Child:
+    return _NOTHING if pseudonym is None else tag("code", f"{pseudonym[:12]}…", title=pseudonym)
+
+
+def _time(at: str | None) -> Html:
+    """An instant in UTC; the script shows how long ago it is."""
+    if at is None:
+        return _NOTHING
+    return tag("time", f"{at[:10]} {at[11:19]} UTC", datetime=at)
+
+
+def _took(started_at: str | None, finished_at: str | None) -> Child:
+    if started_at is None or finished_at is None:
+        return _NOTHING
+    return _duration((parse_iso(finished_at) - parse_iso(started_at)) / 1_000_000)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 0.0005:
+        return "< 1 ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if hours == 0:
+        return f"{minutes} min {int(seconds % 60)} s"
+    return f"{hours} h {minutes % 60} min" if days == 0 else f"{days} d {hours % 24} h"
+
+
+def _error(kind: str, message: str) -> Html:
+    return tag("p", tag("strong", kind), " ", tag("span", message, class_="message"), class_="alarm")
+
+
+def _value(value: Json) -> Html:
+    encoded = msgspec.json.encode(value)
+    text = msgspec.json.format(encoded, indent=0 if len(encoded) <= MAX_LINE_CHARS else 2).decode()
+    cut = len(text) > MAX_SHOWN_CHARS
+    return tag("pre", tag("code", text[:MAX_SHOWN_CHARS] + ("\n… (cut; all of it is in the events)" if cut else "")))
+
+
+def _stale(page: Page) -> Html | None:
+    return tag("p", f"This list stopped at {page.stale_since}.", class_="alarm") if page.stale_since else None
