@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -99,9 +100,17 @@ def main(args: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
 
     program: how the user called us, for messages.  Raises nothing.
     """
+    try:
+        return _main(list(args or ()), program)
+    except OSError as error:
+        return _output_failed(error)
+
+
+def _main(args: list[str], program: str) -> int:
+    """As `main`, but raises OSError when the output cannot be written."""
     session = Session()
     try:
-        code = _group().main(list(args or ()), prog_name=program, standalone_mode=False, obj=session)
+        code = _group().main(args, prog_name=program, standalone_mode=False, obj=session)
         sys.stdout.flush()
     except click.UsageError as error:
         _complain(failures.usage(error), lead="")
@@ -115,10 +124,11 @@ def main(args: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
     except CascadenceError as error:
         if session.as_json:
             print_json(failures.body(error))
+            sys.stdout.flush()
         _complain(str(error))
         return failures.exit_code(error)
-    except OSError as error:
-        return _output_failed(error)
+    except OSError:
+        raise
     except SystemExit as error:  # shell completion ends so
         return error.code if isinstance(error.code, int) else failures.FAILED
     except Exception as error:  # noqa: BLE001 -- a fault of ours: said in full, so that it can be reported
@@ -136,13 +146,17 @@ def entry() -> None:
 
 
 def _complain(text: str, lead: str = "error: ") -> None:
-    click.echo(coloured(lead, "error") + plain(text) if lead else plain(text), err=True)
+    with contextlib.suppress(OSError):  # if nobody reads that either, the exit code still tells
+        click.echo(coloured(lead, "error") + plain(text) if lead else plain(text), err=True)
 
 
 def _output_failed(error: OSError) -> int:
+    if error.filename is not None:
+        _complain(str(error))
+        return failures.FAILED
     # Nothing more can be written; without this, the interpreter would complain about it once more at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error.errno == errno.EPIPE:  # `… | head`
         return failures.FAILED
-    _complain(str(error) if error.filename else f"the output cannot be written: {error.strerror or error}")
+    _complain(f"the output cannot be written: {error.strerror or error}")
     return failures.DISK if error.errno == errno.ENOSPC else failures.FAILED

@@ -17,7 +17,7 @@ import structlog
 
 from cascadenced.bus.base import BusInfo, Delivery, Responder
 from cascadenced.bus.jetstream_erase import Eraser
-from cascadenced.bus.jetstream_link import Address, Client, Occasionally, Sender, connect, disconnect, server_info
+from cascadenced.bus.jetstream_link import Address, Client, Occasionally, Sender, connect, disconnect, end, server_info
 from cascadenced.bus.jetstream_publish import Publisher
 from cascadenced.bus.jetstream_pull import Pulls
 from cascadenced.bus.jetstream_rpc import Rpc
@@ -57,6 +57,7 @@ class JetStreamBus:
         self._publisher = Publisher(
             prefix=prefix,
             runs_subject=self._names.runs_subject,
+            broken=self._mend,
             batch_name=f"{plain_name(instance_id)[:32]}-{clock.now_us():x}-",
         )
         self._rpc: Rpc | None = None
@@ -150,9 +151,7 @@ class JetStreamBus:
                 async with asyncio.timeout(_CLOSE_WITHIN_S):
                     await self._sender.drained()
                     await client.flush(int(_CLOSE_WITHIN_S))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if client is not None:
             await disconnect(client)
 

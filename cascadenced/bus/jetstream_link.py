@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -24,6 +24,8 @@ _CONNECT_TIMEOUT_S = 5
 _MAX_PENDING_BYTES = 8 * 1024 * 1024
 _API_TIMEOUT_S = 5.0
 _CLOSE_WITHIN_S = 3.0
+_CANCEL_AGAIN_S = 0.1
+_CANCEL_AT_MOST = 30
 _COMPLAIN_EVERY_S = 10.0
 
 _log = structlog.get_logger("cascadenced.bus")
@@ -284,3 +286,17 @@ def server_info(client: Client) -> Mapping[str, Any]:
     """What the server said of itself when we connected: `server_id`, `version` …"""
     # nats-py shows the version, but not the id, in public.
     return client._server_info
+
+
+async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel `tasks` until they have ended, for a bounded time.
+
+    Once is not enough: nats-py swallows a cancellation that reaches it while it hands data to its writer.
+    """
+    for _ in range(_CANCEL_AT_MOST):
+        pending = [task for task in tasks if not task.done()]
+        if not pending:
+            return
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)

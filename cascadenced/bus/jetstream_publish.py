@@ -71,12 +71,13 @@ class Publisher:
 
     runs_subject: what the work queue stores; all other subjects with our prefix belong to the event stream.
     batch_name: how names of atomic batches begin, unique to this process.
+    broken: called when the server says that nobody stores a subject of ours.
     """
 
-    def __init__(self, *, prefix: str, runs_subject: str, batch_name: str) -> None:
+    def __init__(self, *, prefix: str, runs_subject: str, batch_name: str, broken: Callable[[], None]) -> None:
         self._prefix = f"{prefix}."
         self._runs_prefix = runs_subject.removesuffix(">")
-        self._batch_name = batch_name
+        self._batch_name, self._broken = batch_name, broken
         self._count = itertools.count()
         self._calls: dict[str, _Call] = {}
         self._client: Client | None = None
@@ -177,7 +178,10 @@ class Publisher:
             call.confirm(None)
         elif not data:
             # No responders: nobody stores this subject. Of ours somebody must.
-            call.confirm(None if whose == "f" else "no stream stores it")
+            foreign = whose == "f"
+            call.confirm(None if foreign else "no stream stores it")
+            if not foreign:
+                self._broken()
         else:
             call.confirm(self._why_not(data))
 

@@ -165,15 +165,18 @@ class Pulls:
         return taken
 
     async def watch(self) -> None:
-        """For ever: requests whose end we never heard of are made again a second after they must have ended."""
+        """For ever: report requests whose end was not heard of a second after it must have come.
+
+        Servers ignore requests to a consumer they do not have, so this is how we learn that one went missing.
+        """
         while True:
             now = self._clock.monotonic()
-            for flow in self._by_index:
-                if flow.owed and now >= flow.due:
-                    self._complaints.warn("pull_unanswered", consumer=flow.next_message)
-                    flow.owed = 0
-                    self._refill(flow)
-            pending = [flow.due for flow in self._by_index if flow.owed]
+            unanswered = [flow for flow in self._by_index if flow.owed and now >= flow.due]
+            if unanswered and self._pulling:
+                self._complaints.warn("pull_unanswered", consumer=unanswered[0].next_message)
+                self._pulling = False
+                self._broken()
+            pending = [flow.due for flow in self._by_index if flow.owed and flow.due > now]
             await self._clock.sleep(min(pending, default=now + _PULL_EXPIRES_S) - now)
 
     def _refill(self, flow: _Flow) -> None:

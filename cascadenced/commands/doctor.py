@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 import sqlite3
@@ -82,6 +81,8 @@ def doctor(session: Session) -> int:
     Settings and where each comes from, versions, data folder, log, plugins, daemon. Changes nothing. Secrets are
     masked. Exits 1 when something is wrong; warnings are no errors.
     """
+    import asyncio
+
     from cascadenced.commands.quiet import quiet
 
     with quiet(session.config):

@@ -33,6 +33,8 @@ class Reader:
     @classmethod
     async def open(cls, path: Path) -> Reader:
         """Raises Unavailable if there is no log at `path` or it cannot be read."""
+        if not path.exists():  # aiosqlite leaves a thread behind when it cannot open a file
+            raise Unavailable(f"{path} cannot be read: there is no such file")
         uri = f"file:{quote(str(path))}?mode=ro"
         connection = aiosqlite.connect(uri, uri=True, isolation_level=None)
         # The thread must not keep a dying process alive; since aiosqlite 0.22 the connection has one, before it was one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -52,7 +53,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """What the path is called in documents: `runs_run` for `/runs/{run}`."""
-        return "_".join(part.strip("{}").partition(".")[0].replace("-", "_") for part in self.path.split("/") if part)
+        return re.sub(r"\W+", "_", self.path).strip("_")
 
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, ProcessCollector, exposition
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
@@ -122,9 +122,10 @@ class Metrics:
                 self._n_letters[_bounded(event.reason, self._n_letters, MAX_REASONS)] += 1  # type: ignore[attr-defined]
 
     def text(self, accept: str) -> tuple[str, bytes]:
-        """(content type, body) in the format that the header `accept` prefers."""
-        encode, content_type = choose_encoder(accept)
-        return content_type, encode(self._registry)
+        """(content type, body): OpenMetrics if the header `accept` names it, else the older text format."""
+        # The library's own choice raises on a version that is no number.
+        chosen = openmetrics if "application/openmetrics-text" in accept else exposition
+        return chosen.CONTENT_TYPE_LATEST, chosen.generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
         """Everything, as of now. Called by the registry."""

@@ -1,0 +1,91 @@
+"""What the doctor sees."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from cascadenced.commands.doctor import Report
+from tests.commands.conftest import WHO
+from tests.commands.test_tasks import fields
+
+
+@pytest.fixture(autouse=True)
+def server(tmp_path, monkeypatch):
+    """A nats-server of sorts, so that it is found on every machine."""
+    path = tmp_path / "a-nats-server"
+    path.write_text("#!/bin/sh\necho 'nats-server: v2.12.0'\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("CASCADENCE_NATS_SERVER", str(path))
+
+
+def test_a_fresh_machine_has_nothing_wrong_and_stays_fresh(run, folder):
+    ran = run("doctor")
+    assert ran.code == 0
+    assert "nothing is wrong" in ran.out
+    assert "2.12.0" in ran.out
+    assert not folder.exists()
+    assert set(run("doctor", "--json").json) == fields(Report)
+
+
+def test_settings_are_shown_with_their_source_and_secrets_are_not(run, monkeypatch):
+    monkeypatch.setenv("CASCADENCE_HTTP_TOKEN", "hush-hush")
+    ran = run("doctor")
+    assert "environment CASCADENCE_DATA_DIR" in ran.out
+    assert "hush-hush" not in ran.out
+    assert "environment CASCADENCE_HTTP_TOKEN" in ran.out
+
+
+def test_the_log_is_looked_at(run):
+    run("run", "example", *WHO)
+    report = run("doctor", "--json").json
+    assert report["log"]["position"] > 6
+    assert report["log"]["projections"]["runs"] == "ok"
+    assert report["daemon"] is None
+
+
+def test_a_plugin_that_cannot_be_used_is_wrong(run, monkeypatch):
+    monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", "no.such.module:Task")
+    ran = run("doctor")
+    assert ran.code == 1
+    assert "no.such.module:Task" in ran.out
+
+
+def test_files_that_others_may_read_are_wrong(run, folder):
+    run("run", "example", *WHO)
+    os.chmod(folder / "log.db", 0o644)
+    os.chmod(folder, 0o755)
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    assert any("log.db" in problem for problem in ran.json["problems"])
+    assert any("others may look into" in warning for warning in ran.json["warnings"])
+
+
+def test_a_missing_server_is_wrong_unless_there_is_one_elsewhere(run, monkeypatch):
+    monkeypatch.setenv("CASCADENCE_NATS_SERVER", "/nowhere/at-all")
+    assert run("doctor").code == 1
+    monkeypatch.setenv("NATS_URL", "nats://elsewhere:4222")
+    ran = run("doctor")
+    assert ran.code == 0
+    assert "raw ids included, stay in the broker" in ran.out
+
+
+def test_settings_that_show_who_somebody_is_are_warned_of(run, monkeypatch):
+    monkeypatch.setenv("CASCADENCE_EMIT_RAW_USER_ID", "true")
+    monkeypatch.setenv("NATS_URL", "nats://elsewhere:4222")
+    monkeypatch.setenv("CASCADENCE_ERASE_INBOUND", "true")
+    warnings = " ".join(run("doctor", "--json").json["warnings"])
+    assert "emit_raw_user_id" in warnings
+    assert "not ours alone" in warnings
+
+
+def test_a_daemon_is_asked_how_it_is(run, daemon):
+    bus = {"connected": False, "url": "nats://h:1", "epoch": "e", "outbox_pending": 0}
+    daemon.answers["/rpc/status"] = (200, {"bus": bus, "read_only": "disk full"})
+    report = run("doctor", "--json").json
+    assert report["daemon"]["bus"] == "no connection to nats://h:1"
+    problems = " ".join(report["problems"])
+    assert "no connection to NATS" in problems
+    assert "disk full" in problems
+    assert any("9.9.9" in warning for warning in report["warnings"])

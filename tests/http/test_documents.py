@@ -1,0 +1,98 @@
+"""The OpenAPI and AsyncAPI documents."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from cascadenced.events.subjects import INBOUND
+from cascadenced.http.routes import READ
+from cascadenced.verbs import VERBS
+from tests.http.conftest import Get, World
+
+Client = TestClient[Any, Any]
+
+
+def _references(document: Any) -> set[str]:
+    if isinstance(document, dict):
+        found = {value for key, value in document.items() if key == "$ref"}
+        return found.union(*(_references(value) for value in document.values()))
+    return set().union(*map(_references, document)) if isinstance(document, list) else set()
+
+
+def _resolves(document: Any, reference: str) -> bool:
+    node = document
+    for part in reference.removeprefix("#/").split("/"):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/asyncapi.json"])
+async def test_everything_that_is_referred_to_is_there(get: Get, path: str):
+    document = await get(path)
+    references = _references(document)
+    assert references
+    assert [reference for reference in references if not _resolves(document, reference)] == []
+
+
+async def test_every_route_of_the_application_is_described(public: Client, get: Get):
+    document = await get("/openapi.json")
+    assert public.app is not None
+    routed = {(r.resource.canonical, r.method) for r in public.app.router.routes() if r.resource and r.method != "HEAD"}
+    described = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    assert described == routed == {(route.path, route.method) for route in READ}
+
+
+async def test_the_sockets_document_has_its_routes(owner: Client):
+    async with owner.get("/openapi.json") as response:
+        document = await response.json()
+    assert {"/rpc/{verb}", "/stop"} <= set(document["paths"])
+    assert "202" in document["paths"]["/stop"]["post"]["responses"]
+
+
+async def test_openapi_is_valid(get: Get, owner: Client):
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(await get("/openapi.json"))
+    async with owner.get("/openapi.json") as response:
+        validator.validate(await response.json())
+
+
+async def test_path_parameters_and_operations_are_named_once(get: Get):
+    document = await get("/openapi.json")
+    ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(ids) == len(set(ids))
+    for path, item in document["paths"].items():
+        parameters = item["get"].get("parameters", [])
+        in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
+        assert in_path == set(re.findall(r"{(\w+)}", path))
+    limit = next(p for p in document["paths"]["/runs"]["get"]["parameters"] if p["name"] == "limit")
+    assert limit["schema"]["maximum"] == 1000
+
+
+async def test_answers_have_the_fields_that_are_described(world: World, get: Get):
+    run_id = await world.run()
+    document = await get("/openapi.json")
+    schemas = document["components"]["schemas"]
+    for path, name in (("/status", "Status"), ("/status/example", "TaskView"), (f"/runs/{run_id}", "RunView")):
+        assert set(await get(path)) == set(schemas[name]["properties"])
+    assert set((await get("/status"))["tasks"][0]) == set(schemas["TaskRow"]["properties"])
+
+
+async def test_asyncapi_names_every_family_and_verb(get: Get):
+    document = await get("/asyncapi.json")
+    assert document["asyncapi"] == "3.0.0"
+    addresses = {channel["address"] for channel in document["channels"].values()}
+    for family in INBOUND:
+        assert any(address.startswith(f"ume.{family}") for address in addresses)
+    assert {f"ume.rpc.{verb}" for verb in VERBS} <= addresses
+    assert {"ume.stage.{task}.{stage}", "ume.audit.{task}.{stage}", "ume.dead.{reason}"} <= addresses
+    for channel in document["channels"].values():
+        assert set(channel.get("parameters", {})) == set(re.findall(r"{(\w+)}", channel["address"]))
+    task_run = document["channels"]["task_run"]["messages"]
+    assert task_run["receive"]["payload"] == {"$ref": "#/components/schemas/ReceivedTaskRunBody"}
+    assert task_run["send"]["payload"] == {"$ref": "#/components/schemas/TaskRunBody"}

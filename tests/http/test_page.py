@@ -1,0 +1,133 @@
+"""The pages for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp.test_utils import TestClient
+
+from cascadenced.eventlog.base import Change
+from cascadenced.events.run import ForeignRunReported
+from cascadenced.http.html import Html, tag
+from cascadenced.http.page import _duration, run_page
+from tests.examples import example
+from tests.http.conftest import World
+
+Client = TestClient[Any, Any]
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+async def _html(client: Client, path: str) -> str:
+    async with client.get(path, headers=BROWSER) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+        text: str = await response.text()
+        return text
+
+
+async def test_the_overview_shows_tasks_and_runs(world: World, public: Client):
+    run_id = await world.run()
+    await world.do("disable", task="countdown")
+    await world.do("pause", task="bookmarks")
+    page = await _html(public, "/")
+    assert "<title>Cascadence</title>" in page
+    assert f'href="/runs/{run_id}"' in page
+    for word in ("example", "disabled", "paused", "enabled", "success", "instance-1"):
+        assert word in page
+
+
+async def test_an_overview_without_runs_says_how_to_make_one(public: Client):
+    assert "task run example" in await _html(public, "/")
+
+
+async def test_what_is_wrong_is_on_the_overview(world: World, public: Client):
+    world.bus.connected = False
+    world.runs.broken = True
+    await world.run()
+    page = await _html(public, "/")
+    assert "degraded" in page
+    assert "disconnected" in page
+    assert "The projection runs has stopped: ValueError: broken by a test" in page
+    assert "This list stopped at" in page
+
+
+async def test_a_browser_gets_a_run_as_a_page_and_a_program_as_json(world: World, public: Client):
+    run_id = await world.run("failing")
+    page = await _html(public, f"/runs/{run_id}")
+    assert "&lt;b&gt;no&lt;/b&gt; travel for" in page
+    assert "<b>no" not in page
+    for word in ("ValueError", "intake", "verify", "skipped", f"/runs/{run_id}/events"):
+        assert word in page
+    for accept in ("*/*", "application/json", None):
+        async with public.get(f"/runs/{run_id}", headers={"Accept": accept} if accept else {}) as response:
+            assert response.content_type == "application/json"
+            assert response.headers["Vary"] == "Accept"
+
+
+async def test_names_from_elsewhere_are_text_and_links_are_quoted(world: World, public: Client):
+    report = example(
+        ForeignRunReported, task="their.task", foreign_run_id='"><script>x</script>/../', status="<i>odd</i>"
+    )
+    await world.instance.log.append([Change("task-their.task", [report])])
+    page = await _html(public, "/")
+    assert "<script>x" not in page
+    assert "<i>odd" not in page
+    assert 'href="/runs/%22%3E%3Cscript%3Ex%3C%2Fscript%3E%2F..%2F"' in page
+
+
+async def test_nothing_on_a_page_is_inline_or_from_elsewhere(world: World, public: Client):
+    run_id = await world.run("failing")
+    for path in ("/", f"/runs/{run_id}"):
+        page = await _html(public, path)
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|javascript:", page)
+        assert all(link.startswith("/") for link in re.findall(r'(?:href|src)="([^"]*)"', page))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")],
+)
+async def test_parts_of_the_pages_have_their_types(public: Client, name: str, kind: str):
+    async with public.get(f"/static/{name}") as response:
+        assert response.status == 200
+        assert response.content_type == kind
+        assert await response.read()
+
+
+async def test_a_page_of_what_goes_on_follows_the_log_and_one_of_the_past_does_not(world: World, public: Client):
+    overview = await _html(public, "/")
+    assert f'data-after="{world.instance.log.position}"' in overview
+    assert "data-types=" in await _html(public, f"/runs/{await world.run('endless', wait=False)}")
+    assert "data-types=" not in await _html(public, f"/runs/{await world.run()}")
+
+
+async def test_a_long_value_is_cut_on_the_page(world: World):
+    run = await world.instance.answers.run(await world.run())
+    page = run_page(msgspec.structs.replace(run, result="x" * 100_000))
+    assert len(page) < 20_000
+    assert "all of it is in the events" in page
+
+
+def test_text_becomes_markup_only_by_being_escaped():
+    made = tag("p", "a < b", Html("<br>"), [1, None, "&"], class_="x y", data_label='"quoted"', hidden=True, id=None)
+    assert made == '<p class="x y" data-label="&quot;quoted&quot;" hidden>a &lt; b<br>1&amp;</p>'
+    assert tag("br") == "<br>"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0001, "< 1 ms"),
+        (0.25, "250 ms"),
+        (0.9996, "1.0 s"),
+        (59.4, "59.4 s"),
+        (61, "1 min 1 s"),
+        (3600, "1 h 0 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_are_for_people(seconds: float, text: str):
+    assert _duration(seconds) == text
