@@ -11,10 +11,11 @@ from typing import Any
 
 from cascadenced.clock import SystemClock
 from cascadenced.config import Config, load
-from cascadenced.errors import RunFailedError
-from cascadenced.eventlog.memory import MemoryEventLog, MemoryFile
+from cascadenced.errors import Invalid, RunFailedError
+from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.events.audit import AuditRow, StageRow, audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
+from cascadenced.events.content import TooLarge, Unserialisable, recordable
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Identity, Pseudonyms, checked
 from cascadenced.ids import SystemIds
@@ -30,15 +31,14 @@ from cascadenced.vault import MemoryVault
 class TaskPipeline:
     """Runs a task object, or a class, through `intake → research → plan → precheck → run → verify`.
 
-    Without `data_dir` the events live in this object and are gone with it; with it they go into that folder's log,
-    which no daemon may hold meanwhile.
+    Without `data_dir` only the events of the newest run are kept, in this object; with it all go into that folder's
+    log, which no daemon may hold meanwhile.
     """
 
     def __init__(self, task: object, *, data_dir: str | Path | None = None) -> None:
         """Raises Invalid if the object cannot be a task, saying why."""
         self._entry = describe_once(task)
         self._data_dir = data_dir
-        self._file = MemoryFile()
         self._secret = SystemIds().token()
         self.run_id: str | None = None
         """Id of the newest run, once it is asked for."""
@@ -72,12 +72,13 @@ class TaskPipeline:
         return [row for recorded in self.events for row in stage_rows(recorded.event)]
 
     async def _run(self, user_id: str, group_id: str | None, args: dict[str, Json] | None, spawner: Spawner) -> Any:
-        checked(user_id, "user_id")
-        identity = Identity(user_id, checked(group_id or user_id, "group_id"))
+        identity = Identity(checked(user_id, "user_id"), checked(group_id or user_id, "group_id"))
+        args = _checked_args(args or {})
         async with AsyncExitStack() as stack:
             stack.callback(spawner.close)
             instance = await self._open(stack, spawner)
-            accepted = await instance.requests.run(self._entry.name, identity, args or {}, Origin(via="python"))
+            stack.push_async_callback(instance.runs.stop, 0.0)  # a caller that gave up leaves its run under way
+            accepted = await instance.requests.run(self._entry.name, identity, args, Origin(via="python"))
             self.run_id = accepted.run_id
             try:
                 ended = await instance.runs.ended(accepted.run_id)
@@ -98,7 +99,7 @@ class TaskPipeline:
                 open_instance(config, who="TaskPipeline", catalogue=catalogue, spawner=spawner)
             )
         clock, ids = SystemClock(), SystemIds()
-        log = await MemoryEventLog.open(self._file, clock=clock, ids=ids, projections=all_projections())
+        log = await MemoryEventLog.open(clock=clock, ids=ids, projections=all_projections())
         stack.push_async_callback(log.close)
         return await assemble(
             Config(),
@@ -110,3 +111,14 @@ class TaskPipeline:
             catalogue=catalogue,
             pseudonyms=Pseudonyms(self._secret),
         )
+
+
+def _checked_args(args: Json) -> dict[str, Json]:
+    """`args` as they will be read back, and nobody else's."""
+    try:
+        args = recordable(args)
+    except (Unserialisable, TooLarge) as error:
+        raise Invalid(f"args: {error}", code=error.code) from None
+    if not isinstance(args, dict):
+        raise Invalid(f"args must be a dict, not a {type(args).__name__}")
+    return args

@@ -810,7 +810,13 @@ class PartialExits(Exception):
         raise SystemExit(9)
 
 
+class SilentTextExits(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
 HOSTILE = [
+    SilentTextExits(),
     Unspeakable(),
     TextExits(),
     PartialExits("x"),

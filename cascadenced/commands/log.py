@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote
 
 import click
 import msgspec
 
-from cascadenced.commands.folder import has_log
+from cascadenced.commands.folder import has_log, read_only
 from cascadenced.commands.options import Command, shared
 from cascadenced.commands.session import Session, pass_session, patience, remark
 from cascadenced.commands.tables import table
@@ -40,7 +39,7 @@ def verify(session: Session) -> None:
     """
     from cascadenced.eventlog.database import verify_chain
 
-    with patience("checking every event"), _read_only(session.config) as connection:
+    with patience("checking every event"), _log_file(session.config) as connection:
         position = 0 if connection is None else verify_chain(connection)[0]
     session.show({"position": position}, f"the log is intact up to position {position}")
 
@@ -74,7 +73,7 @@ def export(session: Session, after: int, out: Path | None) -> None:
     \b
     Example: cascadenced log export --after 1000 --out events.jsonl
     """
-    with patience("writing"), _read_only(session.config) as connection, _opened(out) as file:
+    with patience("writing"), _log_file(session.config) as connection, _opened(out) as file:
         n_events = 0
         for line in _lines(connection, after):
             file.write(line)
@@ -101,20 +100,16 @@ def _lines(connection: sqlite3.Connection | None, after: int) -> Iterator[bytes]
 
 
 @contextlib.contextmanager
-def _read_only(config: Config) -> Iterator[sqlite3.Connection | None]:
+def _log_file(config: Config) -> Iterator[sqlite3.Connection | None]:
     """The log's file, None if there is none yet. Raises Unavailable if it cannot be read."""
-    path = config.log_path
     if not has_log(config):
         yield None
         return
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
-        try:
+        with contextlib.closing(read_only(config)) as connection:
             yield connection
-        finally:
-            connection.close()
     except sqlite3.Error as error:
-        raise Unavailable(f"{path} cannot be read: {error}") from None
+        raise Unavailable(f"{config.log_path} cannot be read: {error}") from None
 
 
 @contextlib.contextmanager

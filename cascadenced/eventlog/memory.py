@@ -1,4 +1,4 @@
-"""The double: the same rule of a commit over a list; projections fold into an SQLite database in memory.
+"""The double: the same rule of a commit over a list; events and projections can be asked in SQL as well, in memory.
 
 What was committed lives in a `MemoryFile`, so that a test can close the log, or forget to, and open it again.
 """
@@ -8,22 +8,20 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, DiskError
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt, Row
 from cascadenced.eventlog.chain import header_of, verify
+from cascadenced.eventlog.database import migrate
 from cascadenced.eventlog.folding import Folding
+from cascadenced.eventlog.rows import INSERT, to_row
 from cascadenced.eventlog.sequence import Pending, Tail, prepare
 from cascadenced.eventlog.tail import LiveTail
 from cascadenced.events.base import Recorded
 from cascadenced.ids import EventId, Ids
-
-_PROJECTIONS = (
-    "CREATE TABLE projections (name TEXT PRIMARY KEY, version INTEGER NOT NULL, position INTEGER, reason TEXT, "
-    "frozen_at_us INTEGER)"
-)
 
 
 class MemoryFile:
@@ -73,7 +71,8 @@ class MemoryEventLog:
         self._tail = Tail(len(file.events), last.hash if last else file.anchor, file.instance_id, file.epoch)
         self._live = LiveTail(len(file.events))
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        self._connection.execute(_PROJECTIONS)
+        migrate(self._connection, Path(":memory:"), ids)
+        self._connection.executemany(INSERT, [to_row(event) for event in file.events])
         self.tables = MemoryTables(self._connection)
         self._folding = Folding(self._connection, projections, clock)
         for projection in self._folding.prepare():
@@ -183,7 +182,7 @@ class MemoryEventLog:
         try:
             batch = self._tail.sequence(waiting, lambda s: self.file.versions.get(s, 0), self.file.sources.get)
             if batch.recorded:
-                self._fold(batch.recorded)
+                self._write(batch.recorded)
         except Exception as error:  # noqa: BLE001 -- the callers hear what happened
             self._failed(waiting, DiskError(str(error)) if isinstance(error, sqlite3.Error) else error)
             return
@@ -206,10 +205,11 @@ class MemoryEventLog:
             else:
                 outcome.future.set_exception(outcome.result)
 
-    def _fold(self, recorded: Sequence[Recorded]) -> None:
+    def _write(self, recorded: Sequence[Recorded]) -> None:
         frozen = self._folding.frozen
         self._connection.execute("BEGIN")
         try:
+            self._connection.executemany(INSERT, [to_row(event) for event in recorded])
             self._folding.fold(recorded)
             self._connection.execute("COMMIT")
         except BaseException:

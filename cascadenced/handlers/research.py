@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from collections.abc import Awaitable
 from typing import Any
 
 from cascadenced.errors import CascadenceError
@@ -13,14 +14,9 @@ from cascadenced.runtime.spawn import Spawner
 
 
 class ResearchFailed(CascadenceError):
-    """The query could not be answered; the run goes on without an answer. partial: what there was of one."""
+    """The query could not be answered; the run goes on without an answer. Its cause is what the search raised, if any."""
 
     code = "research_failed"
-
-    def __init__(self, message: str, partial: object = None) -> None:
-        super().__init__(message)
-        if partial is not None:
-            self.partial = partial
 
 
 async def gather(query: Any, identity: Identity, spawner: Spawner) -> Any:
@@ -38,7 +34,11 @@ async def gather(query: Any, identity: Identity, spawner: Spawner) -> Any:
         wanted = {name: value for name, value in offered.items() if name in named}
         answer = await spawner.call(functools.partial(search, query, **wanted))
         while inspect.isawaitable(answer):
-            answer = await answer
+            answer = await spawner.call(_awaited, answer)
     except Exception as error:
-        raise ResearchFailed(str(error) or type(error).__name__, getattr(error, "partial", None)) from error
+        raise ResearchFailed("the search failed") from error
     return answer
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer

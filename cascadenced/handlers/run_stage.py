@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, PrecheckError
+from cascadenced.errors import PrecheckError
 from cascadenced.events.base import Json
 from cascadenced.events.content import TooLarge, Unserialisable, cut, recordable, shown
 from cascadenced.events.stage import StageFailed, StageFinished
-from cascadenced.handlers.research import gather
+from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.spawn import Spawner
@@ -69,7 +70,7 @@ class StageRunner:
             ("user_id", live.identity.user_id),
             ("group_id", live.identity.group_id),
             ("run_id", live.run_id),
-            ("args", live.run.args),
+            ("args", _own_copy(live.run.args)),
             ("context", []),
         ):
             setattr(instance, name, value)
@@ -84,7 +85,7 @@ class StageRunner:
         if hook is None or function is None:
             raise Unserialisable(f"the task's code no longer has a {stage}() hook", code="hook.missing")
         before = _FED_BY.get(stage)
-        arguments = (run.outputs.get(before),) if hook.takes and before is not None else ()
+        arguments = (_own_copy(run.outputs.get(before)),) if hook.takes and before is not None else ()
         value = await self._spawner.call(function, *arguments)
         if stage == "research":
             assert live.identity is not None
@@ -98,11 +99,12 @@ class StageRunner:
     def _failed(
         self, live: LiveRun, stage: str, attempt: int, error: BaseException, redact: Redactor, took_s: float
     ) -> StageFailed:
-        reason = cut(redact(_text(error)))
-        partial, partial_shown = _partial(error, redact)
-        research_failed = stage == "research" and isinstance(error, CascadenceError) and error.code == "research_failed"
-        if not research_failed:
-            live.error = error
+        research_failed = stage == "research" and isinstance(error, ResearchFailed)
+        told = error.__cause__ if research_failed and error.__cause__ is not None else error
+        reason = cut(redact(_text(told)))
+        partial, partial_shown = _partial(told, redact)
+        if not research_failed and isinstance(error, Exception):
+            live.error = error  # a CancelledError handed to a caller would look like the caller's own
         return StageFailed(
             task=live.run.task,
             stage=stage,
@@ -122,7 +124,14 @@ def _passed(value: object) -> None:
         raise PrecheckError(value if isinstance(value, str) and value else "precheck failed")
 
 
+def _own_copy(value: Json) -> Any:
+    """`value` for a task to do with as it likes: what is recorded, and published later, stays as it was."""
+    return copy.deepcopy(value)
+
+
 def _is_plan_of_tasks(value: object) -> bool:
+    if isinstance(value, dict) and value.get("execution") == "parallel":
+        value = value.get("tasks")
     items = value if isinstance(value, list) else [value]
     return any(callable(getattr(item, "run", None)) for item in items)
 
@@ -139,8 +148,8 @@ def _partial(error: BaseException, redact: Redactor) -> tuple[Json, str | None]:
         partial = getattr(error, "partial", None)
         if partial is None:
             return None, None
-        text = cut(redact(repr(partial)))
-    except Exception:  # noqa: BLE001 -- the task's own code once more
+        text = cut(redact(_utf8(repr(partial))))
+    except BaseException:  # noqa: BLE001 -- the task's own code once more
         return None, None
     try:
         return recordable(partial), text
@@ -154,6 +163,11 @@ def _error_type(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error) or type(error).__name__
-    except Exception:  # noqa: BLE001 -- a hostile __str__ is still only an error of its own stage
+        return _utf8(str(error)) or type(error).__name__
+    except BaseException:  # noqa: BLE001 -- a hostile __str__ is still only an error of its own stage
         return f"{type(error).__name__} (its text cannot be shown)"
+
+
+def _utf8(text: str) -> str:
+    """`text` with halves of surrogate pairs, for which UTF-8 has no bytes, spelled out."""
+    return text.encode(errors="backslashreplace").decode()

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Annotated, Any, cast
 
 import msgspec
+import structlog
 from aiohttp import web
 from msgspec import Meta
 
@@ -23,6 +24,8 @@ from cascadenced.http.query import arguments
 from cascadenced.http.replies import encode
 from cascadenced.projections.answers import event_view
 from cascadenced.projections.page import checked_position
+
+_log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_S = 15.0
 """A comment this often, so that proxies see life, and we see the dead."""
@@ -59,13 +62,21 @@ async def stream(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         await _until_stop(face, _send(log, response, position))
     except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()  # closing would wait for the client to read what is buffered
+        _cut(request)
     except ConnectionError:
         pass  # it went away
+    except Exception:  # noqa: BLE001 -- what has begun as a stream cannot become an error answer any more
+        _log.exception("stream_failed")
+        _cut(request)
     finally:
         face.n_streams -= 1
     return response
+
+
+def _cut(request: web.Request) -> None:
+    # Closing would wait for the client to read what is buffered, and look like a good end.
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _begin(request: web.Request) -> int | None:

@@ -65,7 +65,7 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
 def describe_once(target: object) -> TaskEntry:
     """The entry of an object that is to be used as it is, for one run (`TaskPipeline(obj)`)."""
     entry = describe(target)
-    if isinstance(target, type):
+    if isinstance(target, type) or entry.listens_to is not None:
         return entry
     return msgspec.structs.replace(entry, make=lambda: target)
 

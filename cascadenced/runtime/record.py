@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cascadenced.clock import Clock
@@ -57,21 +57,18 @@ class LiveRun:
         if self.run.status in ENDED and self.ended is not None and not self.ended.done():
             self.ended.set_result(self.run)
 
-    @classmethod
-    def from_stream(cls, events: Sequence[Recorded]) -> LiveRun:
-        """Fold a run's whole stream."""
-        first = events[0]
-        run_id = first.run_id or first.stream.removeprefix("run-")
-        context = Context(
-            user_hash=first.user_hash,
-            group_hash=first.group_hash,
-            run_id=run_id,
-            correlation=first.correlation,
-            traceparent=first.traceparent,
-        )
-        live = cls(RunId(run_id), context)
-        live.fold(events)
-        return live
+    async def read(self, log: EventLog) -> None:
+        """Take in the run's whole stream: what this was so far is only its id."""
+        events = await log.read_stream(run_stream(self.run_id))
+        if events:
+            self.context = Context(
+                user_hash=events[0].user_hash,
+                group_hash=events[0].group_hash,
+                run_id=self.run_id,
+                correlation=events[0].correlation,
+                traceparent=events[0].traceparent,
+            )
+            self.fold(events)
 
     def change(self, events: Sequence[Event]) -> Change:
         """An append to this run at the version we know, caused by its last event."""
@@ -90,27 +87,46 @@ class LiveRun:
         return 0.0 if self.started_at_us is None else max(0.0, (clock.now_us() - self.started_at_us) / 1e6)
 
 
-async def record(log: EventLog, clock: Clock, live: LiveRun, event: Event, *, go_on: bool = True) -> None:
-    """Append `event` and what follows from it, in one write, and fold both.
+Following = Callable[[Run], Sequence[Event]]
+"""What to append to a run as it stands, ending with what follows from it; nothing if it is too late for that."""
 
-    go_on: False holds back the start of a next stage (the daemon is stopping); the end of the run is recorded still.
-    Waits while the disk is full. When another writer came first, the stream is read again; an event of a run that has
-    ended meanwhile, or of a stage that is no longer under way, is dropped: it is late.
+
+async def record(
+    log: EventLog, clock: Clock, live: LiveRun, following: Following, *, wait_for_space: bool = True
+) -> None:
+    """Append what `following` says, in one write, and fold it.
+
+    When another writer came first, the stream is read and `following` asked again. A full disk is waited for, or
+    raises DiskFull.
     """
-    while True:
-        after = evolve(live.run, event)
-        follows = decide(after, event, elapsed_s=live.elapsed_s(clock))
-        if not go_on and follows and isinstance(follows[0], StageStarted):
-            follows = []
+    while events := following(live.run):
         try:
-            receipt = await log.append([live.change([event, *follows])])
+            receipt = await log.append([live.change(events)])
         except DiskFull:
+            if not wait_for_space:
+                raise
             await clock.sleep(DISK_FULL_RETRY_S)
         except WrongVersion:
-            current = live.run.current
             live.fold(await log.read_stream(run_stream(live.run_id), live.version))
-            if live.run.status in ENDED or live.run.current != current:
-                return
         else:
             live.fold(receipt.recorded)
             return
+
+
+def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = True) -> Following:
+    """How the stage under way went, and what follows from that.
+
+    Of a run that has ended meanwhile, or a stage that is no longer under way, it is late and dropped.
+    go_on: False holds back the start of a next stage (the daemon is stopping); the end of the run is recorded still.
+    """
+    stage, attempt = live.run.current, live.run.attempt
+
+    def following(run: Run) -> Sequence[Event]:
+        if run.status in ENDED or (run.current, run.attempt) != (stage, attempt):
+            return ()
+        follows = decide(evolve(run, outcome), outcome, elapsed_s=live.elapsed_s(clock))
+        if not go_on and follows and isinstance(follows[0], StageStarted):
+            return [outcome]
+        return [outcome, *follows]
+
+    return following

@@ -157,7 +157,11 @@ def _carried(error: BaseException) -> Exception:
     """`error`, or an ordinary exception naming it: asyncio lets SystemExit and StopIteration end the loop or hang."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    carried = TaskExit(f"{type(error).__name__}: {error}")
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001 -- its __str__ is task code too
+        text = type(error).__name__
+    carried = TaskExit(text)
     carried.__cause__ = error
     return carried
 

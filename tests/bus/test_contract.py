@@ -89,9 +89,14 @@ async def test_fetch_returns_no_more_than_asked_for(world: World) -> None:
 async def test_more_messages_than_may_be_in_flight_all_arrive_in_order(world: World) -> None:
     n = 1500
     await asyncio.gather(*(world.send("ume.event.x", b"%d" % i) for i in range(n)))
-    got = await acked(world, n)
-    assert sorted(int(delivery.data) for delivery in got) == list(range(n))
-    assert [delivery.stream_seq for delivery in got] == sorted(delivery.stream_seq for delivery in got)
+    got: dict[int, bytes] = {}
+    async with asyncio.timeout(20):
+        while len(got) < n:  # on a slow machine the broker may lose patience, and some come twice
+            for delivery in await world.bus.fetch(100):
+                delivery.ack()
+                got.setdefault(delivery.stream_seq, delivery.data)
+    assert list(got) == sorted(got)
+    assert sorted(map(int, got.values())) == list(range(n))
 
 
 async def test_what_nobody_acknowledged_comes_again_and_is_the_same(world: World) -> None:

@@ -255,6 +255,12 @@ class TestFlow:
         got = {delivery.stream_seq for delivery in await _fetch_distinct(real, n)}
         assert len(got) == n
 
+    async def test_more_bytes_than_one_request_takes_all_arrive(self, real: RealWorld) -> None:
+        for n in range(20):
+            await real.send("ume.event.x", b"%07d" % n + bytes(999_000))
+        got = await _fetch_distinct(real, 20)
+        assert sorted(int(delivery.data[:7]) for delivery in got) == list(range(20))
+
     async def test_waiting_costs_one_request_for_each_consumer_in_five_seconds(self, real: RealWorld) -> None:
         requests = 0
 

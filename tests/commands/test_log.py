@@ -85,3 +85,22 @@ def test_a_file_that_is_no_log_is_told(run, folder):
         assert "cannot be read" in ran.err
         assert "Traceback" not in ran.err
     assert run("run", "example", *WHO).code == 78
+
+
+def test_a_log_that_is_just_being_made_reads_as_an_empty_one(run, folder):
+    folder.mkdir(mode=0o700)
+    (folder / "log.db").touch()
+    assert run("runs").out == "no runs\n"
+    assert "example\tenabled" in run("list").out
+    assert run("log", "verify").out == "the log is intact up to position 0\n"
+    assert run("log", "export").out == ""
+
+
+def test_another_programs_database_is_told(run, folder):
+    folder.mkdir(mode=0o700)
+    connection = sqlite3.connect(folder / "log.db")
+    connection.execute("CREATE TABLE groceries (name)")
+    connection.close()
+    ran = run("runs")
+    assert ran.code == 1
+    assert "another program's database" in ran.err

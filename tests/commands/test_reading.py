@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from cascadenced.commands.tables import coloured
 from cascadenced.projections.audit_trail import TrailRow
 from cascadenced.projections.page import Page
 from cascadenced.projections.runs import RunRow, RunView
@@ -98,3 +99,10 @@ def test_text_of_tasks_cannot_drive_the_terminal(run):
     text = run("show", run_id).out
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+def test_colours_are_for_terminals_that_want_them(run, monkeypatch):
+    assert "\x1b" not in run("status").out
+    assert coloured("success") == "\x1b[32msuccess\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured("success") == "success"

@@ -57,9 +57,11 @@ async def test_an_append_of_nothing_writes_nothing(log):
 
 
 async def test_each_event_carries_the_context_of_its_change(log):
-    receipt = await log.append([
-        said("a", "one", user_hash="u", group_hash="g", run_id="r", correlation="c", traceparent="t"),
-    ])
+    receipt = await log.append(
+        [
+            said("a", "one", user_hash="u", group_hash="g", run_id="r", correlation="c", traceparent="t"),
+        ]
+    )
     event = receipt.recorded[0]
     assert (event.user_hash, event.group_hash, event.run_id, event.correlation, event.traceparent) == tuple("ugrct")
 

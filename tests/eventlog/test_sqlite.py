@@ -715,6 +715,10 @@ async def test_two_logs_share_nothing(tmp_path, clock):
     ]
     await one.append([said("a", "one")], source="bus:1")
     receipt = await two.append([said("a", "two", expected=0)], source="bus:1")
-    assert (receipt.duplicate_of, texts(await everything(one)), texts(await everything(two))) == (None, ["one"], ["two"])
+    assert (receipt.duplicate_of, texts(await everything(one)), texts(await everything(two))) == (
+        None,
+        ["one"],
+        ["two"],
+    )
     await one.close()
     await two.close()

@@ -85,7 +85,7 @@ async def test_stop_asks_the_daemon_and_answers_at_once(world: World, owner: Cli
 async def test_a_caller_that_waits_is_told_when_the_daemon_stops(world: World, owner: Client):
     waiting = asyncio.create_task(_rpc(owner, "run", task="endless", **ALICE))
     await asyncio.sleep(0.05)
-    owner.app[FACE].stopping.set()  # type: ignore[index]
+    owner.app[FACE].stopping.set()
     status, body = await waiting
     assert status == 503
     assert body["error"] == "stopping"
@@ -97,4 +97,4 @@ async def test_a_caller_that_goes_away_stops_nothing(world: World, owner: Client
     waiting.cancel()
     await asyncio.sleep(0.05)
     assert world.instance.runs.n_running == 1
-    assert len(owner.app[FACE].work) == 1  # type: ignore[index]
+    assert len(owner.app[FACE].work) == 1

@@ -163,9 +163,11 @@ async def test_connections_are_bounded(world: World, monkeypatch: pytest.MonkeyP
         port = int(url.rpartition(":")[2])
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
         await asyncio.sleep(0.05)
-        with pytest.raises(OSError):  # noqa: PT011 -- reset or end, as the system likes
-            if not await _raw(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-                raise ConnectionResetError
+        try:
+            answer = await _raw(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        except ConnectionError:
+            answer = b""
+        assert answer == b""
         for one in held:
             one.close()
         await asyncio.sleep(0.05)
@@ -213,9 +215,8 @@ async def test_what_is_not_http_hurts_nobody(
 
 async def test_no_descriptor_is_left_open(world: World):
     async def once() -> None:
-        async with _serving(world) as url, aiohttp.ClientSession() as session:
-            async with session.get(f"{url}/") as response:
-                await response.read()
+        async with _serving(world) as url, aiohttp.ClientSession() as session, session.get(f"{url}/") as response:
+            await response.read()
 
     await once()
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0

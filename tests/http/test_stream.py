@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
+from aiohttp import ClientPayloadError, ClientResponse
 from aiohttp.test_utils import TestClient
 
 from cascadenced.eventlog.base import Change
 from cascadenced.events.idea import IdeaRecorded
 from cascadenced.http import stream as streaming
+from cascadenced.http.face import FACE
 from tests.http.conftest import World
 
 Client = TestClient[Any, Any]
@@ -44,6 +46,14 @@ class Reader:
 
     async def messages(self, n: int) -> list[dict[str, str]]:
         return [await self.message() for _ in range(n)]
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not become true")
 
 
 async def _note(world: World, n: int = 1, size: int = 10) -> None:
@@ -119,17 +129,13 @@ async def test_a_quiet_stream_shows_that_it_lives(world: World, public: Client, 
 async def test_streams_are_bounded_and_given_back(world: World, public: Client, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(streaming, "MAX_STREAMS", 1)
     monkeypatch.setattr(streaming, "KEEP_ALIVE_S", 0.01)
-    async with public.get("/events"):
-        async with public.get("/events") as response:
-            assert response.status == 429
-            assert response.headers["Retry-After"] == "5"
-    for _ in range(100):
-        await asyncio.sleep(0.01)
-        async with public.get("/events") as response:
-            if response.status == 200:
-                break
-    assert response.status == 200
-    assert world.instance.refusals.total["overload"] >= 1
+    async with public.get("/events"), public.get("/events") as response:
+        assert response.status == 429
+        assert response.headers["Retry-After"] == "5"
+    await _until(lambda: public.app[FACE].n_streams == 0)
+    async with public.get("/events") as response:
+        assert response.status == 200
+    assert world.instance.refusals.total["overload"] == 1
 
 
 async def test_a_client_that_does_not_read_is_cut_off(world: World, public: Client, monkeypatch: pytest.MonkeyPatch):
@@ -139,14 +145,26 @@ async def test_a_client_that_does_not_read_is_cut_off(world: World, public: Clie
         sock.setblocking(False)
         sock.send(b"GET /events?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await _note(world, 400, size=50_000)
-        face = public.app[streaming.FACE]  # type: ignore[index]
-        for _ in range(300):
-            await asyncio.sleep(0.01)
-            if face.n_streams == 0 and _ > 20:
-                break
-        assert face.n_streams == 0
+        face = public.app[FACE]
+        await _until(lambda: face.n_streams == 1)
+        await _until(lambda: face.n_streams == 0)
     finally:
         sock.close()
+
+
+async def test_a_stream_that_fails_breaks_off_rather_than_end(
+    world: World, public: Client, monkeypatch: pytest.MonkeyPatch
+):
+    async def follow(_after: int) -> AsyncIterator[Any]:
+        raise RuntimeError("the file is gone")
+        yield
+
+    monkeypatch.setattr(world.instance.log, "follow", follow)
+    async with public.get("/events") as response:
+        with pytest.raises(ClientPayloadError):
+            await Reader(response).message()
+    assert public.app is not None
+    assert public.app[FACE].n_streams == 0
 
 
 async def test_a_stream_ends_with_the_log(world: World, public: Client):

@@ -76,9 +76,9 @@ def test_a_started_run_starts_its_first_stage():
 
 
 def test_a_finished_stage_starts_the_next():
-    given(*started("plan", "run"), example(StageStarted, stage="plan")).when(
-        example(StageFinished, stage="plan")
-    ).then(StageStarted, stage="run", attempt=1, skipped=("precheck",))
+    given(*started("plan", "run"), example(StageStarted, stage="plan")).when(example(StageFinished, stage="plan")).then(
+        StageStarted, stage="run", attempt=1, skipped=("precheck",)
+    )
 
 
 def test_the_last_finished_stage_ends_the_run():
@@ -119,7 +119,9 @@ def test_what_research_failed_to_find_is_no_output():
     assert "research" not in fold(play("research", "run", fails="research", fatal=False)).outputs
 
 
-@pytest.mark.parametrize("event", [e for e in every_event() if not isinstance(e, DECISIVE)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "event", [e for e in every_event() if not isinstance(e, DECISIVE)], ids=lambda e: type(e).__name__
+)
 def test_nothing_follows_from_other_events(event):
     given(*started("run")).when(event).then_nothing()
 
@@ -226,11 +228,13 @@ def test_after_the_fifth_crash_in_a_row_the_run_ends_in_error():
 
 
 def test_a_stage_that_ends_forgives_the_crashes_before_it():
-    run = fold([
-        *crashed(4, "plan", "run"),
-        example(StageFinished, stage="plan", attempt=4),
-        example(StageStarted, stage="run"),
-    ])
+    run = fold(
+        [
+            *crashed(4, "plan", "run"),
+            example(StageFinished, stage="plan", attempt=4),
+            example(StageStarted, stage="run"),
+        ]
+    )
     assert verdict(run) == "resume"
 
 
@@ -278,15 +282,15 @@ def test_a_run_that_was_between_stages_goes_on_with_the_next():
 
 
 def test_a_run_whose_last_stage_had_ended_is_finished():
-    given(
-        *started("run"), example(StageStarted), example(StageFinished)
-    ).when_the_daemon_starts_again(elapsed_s=4.0).then(RunFinished, took_s=4.0)
+    given(*started("run"), example(StageStarted), example(StageFinished)).when_the_daemon_starts_again(
+        elapsed_s=4.0
+    ).then(RunFinished, took_s=4.0)
 
 
 def test_a_repeated_start_names_the_same_skipped_stages():
-    given(
-        *started("run"), example(StageStarted, skipped=("intake", "research"))
-    ).when_the_daemon_starts_again().then(StageStarted, skipped=("intake", "research"))
+    given(*started("run"), example(StageStarted, skipped=("intake", "research"))).when_the_daemon_starts_again().then(
+        StageStarted, skipped=("intake", "research")
+    )
 
 
 def test_an_empty_history_is_an_empty_run():

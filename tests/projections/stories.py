@@ -88,18 +88,20 @@ def _run(chance: random.Random, n: int) -> list[Change]:
 
 def _aside(chance: random.Random) -> Change:
     task = chance.choice((*TASKS, "elsewhere"))
-    event = chance.choice([
-        example(TaskEnabled, task=task),
-        example(TaskDisabled, task=task),
-        example(TaskPaused, task=task),
-        example(TaskResumed, task=task),
-        example(PointerAdded, task=task, run_id=f"r{chance.randrange(5)}"),
-        example(ScheduleSet, task=task, recurrence=chance.choice([None, {"rule": "daily"}])),
-        example(ScheduleRemoved, task=task),
-        example(ForeignRunReported, task=task, status=chance.choice(["running", "success", "error"])),
-        example(MessageDeadLettered, reason=chance.choice(["undecodable", "future_schema"])),
-        example(MessageRedriven, position=chance.randrange(1, 200)),
-    ])
+    event = chance.choice(
+        [
+            example(TaskEnabled, task=task),
+            example(TaskDisabled, task=task),
+            example(TaskPaused, task=task),
+            example(TaskResumed, task=task),
+            example(PointerAdded, task=task, run_id=f"r{chance.randrange(5)}"),
+            example(ScheduleSet, task=task, recurrence=chance.choice([None, {"rule": "daily"}])),
+            example(ScheduleRemoved, task=task),
+            example(ForeignRunReported, task=task, status=chance.choice(["running", "success", "error"])),
+            example(MessageDeadLettered, reason=chance.choice(["undecodable", "future_schema"])),
+            example(MessageRedriven, position=chance.randrange(1, 200)),
+        ]
+    )
     return Change("aside", [event], None, Context(user_hash="user1"))
 
 
@@ -119,9 +121,7 @@ def chaos(seed: int, n_events: int) -> list[Recorded]:
             run_id = chance.choice(list(task_of)[-3:])
         if "task" in event.__struct_fields__:
             event = replace(event, task=task_of[run_id])
-        events.append(
-            recorded(event, position=position, run_id=run_id, stream=f"run-{run_id}", at_us=AT_US + position)
-        )
+        events.append(recorded(event, position=position, run_id=run_id, stream=f"run-{run_id}", at_us=AT_US + position))
     return events
 
 
@@ -151,5 +151,3 @@ def folded(projection: Projection, events: Sequence[Recorded], cuts: Iterable[in
 def dump(connection: sqlite3.Connection, tables: Sequence[str]) -> list[Any]:
     """Every row of these tables, in the order SQLite has them."""
     return [(table, connection.execute(f"SELECT * FROM {table}").fetchall()) for table in tables]
-
-

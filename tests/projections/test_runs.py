@@ -1,0 +1,182 @@
+"""One run in full."""
+
+from __future__ import annotations
+
+import pytest
+
+from cascadenced.errors import Invalid, Unknown
+from cascadenced.events.run import RunFailed, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.projections.runs import run_view
+from tests.examples import AT, AT_US, GROUP_HASH, RUN_ID, USER_HASH, example, recorded, run_of
+
+
+def view(*events, seconds_apart=1):
+    return run_view(
+        [
+            recorded(event, position=n + 1, version=n + 1, at_us=AT_US + n * seconds_apart * 1_000_000)
+            for n, event in enumerate(events)
+        ]
+    )
+
+
+def stages_of(shown):
+    return {stage.stage: stage.status for stage in shown.stages}
+
+
+def test_a_run_shows_all_six_stages_in_pipeline_order():
+    shown = view(*run_of("run"))
+    assert [stage.stage for stage in shown.stages] == ["intake", "research", "plan", "precheck", "run", "verify"]
+
+
+def test_a_queued_run_has_not_started():
+    shown = view(example(RunRequested))
+    assert (shown.status, shown.started_at, shown.finished_at, shown.stage) == ("queued", None, None, None)
+    assert set(stages_of(shown).values()) == {"pending"}
+
+
+def test_a_run_says_what_was_asked_by_whom_and_when():
+    shown = view(example(RunRequested, args={"n": 5}, parent_run_id="p"))
+    assert (shown.run_id, shown.task, shown.args, shown.parent_run_id) == (RUN_ID, "example", {"n": 5}, "p")
+    assert (shown.user_hash, shown.group_hash, shown.requested_at) == (USER_HASH, GROUP_HASH, AT)
+
+
+def test_a_running_run_shows_what_ended_what_goes_on_and_what_is_to_come():
+    shown = view(*run_of("intake", "plan", "run")[:5])
+    assert (shown.status, shown.stage, shown.attempt) == ("running", "plan", 1)
+    assert stages_of(shown) == {
+        "intake": "success",
+        "research": "skipped",
+        "plan": "started",
+        "precheck": "skipped",
+        "run": "pending",
+        "verify": "skipped",
+    }
+
+
+def test_a_finished_run_has_a_result_and_no_error():
+    shown = view(*run_of("plan", "run"))
+    assert (shown.status, shown.result, shown.error) == ("success", "run output", None)
+
+
+def test_a_finished_run_shows_outputs_durations_and_instants():
+    shown = view(*run_of("run"))
+    run = shown.stages[4]
+    assert (run.output, run.took_s, run.attempt, run.started_at[17:19]) == ("run output", 0.25, 1, "22")
+    assert (shown.started_at[17:19], shown.finished_at[17:19]) == ("21", "24")
+
+
+def test_a_failed_run_has_an_error_and_no_result():
+    shown = view(*run_of("plan", "run", fails="run"))
+    assert (shown.status, shown.result) == ("error", None)
+    assert (shown.error.type, shown.error.message, shown.stage) == ("ValueError", "boom", "run")
+
+
+def test_a_failed_stage_shows_what_it_left():
+    shown = view(
+        example(RunRequested),
+        example(RunStarted),
+        example(StageStarted),
+        example(StageFailed, partial=[1, 2]),
+        example(RunFailed),
+    )
+    assert (shown.stages[4].status, shown.stages[4].output) == ("error", [1, 2])
+
+
+def test_a_refused_run_started_nothing_and_says_why():
+    shown = view(example(RunRequested), example(RunRefused, code="paused", reason="Task 'x' is paused"))
+    assert (shown.status, shown.error.type, shown.error.message) == ("refused", "paused", "Task 'x' is paused")
+    assert set(stages_of(shown).values()) == {"skipped"}
+    assert shown.finished_at is not None
+
+
+def test_a_run_that_was_resumed_shows_its_last_attempt():
+    shown = view(*run_of("run")[:3], example(StageInterrupted), example(StageStarted, attempt=2))
+    assert (shown.status, shown.attempt, shown.stages[4].attempt, shown.stages[4].status) == (
+        "running",
+        2,
+        2,
+        "started",
+    )
+    assert shown.stages[4].started_at[17:19] == "24"
+
+
+def test_a_run_that_waits_has_no_error():
+    shown = view(*run_of("run")[:3], example(RunHeld))
+    assert (shown.status, shown.error, shown.finished_at) == ("waiting", None, None)
+
+
+def test_a_run_given_up_after_crashes_names_the_stage_that_was_under_way():
+    shown = view(
+        *run_of("plan", "run")[:5],
+        example(StageStarted, stage="run", attempt=5),
+        example(RunFailed, error_type="crash_loop", stage="run"),
+    )
+    assert (shown.stage, shown.attempt, stages_of(shown)["run"]) == ("run", 5, "error")
+
+
+def test_a_run_between_stages_shows_the_last_that_ended():
+    shown = view(*run_of("plan", "run")[:4])
+    assert (shown.stage, shown.status) == ("plan", "running")
+
+
+def test_a_run_whose_research_failed_still_succeeds():
+    shown = view(*run_of("research", "run", fails="research"))
+    assert (shown.status, stages_of(shown)["research"]) == ("success", "error")
+
+
+def test_a_result_of_nothing_is_null():
+    shown = view(example(RunRequested), example(RunStarted), example(StageStarted), example(StageFinished, output=None))
+    assert shown.result is None
+
+
+# ── finding it ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+NEIGHBOUR = RUN_ID[:10] + "0" * 22
+
+
+@pytest.fixture
+async def two_runs(happened):
+    for run_id in (RUN_ID, NEIGHBOUR):
+        await happened(*run_of("run"), run_id=run_id)
+
+
+async def test_a_run_is_found_by_its_id(answers, two_runs):
+    assert (await answers.run(RUN_ID)).run_id == RUN_ID
+
+
+async def test_a_run_is_found_by_the_beginning_of_its_id(answers, two_runs):
+    assert (await answers.run(RUN_ID[:20])).run_id == RUN_ID
+
+
+async def test_a_beginning_that_several_runs_share_is_refused(answers, two_runs):
+    with pytest.raises(Invalid, match="several runs begin with"):
+        await answers.run(RUN_ID[:10])
+
+
+async def test_a_run_that_nobody_asked_for_is_unknown(answers, two_runs):
+    with pytest.raises(Unknown, match="no run"):
+        await answers.run("ff" * 16)
+
+
+@pytest.mark.parametrize("given", ["", "019f", "019f0000%", "019f_0000000", "'; DROP TABLE runs", "~" * 32])
+async def test_what_cannot_be_an_id_is_unknown(answers, two_runs, given):
+    with pytest.raises(Unknown):
+        await answers.run(given)
+
+
+async def test_the_events_of_a_run_come_in_pages(answers, two_runs):
+    first = await answers.run_events(RUN_ID, limit=3)
+    rest = await answers.run_events(RUN_ID, after=first.next)
+    assert [event.version for event in first.items + rest.items] == [1, 2, 3, 4, 5]
+    assert rest.next is None
+
+
+async def test_the_events_of_a_run_carry_their_own_json(answers, two_runs):
+    event = (await answers.run_events(RUN_ID, limit=1)).items[0]
+    assert (event.type, bytes(event.data)[:24]) == ("run.requested", b'{"type":"run.requested",')
+
+
+async def test_the_events_of_an_unknown_run_are_unknown(answers):
+    with pytest.raises(Unknown):
+        await answers.run_events("ff" * 16)
