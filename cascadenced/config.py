@@ -292,6 +292,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self._inside("lock")
 
     @property
+    def nats_key_path(self) -> Path:
+        """What the server of our own encrypts its store with, 64 hex digits."""
+        return self._inside("nats.key")
+
+    @property
     def nats_dir(self) -> Path:
         return self._inside("nats")
 

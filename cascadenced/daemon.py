@@ -26,7 +26,7 @@ from cascadenced.handlers.followups import CapabilityPlanner
 from cascadenced.handlers.publications import Publications
 from cascadenced.instance import BusStatus, Instance, open_instance
 from cascadenced.pipeline.followups import Planner
-from cascadenced.private_files import write_atomically
+from cascadenced.private_files import read_or_create_hex, write_atomically
 from cascadenced.rpc import responders
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
@@ -152,13 +152,14 @@ class Daemon:
         from cascadenced.bus.embedded import EmbeddedServer
         from cascadenced.bus.jetstream import JetStreamBus
 
-        config = self._config
+        config, synced = self._config, False
         if config.nats_url is not None:
             url, about = config.nats_url, ""
         else:
             server = await EmbeddedServer.start(
                 Path(config.data_dir),
                 token=instance.ids.token(),
+                key=read_or_create_hex(config.nats_key_path, 32),
                 server=config.nats_server,
                 lock_wait_s=config.lock_wait_s,
                 clock=instance.clock,
@@ -166,6 +167,7 @@ class Daemon:
             stack.push_async_callback(server.stop)
             keeper = asyncio.create_task(_keep_alive(server, instance), name="nats-server-keeper")
             stack.callback(keeper.cancel)
+            synced = server.synced
             url, about = server.url, f" (our own nats-server {server.version}, {server.path})"
         attempt = 0
         while True:
@@ -177,6 +179,8 @@ class Daemon:
                     clock=instance.clock,
                     max_age_s=config.stream_max_age_s,
                     max_bytes=config.stream_max_bytes,
+                    atomic_batches=synced,
+                    encrypted_store=config.nats_url is None,
                 )
             except Unavailable as error:
                 attempt += 1

@@ -98,7 +98,7 @@ class FutureSchema(BadMessage):
 
 
 class Refused(CascadenceError):
-    """The rule says no. Each kind maps to one HTTP status (`http/errors.py`)."""
+    """The rule says no. Each kind maps to one HTTP status (`refusals.py`)."""
 
     code = "refused"
 

@@ -29,6 +29,7 @@ from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.identity import Pseudonyms
 from cascadenced.ids import Ids, SystemIds
+from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.discover import Catalogue, discover
 from cascadenced.private_files import read_or_create_hex
 from cascadenced.projections import all_projections
@@ -162,7 +163,8 @@ class Instance:
 
     def _equip(self, task: Any, live: LiveRun) -> None:
         host = TaskHost(self, live)
-        task.host = host
+        if isinstance(task, BaseTask):
+            task._host = host
         if live.entry is not None and live.entry.listens_to is not None:
             task.dispatch = host.dispatch
 

@@ -413,7 +413,7 @@ async def test_a_queued_run_that_ends_while_its_stream_is_read_is_not_waited_for
 async def test_a_run_that_is_held_says_so_to_those_who_wait_and_to_those_who_ask_later() -> None:
     world = World(Quick)
     async with world.up() as instance:
-        instance.runs._stopping = True  # accepted, not started
+        await instance.runs.stop(0)  # accepted, not started
         accepted = await ask(instance, "quick")
         world.crash(instance)
 
@@ -501,10 +501,13 @@ async def test_a_full_disk_at_the_end_of_a_stage_is_waited_for(gated: type[Gated
     async with world.up() as instance:
         accepted = await ask(instance, "gated", args={"n": 1})
         await until(lambda: gated.entered)
-        for _ in range(3):
-            instance.log.fail_next = DiskFull("no space")
-            gated.gate.set()
+        instance.log.fail_next = DiskFull("no space")
+        gated.gate.set()
+        for again in (True, True, False):
             await until(lambda: instance.log.fail_next is None)
+            await idle()
+            assert instance.runs.n_running == 1
+            instance.log.fail_next = DiskFull("no space") if again else None
             await world.clock.advance(1.0)
         assert (await instance.runs.ended(accepted.run_id)).run.result == 1
     assert gated.entered == [1]

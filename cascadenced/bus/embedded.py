@@ -62,6 +62,7 @@ class EmbeddedServer:
         data_dir: Path,
         *,
         token: str,
+        key: str | None = None,
         server: str | None = None,
         lock_wait_s: float = 10,
         max_payload: int = 1024 * 1024,
@@ -71,6 +72,7 @@ class EmbeddedServer:
         """Start a server on `data_dir/nats`, on a free loopback port. Call it on the main thread.
 
         token: what clients must show; whoever can read the data folder can read it.
+        key: encrypts the store; the same one at every start on this folder.
         server: path of the binary, None to look for one.
         lock_wait_s: how long to wait for a server that still uses the folder.
         Raises ConfigError (no server), LogHeld (the folder stays in use), Unavailable (it does not start).
@@ -83,7 +85,7 @@ class EmbeddedServer:
         folder = (data_dir / "nats").absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        settings = Settings(folder=folder, token=token, max_payload=max_payload, max_file_store=max_file_store)
+        settings = Settings(folder=folder, token=token, key=key, max_payload=max_payload, max_file_store=max_file_store)
         version = await server_version(path)
         embedded = cls(path, version, settings, lock_wait_s=lock_wait_s, clock=clock or SystemClock())
         await embedded._launch()

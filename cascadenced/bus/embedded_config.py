@@ -22,10 +22,14 @@ _LOG_BYTES = 10 * 1024 * 1024
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server is told. port: -1 for any free one. max_file_store: bytes all its streams may take."""
+    """What the server is told. port: -1 for any free one. max_file_store: bytes all its streams may take.
+
+    key: encrypts everything it stores; another key, or none, cannot read it again.
+    """
 
     folder: Path
     token: str
+    key: str | None = None
     port: int = -1
     max_payload: int = 1024 * 1024
     max_file_store: int = 2 << 30
@@ -80,6 +84,8 @@ def config_text(settings: Settings, version: Version) -> str:
         f"  store_dir: {_quoted(str(settings.folder))}",
         f"  max_file_store: {settings.max_file_store}",
         f"  max_memory_store: {_MAX_MEMORY_STORE}",
+        # What users publish names people: at rest it is ciphertext, so deleting it needs no overwriting.
+        *(["  cipher: chacha", f"  key: {_quoted(settings.key)}"] if settings.key else []),
         # Acknowledged means on disk for what users publish; before 2.10 there is no such promise to be had.
         *(["  sync_interval: always"] if version >= SYNC_INTERVAL_SINCE else []),
         "}",

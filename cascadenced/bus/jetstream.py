@@ -36,14 +36,20 @@ _log = structlog.get_logger("cascadenced.bus")
 class JetStreamBus:
     """See `base.Bus`."""
 
-    def __init__(self, url: str, *, prefix: str, instance_id: str, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self, url: str, *, prefix: str, instance_id: str, clock: Clock, limits: Limits, encrypted_store: bool
+    ) -> None:
         self._address = Address(url)
         self._names = plan(prefix, instance_id)
         self._prefix, self._instance_id, self._clock, self._limits = prefix, instance_id, clock, limits
         self._complaints = Occasionally(clock)
         self._sender = Sender(self._complaints)
         self._eraser = Eraser(
-            work_queues=frozenset({self._names.runs}), clock=clock, sender=self._sender, complaints=self._complaints
+            work_queues=frozenset({self._names.runs}),
+            overwrite=not encrypted_store,
+            clock=clock,
+            sender=self._sender,
+            complaints=self._complaints,
         )
         self._pulls = Pulls(
             self._names.consumers,
@@ -79,6 +85,7 @@ class JetStreamBus:
         max_bytes: int = 1 << 30,
         ack_wait_s: float = 5,
         atomic_batches: bool = False,
+        encrypted_store: bool = False,
     ) -> Self:
         """Connect, make streams and consumers, start to pull.
 
@@ -87,10 +94,18 @@ class JetStreamBus:
         ack_wait_s: after how long the broker delivers again what nobody acknowledged.
         atomic_batches: publish many messages as one batch where the server can: much faster on one that syncs each
             message (`EmbeddedServer.synced`), slower on one that does not.
+        encrypted_store: what the server keeps is ciphertext: erasing a message need not overwrite it.
         Raises ConfigError (credentials, streams that cannot be made to fit, no JetStream), Unavailable.
         """
         limits = Limits(max_age_s=max_age_s, max_bytes=max_bytes, ack_wait_s=ack_wait_s, atomic_batches=atomic_batches)
-        bus = cls(url, prefix=prefix, instance_id=instance_id, clock=clock or SystemClock(), limits=limits)
+        bus = cls(
+            url,
+            prefix=prefix,
+            instance_id=instance_id,
+            clock=clock or SystemClock(),
+            limits=limits,
+            encrypted_store=encrypted_store,
+        )
         try:
             await bus._replace_client()
             bus._tasks = [asyncio.create_task(loop) for loop in (bus._sender.run(), bus._pulls.watch(), bus._keep())]

@@ -1,8 +1,9 @@
-"""Overwrite consumed messages: `STREAM.MSG.DELETE` with overwriting, then the acknowledgement.
+"""Erase consumed messages: `STREAM.MSG.DELETE`, then the acknowledgement.
 
-In this order a crash between the two only means that the message is delivered again and erased then. Recent servers
-read a whole block (up to 8 MB) for each erased message, 0.7 to 6 ms, and answer the API in the connection's own
-order, so only a few requests are under way at once; what waits is bounded by the consumer's unacknowledged messages.
+In this order a crash between the two only means that the message is delivered again and erased then. Where the store
+is in clear the bytes are overwritten, for which recent servers read a whole block (up to 8 MB) each time, 0.7 to 6 ms;
+where it is encrypted, deleting is enough and ten times faster. The API answers in the connection's own order, so only
+a few requests are under way at once; what waits is bounded by the consumer's unacknowledged messages.
 
 A work queue needs none of it: the server unlinks a block as soon as nothing in it is left to do (measured on 2.9.10
 and 2.15.1), so there the acknowledgement is enough.
@@ -19,6 +20,7 @@ from cascadenced.bus.jetstream_link import Client, Message, Occasionally, Sender
 from cascadenced.clock import Clock
 
 _AT_ONCE = 4
+_AT_ONCE_DELETING = 64
 _ANSWER_WITHIN_S = 10.0
 _GIVE_UP_AFTER = 5
 """Deliveries of one message after which it is acknowledged although it could not be erased."""
@@ -45,10 +47,20 @@ class _Erasure:
 
 
 class Eraser:
-    """See the module's docstring. work_queues: names of the streams that need no erasing."""
+    """See the module's docstring. work_queues: streams that need no erasing.  overwrite: the store is in clear."""
 
-    def __init__(self, *, work_queues: frozenset[str], clock: Clock, sender: Sender, complaints: Occasionally) -> None:
+    def __init__(
+        self,
+        *,
+        work_queues: frozenset[str],
+        overwrite: bool,
+        clock: Clock,
+        sender: Sender,
+        complaints: Occasionally,
+    ) -> None:
         self._work_queues, self._clock = work_queues, clock
+        self._at_once = _AT_ONCE if overwrite else _AT_ONCE_DELETING
+        self._no_erase = b"" if overwrite else b',"no_erase":true'
         self._sender, self._complaints = sender, complaints
         self._waiting: OrderedDict[tuple[str, int], _Erasure] = OrderedDict()
         self._under_way: dict[tuple[str, int], _Erasure] = {}
@@ -89,16 +101,18 @@ class Eraser:
 
     def _go_on(self) -> None:
         now = self._clock.monotonic()
-        if len(self._under_way) >= _AT_ONCE:
+        if len(self._under_way) >= self._at_once:
             # An answer that got lost must not block the others; the broker delivers the message again.
             for key in [key for key, one in self._under_way.items() if now - (one.sent_at or now) > _ANSWER_WITHIN_S]:
                 del self._under_way[key]
-        while self._waiting and len(self._under_way) < _AT_ONCE:
+        while self._waiting and len(self._under_way) < self._at_once:
             (stream, seq), erasure = self._waiting.popitem(last=False)
             erasure.sent_at = now
             self._under_way[stream, seq] = erasure
             self._sender.send(
-                f"$JS.API.STREAM.MSG.DELETE.{stream}", b'{"seq":%d}' % seq, f"{self._inbox}.{stream}.{seq}"
+                f"$JS.API.STREAM.MSG.DELETE.{stream}",
+                b'{"seq":%d%b}' % (seq, self._no_erase),
+                f"{self._inbox}.{stream}.{seq}",
             )
         if not self._waiting and not self._under_way:
             self._idle.set()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from cascadenced.errors import Invalid
+from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Json
 from cascadenced.events.content import recordable
-from cascadenced.events.subjects import checked_event_name
+from cascadenced.events.inbound import MAX_KEY_CHARS
+from cascadenced.events.subjects import checked_event_name, checked_reported_name
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import RunId
@@ -57,10 +58,13 @@ class RunRequests:
     ) -> Accepted:
         """Ask for a run of `task`. The same idempotency key of the same user names the same run, for ever.
 
-        Raises Invalid for arguments that JSON cannot hold, Overloaded.
+        args: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded.
         """
+        checked_reported_name(task)
         source = origin.source
         if idempotency_key is not None:
+            if not 1 <= len(idempotency_key) <= MAX_KEY_CHARS:
+                raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
             source = f"key:{task}:{self._pseudonyms.user(identity.user_id)}:{idempotency_key}"
         return await self._runs.request(
             Request(
@@ -99,9 +103,12 @@ class RunRequests:
         )
         context = self._context(identity, origin, run_id=run_id)
         event = EventDispatched(name=name, via=origin.via, payload=payload, run_id=run_id)
-        accepted = await self._runs.request(
-            request, run_id=run_id, before=[Change(workflow_stream(name), [event], None, context)]
-        )
+        try:
+            accepted = await self._runs.request(
+                request, run_id=run_id, before=[Change(workflow_stream(name), [event], None, context)]
+            )
+        except Unknown:  # recorded before, when nobody listened yet
+            return Dispatched(name, None, duplicate=True)
         return Dispatched(name, accepted.run_id, accepted.duplicate, accepted.refused)
 
     async def emit(self, live: LiveRun, name: str, payload: dict[str, Json], nth: int) -> Dispatched:

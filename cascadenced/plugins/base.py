@@ -35,11 +35,11 @@ class BaseTask:
     run_id: str
     args: dict[str, Json]
     context: list[Any]
-    host: Host
+    _host: Host
 
     async def add_note(self, note: str) -> None:
         """Record a note about this run."""
-        await self.host.add_note(note)
+        await self._host.add_note(note)
 
 
 class CronTask(BaseTask):
@@ -59,4 +59,4 @@ class PointerTask(BaseTask):
 
     async def add_pointer(self, user_id: str, run_id: str, group_id: str | None = None) -> bool:
         """Record a pointer from within an `async` hook of a run; False if it was there already."""
-        return await self.host.add_pointer(self.name, user_id, run_id, group_id)
+        return await self._host.add_pointer(self.name, user_id, run_id, group_id)

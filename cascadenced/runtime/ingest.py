@@ -130,5 +130,5 @@ class Ingest:
 
     def _digest(self, delivery: Delivery) -> str:
         """The identity of a message without one: the same at every redelivery, another for another publish."""
-        where = f"{self._bus.info().epoch}:{delivery.stream_seq}:{delivery.at_us}:".encode()
+        where = f"{self._bus.info().epoch}:{delivery.stream}:{delivery.stream_seq}:{delivery.at_us}:".encode()
         return sha256(where + delivery.data).hexdigest()[:40]

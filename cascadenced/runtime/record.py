@@ -30,6 +30,7 @@ class LiveRun:
 
     last_event_id: what causes the next event.  ended: resolved with the run when it has ended.
     error: the exception object that ended it in this process, for a caller that waits here.
+    dormant: read from the log, and not gone on with yet: what it says is under way was so in an earlier life.
     """
 
     def __init__(self, run_id: RunId, context: Context) -> None:
@@ -45,6 +46,7 @@ class LiveRun:
         self.redact: Redactor | None = None
         self.error: BaseException | None = None
         self.ended: asyncio.Future[Run] | None = None
+        self.dormant = False
 
     def fold(self, recorded: Sequence[Recorded]) -> None:
         """Take in what the log has; resolves `ended` at the end."""
@@ -68,6 +70,7 @@ class LiveRun:
                 correlation=events[0].correlation,
                 traceparent=events[0].traceparent,
             )
+            self.dormant = True
             self.fold(events)
 
     def change(self, events: Sequence[Event]) -> Change:

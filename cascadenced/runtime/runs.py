@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -13,13 +14,15 @@ from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Json
+from cascadenced.events.followup import FollowupRequested
 from cascadenced.events.run import RunHeld, RunRefused, RunRequested, RunStarted
 from cascadenced.events.stage import StageInterrupted
+from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, go_on, resume, verdict
-from cascadenced.pipeline.model import ENDED, Run, evolve
-from cascadenced.runtime.record import LiveRun, record, run_stream
+from cascadenced.pipeline.model import ENDED, Run, evolve, fold
+from cascadenced.runtime.record import LiveRun, outcome_of, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import VaultPort
 
@@ -28,6 +31,7 @@ _log = structlog.get_logger(__name__)
 MAX_QUEUED_IN_MEMORY = 1_000
 """Queued runs whose state is kept; of the others only the id is, and their stream is read when their turn comes."""
 MAX_SUSPECT_BACKOFF_S = 30.0
+_LATER = "run {} goes on after the next start"
 
 Perform = Callable[[LiveRun], Awaitable[Event]]
 """Does the current stage of a run and says how it went: StageFinished or StageFailed. Raises CancelledError only."""
@@ -85,11 +89,11 @@ class Runs:
         self._perform = perform
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
-        self._queue: deque[tuple[str, LiveRun | None]] = deque()
-        self._live: dict[str, LiveRun] = {}
+        self._queue: OrderedDict[str, LiveRun | None] = OrderedDict()
+        self._live: dict[str, LiveRun] = {}  # under way; a run is here or in the queue, or this process leaves it alone
         self._drives: set[asyncio.Task[None]] = set()
         self._suspects = asyncio.Lock()
-        self._stopping = False
+        self._stop = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
@@ -106,7 +110,9 @@ class Runs:
         """Record the request, and its refusal or its start if there is a free slot, in one append.
 
         run_id: as `new_run_id` gave it.  before: changes that belong in the same append, ahead of the run's own.
-        Raises Overloaded when the queue is full; nothing is recorded then.
+        A caller that is cancelled meanwhile may find the run recorded; then it runs.
+        Raises Overloaded when the queue is full, and nothing is recorded; Unknown for a `source` under which something
+        else than a run was recorded.
         """
         if len(self._queue) >= self._max_queued:
             raise Overloaded(f"{len(self._queue)} runs are queued already; try again later", retry_after_s=5.0)
@@ -116,47 +122,65 @@ class Runs:
         )
         refused = self._tasks.refusal(request.task)
         events: list[Event] = [requested]
-        starts = False
+        has_slot = False
         if refused is not None:
             events.append(RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1]))
-        elif starts := self._take_slot():
+        elif has_slot := self._take_slot():
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
-            events += _start(requested, live.entry)
+            events += _start(evolve(Run(), requested), live.entry)
         try:
             await self._vault.remember([request.identity], self._pseudonyms)
-            receipt: Receipt = await self._log.append([*before, live.change(events)], source=request.source)
+            appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
-            if starts:
+            if has_slot:
                 self._free_slot()
             raise
+        # An append cannot be called back, so what follows from it must not depend on a caller that still waits.
+        appending.add_done_callback(lambda done: self._recorded(live, done, has_slot=has_slot))
+        receipt: Receipt = await asyncio.shield(appending)
         if receipt.duplicate_of is not None:
-            if starts:
-                self._free_slot()
             return Accepted(await self._run_at(receipt.duplicate_of), duplicate=True)
-        live.fold([recorded for recorded in receipt.recorded if recorded.stream == run_stream(live.run_id)])
-        if starts:
-            self._drive(live)
-        elif refused is None:
-            self._enqueue(live.run_id, live)
         return Accepted(live.run_id, refused=refused)
 
+    def _recorded(self, live: LiveRun, done: asyncio.Future[Receipt], *, has_slot: bool) -> None:
+        """The append of a request is over: drive the run, or queue it, if there is one."""
+        failed = done.cancelled() or done.exception() is not None
+        known = live.run_id in self._live  # `recover` has found it in the log before we were told
+        if failed or done.result().duplicate_of is not None or known:
+            if has_slot:
+                self._free_slot()
+            return
+        self._queue.pop(live.run_id, None)
+        live.fold([recorded for recorded in done.result().recorded if recorded.stream == run_stream(live.run_id)])
+        if has_slot:
+            self._drive(live, self._to_its_end)
+        elif live.run.status not in ENDED:
+            self._enqueue(live.run_id, live)
+
     async def ended(self, run_id: str) -> Ended:
-        """The run, once it has ended. Raises Unknown; Unavailable if it cannot go on before a restart."""
-        live = self._live.get(run_id)
-        if live is None:
+        """The run, once it has ended. Raises Unknown; Unavailable if it does not go on in this process."""
+        while (live := self._here(run_id)) is None:
             events = await self._log.read_stream(run_stream(run_id))
             if not events:
                 raise Unknown(f"no run {run_id}")
-            folded = LiveRun.from_stream(events)
-            if folded.run.status in ENDED:
-                return Ended(folded.run, None)
-            live = self._live.setdefault(run_id, folded)
+            run = fold(recorded.event for recorded in events)
+            if run.status in ENDED:
+                return Ended(run, None)
+            if self._here(run_id) is None:
+                raise Unavailable(run.reason or _LATER.format(run_id))
         if live.ended is None:
             live.ended = asyncio.get_running_loop().create_future()
             if live.run.status in ENDED:
                 live.ended.set_result(live.run)
         return Ended(await asyncio.shield(live.ended), live.error)
+
+    def _here(self, run_id: str) -> LiveRun | None:
+        """The run if it is under way, or will be as soon as there is a slot."""
+        if run_id in self._queue and not self._stop.is_set():
+            live = self._queue[run_id] = self._queue[run_id] or LiveRun(RunId(run_id), Context())
+            return live
+        return self._live.get(run_id)
 
     async def room(self) -> None:
         """Return when the queue has room: whoever can wait, waits here instead of being refused."""
@@ -176,7 +200,9 @@ class Runs:
         """Queue every unfinished run, oldest first; returns how many there are. New requests line up behind them."""
         streams = await self._log.unfinished()
         for stream in streams:
-            self._enqueue(stream.removeprefix("run-"), None)
+            run_id = stream.removeprefix("run-")
+            if run_id not in self._live and run_id not in self._queue:  # asked for since we are up
+                self._enqueue(run_id, None)
         return len(streams)
 
     async def stop(self, grace_s: float, hurry: asyncio.Event | None = None) -> int:
@@ -185,33 +211,38 @@ class Runs:
         hurry: when set, the grace period is over. Returns how many were interrupted. Threads that still run are
         abandoned; their results take no effect.
         """
-        self._stopping = True
-        await self._drives_ended(grace_s, hurry or asyncio.Event())
+        self._stop.set()
+        await _first_of(self._drives_ended(), self._clock.sleep(grace_s), (hurry or asyncio.Event()).wait())
         interrupted = [
-            live for live in self._live.values() if live.run.current is not None and live.instance is not None
+            live
+            for live in self._live.values()
+            if live.run.current is not None and live.run.status == "running" and not live.dormant
         ]
         for drive in self._drives:
             drive.cancel()
         if self._drives:
             # A coroutine may swallow its cancellation; it is left behind, as a hung thread is.
             await asyncio.wait(self._drives, timeout=1.0)
-        for live in interrupted:
-            run = live.run
-            if run.current is not None and run.status not in ENDED:
-                event = StageInterrupted(
-                    task=run.task, stage=run.current, attempt=run.attempt, reason="the daemon stopped"
-                )
-                await record(self._log, self._clock, live, event)
+        await asyncio.gather(*(self._interrupt(live) for live in interrupted))
+        for live in (*self._live.values(), *filter(None, self._queue.values())):
+            _tell_unfinished(live)
         return len(interrupted)
 
-    async def _drives_ended(self, within_s: float, hurry: asyncio.Event) -> None:
-        async def all_ended() -> None:
-            await asyncio.gather(*self._drives, return_exceptions=True)
+    async def _drives_ended(self) -> None:
+        while self._drives:
+            await asyncio.wait(self._drives)
 
-        # The first is never cancelled: that would cancel every drive at once, and those are told one by one later.
-        waits = [asyncio.create_task(all_ended()), asyncio.create_task(_set(hurry))]
-        await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
-        waits[1].cancel()
+    async def _interrupt(self, live: LiveRun) -> None:
+        run = live.run
+        if run.current is None or run.status in ENDED:
+            return
+        event = StageInterrupted(task=run.task, stage=run.current, attempt=run.attempt, reason="the daemon stopped")
+        try:
+            await record(
+                self._log, self._clock, live, outcome_of(live, self._clock, event), wait_for_space=False
+            )
+        except CascadenceError as error:
+            _log.error("interruption_not_recorded", run_id=live.run_id, error=str(error))
 
     # ── driving ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -229,7 +260,7 @@ class Runs:
         return live
 
     def _take_slot(self) -> bool:
-        if self._stopping or self._queue or self._n_slots_taken >= self._max_running:
+        if self._stop.is_set() or self._queue or self._n_slots_taken >= self._max_running:
             return False
         self._n_slots_taken += 1
         return True
@@ -239,117 +270,136 @@ class Runs:
         self._start_queued()
 
     def _enqueue(self, run_id: str, live: LiveRun | None) -> None:
-        self._queue.append((run_id, live if len(self._queue) < MAX_QUEUED_IN_MEMORY else None))
+        self._queue[run_id] = live if len(self._queue) < MAX_QUEUED_IN_MEMORY else None
         if len(self._queue) >= self._max_queued:
             self._room.clear()
         self._start_queued()
 
     def _start_queued(self) -> None:
-        while self._queue and not self._stopping and self._n_slots_taken < self._max_running:
-            run_id, live = self._queue.popleft()
+        while self._queue and not self._stop.is_set() and self._n_slots_taken < self._max_running:
+            run_id, live = self._queue.popitem(last=False)
             if len(self._queue) < self._max_queued:
                 self._room.set()
             self._n_slots_taken += 1
-            self._spawn(self._begin(run_id, live), run_id)
+            self._drive(live or LiveRun(RunId(run_id), Context()), self._begin)
 
-    def _drive(self, live: LiveRun) -> None:
+    def _drive(self, live: LiveRun, way: Callable[[LiveRun], Awaitable[None]]) -> None:
+        """Let `live` go its way, in a slot that is taken for it."""
         self._live[live.run_id] = live
-        self._spawn(self._to_its_end(live), live.run_id)
 
-    def _spawn(self, work: Awaitable[None], run_id: str, *, slot: bool = True) -> None:
         async def drive() -> None:
             try:
-                await work
+                await way(live)
             except CascadenceError as error:
                 # The log is gone or refuses: nothing more can be recorded of this run here. It stays unfinished.
-                _log.error("run_left_unfinished", run_id=run_id, error=str(error))
+                _log.error("run_left_unfinished", run_id=live.run_id, error=str(error))
+            except Exception:  # noqa: BLE001 -- a fault of ours; the other runs go on
+                _log.exception("run_left_unfinished", run_id=live.run_id)
             finally:
-                self._forget(run_id)
-                if slot:
-                    self._free_slot()
+                del self._live[live.run_id]
+                _tell_unfinished(live)
+                self._free_slot()
 
-        task = asyncio.get_running_loop().create_task(drive(), name=f"run-{run_id}")
+        task = asyncio.get_running_loop().create_task(drive(), name=f"run-{live.run_id}")
         self._drives.add(task)
         task.add_done_callback(self._drives.discard)
 
-    def _forget(self, run_id: str) -> None:
-        """The drive is over; whoever waits for a run that did not end here is told so."""
-        live = self._live.pop(run_id, None)
-        if live is not None and live.ended is not None and not live.ended.done():
-            live.ended.set_exception(Unavailable(live.run.reason or f"run {run_id} goes on after the next start"))
-            live.ended.exception()  # nobody may be waiting any more; asyncio would complain about that
-
-    async def _begin(self, run_id: str, live: LiveRun | None) -> None:
+    async def _begin(self, live: LiveRun) -> None:
         """Start a run that was queued, or go on with one that a restart found unfinished."""
-        if live is None:
-            live = LiveRun.from_stream(await self._log.read_stream(run_stream(run_id)))
-        waiting = self._live.get(run_id)  # somebody may have asked for its end already
-        if waiting is not None:
-            live.ended = waiting.ended
-        run = live.run
-        if run.status in ENDED:
+        if live.version == 0:
+            await live.read(self._log)
+        if live.run.status in ENDED:
             return
-        self._live[run_id] = live
-        live.entry = self._tasks.get(run.task)
+        live.entry = self._tasks.get(live.run.task)
         if live.entry is None:
-            await self._hold(live, "task_missing", f"Unknown task: {run.task}")
-        elif not run.stages:
-            await self._append(live, _start(RunRequested(task=run.task, via=run.via, args=run.args), live.entry))
-            await self._to_its_end(live)
-        elif run.current is not None and verdict(run) == "alone":
-            del self._live[run_id]
-            self._spawn(self._alone(live), run_id, slot=False)
+            await self._hold(live, "task_missing", f"Unknown task: {live.run.task}")
+            return
+        if live.identity is None:
+            context = live.context
+            try:
+                live.identity = await self._vault.reveal(context.user_hash or "", context.group_hash or "")
+            except Unknown:
+                await self._hold(live, "identity_missing", "the vault does not have the identity of this run")
+                return
+        if live.run.current is not None and verdict(live.run) == "alone":
+            await self._alone(live)
         else:
-            await self._resume(live)
+            await self._go_on(live)
 
     async def _alone(self, live: LiveRun) -> None:
-        """A run whose stage was under way at three crashes in a row: one such run at a time, and not in a hurry."""
-        self._live[live.run_id] = live
-        async with self._suspects:
-            excess = live.run.open_starts - CRASHES_TO_SUSPECT
-            await self._clock.sleep(min(2.0**excess, MAX_SUSPECT_BACKOFF_S))
-            await self._resume(live)
+        """A run whose stage was under way at three crashes in a row: one such run at a time, and not in a hurry.
 
-    async def _resume(self, live: LiveRun) -> None:
-        assert live.entry is not None
-        await self._append(live, resume(live.run, code=live.entry.code, elapsed_s=live.elapsed_s(self._clock)))
+        Nobody has to wait for it: its slot is free meanwhile.
+        """
+        self._free_slot()
+        try:
+            async with self._suspects:
+                excess = live.run.open_starts - CRASHES_TO_SUSPECT
+                await _first_of(self._clock.sleep(min(2.0**excess, MAX_SUSPECT_BACKOFF_S)), self._stop.wait())
+                await self._go_on(live)
+        finally:
+            self._n_slots_taken += 1
+
+    async def _go_on(self, live: LiveRun) -> None:
+        """From where its events end, to its end."""
+        if self._stop.is_set():
+            return
+        entry = live.entry
+        assert entry is not None
+
+        def following(run: Run) -> Sequence[Event]:
+            if run.status in ENDED:
+                return ()
+            if not run.stages:
+                return _start(run, entry)
+            return resume(run, code=entry.code, elapsed_s=live.elapsed_s(self._clock))
+
+        await record(self._log, self._clock, live, following)
+        live.dormant = False
         await self._to_its_end(live)
 
     async def _to_its_end(self, live: LiveRun) -> None:
         while live.run.current is not None and live.run.status == "running":
-            if live.identity is None:
-                try:
-                    live.identity = await self._vault.reveal(
-                        live.context.user_hash or "", live.context.group_hash or ""
-                    )
-                except Unknown:
-                    await self._hold(live, "identity_missing", "the vault does not have the identity of this run")
-                    return
             outcome = await self._perform(live)
-            await record(self._log, self._clock, live, outcome, go_on=not self._stopping)
-
-    async def _append(self, live: LiveRun, events: Sequence[Event]) -> None:
-        receipt = await self._log.append([live.change(events)])
-        live.fold(receipt.recorded)
+            following = outcome_of(live, self._clock, outcome, go_on=not self._stop.is_set())
+            await record(self._log, self._clock, live, following)
 
     async def _hold(self, live: LiveRun, code: str, reason: str) -> None:
         _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=reason)
-        await self._append(live, [RunHeld(task=live.run.task, code=code, reason=reason)])
+        held = RunHeld(task=live.run.task, code=code, reason=reason)
+        await record(self._log, self._clock, live, lambda run: () if run.status in ENDED else (held,))
 
     async def _run_at(self, position: int) -> RunId:
         """The run that the append at `position` asked for."""
-        for recorded in await self._log.read(position - 1, 2):
-            if recorded.run_id is not None:
-                return RunId(recorded.run_id)
-        raise Unknown(f"the event at position {position} belongs to no run")
+        [first] = await self._log.read(position - 1, 1)
+        match first.event:
+            case EventDispatched(run_id=run_id) | FollowupRequested(followup_run_id=run_id):
+                pass
+            case _:
+                run_id = first.run_id
+        if run_id is None:
+            raise Unknown(f"the event at position {position} asked for no run")
+        return RunId(run_id)
 
 
-def _start(requested: RunRequested, entry: TaskEntry) -> list[Event]:
+def _start(run: Run, entry: TaskEntry) -> list[Event]:
     """A slot is free: the run starts, and with it its first stage."""
-    started = RunStarted(task=requested.task, stages=entry.stages, code=entry.code)
-    run = evolve(evolve(Run(), requested), started)
-    return [started, go_on(run, elapsed_s=0.0)]
+    started = RunStarted(task=run.task, stages=entry.stages, code=entry.code)
+    return [started, go_on(evolve(run, started), elapsed_s=0.0)]
 
 
-async def _set(event: asyncio.Event) -> None:
-    await event.wait()
+def _tell_unfinished(live: LiveRun) -> None:
+    """Whoever waits for a run that does not end in this process is told so."""
+    if live.ended is not None and not live.ended.done():
+        live.ended.set_exception(Unavailable(live.run.reason or _LATER.format(live.run_id)))
+        live.ended.exception()  # nobody may be waiting any more; asyncio would complain about that
+
+
+async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:
+    """Return when one of them has returned; the others are cancelled."""
+    tasks = [asyncio.create_task(way) for way in ways]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -62,7 +62,7 @@ def test_versions_become_what_nats_calls_semantic(ours: str, theirs: str) -> Non
 
 def test_a_prefix_must_be_one_token() -> None:
     with pytest.raises(ConfigError, match=r"a\.b"):
-        JetStreamBus("nats://x", prefix="a.b", instance_id="me", clock=None, limits=None)  # type: ignore[arg-type] # unused
+        JetStreamBus("nats://x", prefix="a.b", instance_id="me", clock=None, limits=None, encrypted_store=False)  # type: ignore[arg-type] # unused
 
 
 @pytest.mark.slow
