@@ -14,20 +14,22 @@ import structlog
 from cascadenced import __version__
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError
+from cascadenced.errors import CascadenceError, Invalid
 from cascadenced.eventlog.base import Change, EventLog, ProjectionState
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.events.base import Json
+from cascadenced.events.content import recordable
 from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.inbound import UpdatePointer
+from cascadenced.events.subjects import checked_reported_name
 from cascadenced.events.task import TaskRejected
 from cascadenced.handlers.commands import BusCommands
 from cascadenced.handlers.dead_letters import DeadLetters
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
-from cascadenced.identity import Pseudonyms
+from cascadenced.identity import Pseudonyms, checked
 from cascadenced.ids import Ids, SystemIds
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.discover import Catalogue, discover
@@ -180,13 +182,20 @@ class TaskHost:
 
     async def add_note(self, note: str) -> None:
         live = self._live
-        event = NoteRecorded(note=note, task=live.run.task, about_run_id=live.run_id)
+        if not isinstance(note, str):
+            raise Invalid(f"a note must be text, not a {type(note).__name__}")
+        event = NoteRecorded(note=recordable(note), task=live.run.task, about_run_id=live.run_id)
         change = Change("notes", [event], None, live.change([]).context)
         await self._instance.log.append([change], source=f"note:{live.run_id}:{live.run.current}:{self._next()}")
 
     async def add_pointer(self, task: str, user_id: str, run_id: str, group_id: str | None) -> bool:
         update = UpdatePointer(
-            task=task, run_id=run_id, user_id=user_id, user_hash=None, group_id=group_id, group_hash=None
+            task=checked_reported_name(task),
+            run_id=checked(run_id, "run_id"),
+            user_id=checked(user_id, "user_id"),
+            user_hash=None,
+            group_id=None if group_id is None else checked(group_id, "group_id"),
+            group_hash=None,
         )
         return await self._instance.facts.pointer(update, "python")
 

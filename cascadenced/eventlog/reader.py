@@ -33,11 +33,11 @@ class Reader:
     @classmethod
     async def open(cls, path: Path) -> Reader:
         """Raises Unavailable if there is no log at `path` or it cannot be read."""
-        if not path.exists():  # aiosqlite leaves a thread behind when it cannot open a file
+        if not path.exists():  # noqa: ASYNC240 -- aiosqlite leaves a thread behind when it cannot open a file
             raise Unavailable(f"{path} cannot be read: there is no such file")
         uri = f"file:{quote(str(path))}?mode=ro"
         connection = aiosqlite.connect(uri, uri=True, isolation_level=None)
-        # The thread must not keep a dying process alive; since aiosqlite 0.22 the connection has one, before it was one.
+        # The thread must not keep a dying process alive; the connection is one, or since aiosqlite 0.22 has one.
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True
         try:

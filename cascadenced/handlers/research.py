@@ -10,7 +10,7 @@ from typing import Any
 
 from cascadenced.errors import CascadenceError
 from cascadenced.identity import Identity
-from cascadenced.runtime.spawn import Spawner
+from cascadenced.runtime.spawn import Spawner, SpawnerClosed
 
 
 class ResearchFailed(CascadenceError):
@@ -20,7 +20,7 @@ class ResearchFailed(CascadenceError):
 
 
 async def gather(query: Any, identity: Identity, spawner: Spawner) -> Any:
-    """The answer to `query`. Raises ResearchFailed, whatever went wrong."""
+    """The answer to `query`. Raises ResearchFailed, whatever went wrong with it."""
     try:
         module = await spawner.call(importlib.import_module, "tino_storm")
     except ImportError:
@@ -35,6 +35,8 @@ async def gather(query: Any, identity: Identity, spawner: Spawner) -> Any:
         answer = await spawner.call(functools.partial(search, query, **wanted))
         while inspect.isawaitable(answer):
             answer = await spawner.call(_awaited, answer)
+    except SpawnerClosed:
+        raise
     except Exception as error:
         raise ResearchFailed("the search failed") from error
     return answer

@@ -16,7 +16,7 @@ from cascadenced.events.stage import StageFailed, StageFinished
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.runtime.record import LiveRun
-from cascadenced.runtime.spawn import Spawner
+from cascadenced.runtime.spawn import Spawner, SpawnerClosed
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
@@ -47,6 +47,8 @@ class StageRunner:
             if current is not None and current.cancelling():
                 raise  # the daemon stops
             failure: BaseException = error  # the task cancelled itself; that is an error of its own
+        except SpawnerClosed:
+            raise
         except Exception as error:  # noqa: BLE001 -- whatever a task raises is how its stage went
             failure = error
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,9 @@ _KINDS: tuple[tuple[type, str], ...] = (
 
 _OPTIONS: Mapping[str, object] = {"isolation": "thread", "delivery": "at_least_once"}
 """Class attributes that ask for something, with the one value this version gives."""
+_FED = ("plan", "run", "verify")
+"""Stages that are handed what the one before them put out."""
+_ANYBODY = object()
 _NOT_YET = ("retries", "timeout_s", "max_concurrent", "dependencies")
 
 
@@ -45,11 +48,11 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
         raise Invalid(f"{cls.__qualname__}.name must be a string, not {type(registered).__name__}")
     checked_task_name(registered)
     _refuse_options(target, registered)
-    hooks = {stage: _hook(cls, stage, registered) for stage in STAGES if _has(target, stage)}
+    hooks = {stage: _hook(target, stage, registered) for stage in STAGES if _has(target, stage)}
     if "run" not in hooks:
         raise Invalid(f"Task '{registered}' has no run() method")
     kind = next((kind for base, kind in _KINDS if issubclass(cls, base)), "task")
-    if kind == "pointer" and not hasattr(cls, "name"):
+    if kind == "pointer" and not hasattr(target, "name"):
         raise Invalid(f"{cls.__qualname__} needs a `name`: its pointers are kept under it")
     return TaskEntry(
         name=registered,
@@ -74,22 +77,31 @@ def _has(target: object, stage: str) -> bool:
     return callable(getattr(target, stage, None))
 
 
-def _hook(cls: type, stage: str, name: str) -> Hook:
-    function = inspect.getattr_static(cls, stage, None)
-    if isinstance(function, staticmethod | classmethod):
-        function = function.__func__
-    function = function if function is not None else getattr(cls, stage, None)
+def _hook(target: object, stage: str, name: str) -> Hook:
+    function = _bound(target, stage)
     try:
-        parameters = list(inspect.signature(function).parameters.values())  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C: calling it will tell
         return Hook(is_async=False, takes=False)
-    bound = parameters if isinstance(inspect.getattr_static(cls, stage, None), staticmethod) else parameters[1:]
-    positional = [p for p in bound if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     required = [p for p in positional if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-    allowed = 1 if stage in ("plan", "run", "verify") else 0
+    allowed = 1 if stage in _FED else 0
     if len(required) > allowed:
         raise Invalid(f"Task '{name}': {stage}() takes {len(required)} parameters; at most {allowed} is passed")
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise Invalid(f"Task '{name}': {stage}() needs the keyword {parameter.name!r}, which nobody passes")
     return Hook(is_async=inspect.iscoroutinefunction(function), takes=bool(positional) and allowed == 1)
+
+
+def _bound(target: object, stage: str) -> Any:
+    """The hook as it will be called: an object's own, or as an instance of the class would have it."""
+    if not isinstance(target, type):
+        return getattr(target, stage)
+    static = inspect.getattr_static(target, stage, None)
+    if static is None or not hasattr(type(static), "__get__"):
+        return getattr(target, stage)  # a partial or a callable object is not bound to the instance
+    return static.__get__(_ANYBODY, target)
 
 
 def _refuse_options(target: object, name: str) -> None:
@@ -132,6 +144,10 @@ def _digest(target: object) -> str:
 
 def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:
     checked_event_name(event)
+    for p in inspect.signature(function).parameters.values():
+        by_name = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name in _OFFERED
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and not by_name:
+            raise Invalid(f"the workflow for {event!r} needs {p.name!r}; it is handed by name {', '.join(_OFFERED)}")
     return TaskEntry(
         name=WORKFLOW_PREFIX + event,
         kind="workflow",
@@ -144,30 +160,62 @@ def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:
     )
 
 
+_OFFERED = ("payload", "user_id", "group_id", "run_id", "dispatch")
+
+
 class WorkflowTask:
     """One invocation of a workflow function, as a task. It is handed by name whatever of these it takes:
 
-    payload, user_id, group_id, run_id, dispatch (`await dispatch(name, payload)` in an async one, else a plain call).
+    payload, user_id, group_id, run_id, dispatch (`await dispatch(name, payload)`; in a plain function a plain call,
+    and the event is recorded when the function has returned).
     """
 
     user_id: str
     group_id: str
     run_id: str
     args: dict[str, Any]
-    dispatch: Callable[..., Any]
+    dispatch: Callable[..., Awaitable[object]]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
     def run(self) -> Any:
-        offered = {
-            "payload": self.args,
-            "user_id": self.user_id,
-            "group_id": self.group_id,
-            "run_id": self.run_id,
-            "dispatch": self.dispatch,
-        }
+        if inspect.iscoroutinefunction(self._function):
+            return self._call(self.dispatch)
+        wishes: list[_Wish] = []
+
+        def dispatch(name: str, payload: dict[str, Any] | None = None) -> _Wish:
+            wishes.append(_Wish(lambda: self.dispatch(name, payload)))
+            return wishes[-1]
+
+        value = self._call(dispatch)
+        return _with_its_wishes(value, wishes) if wishes else value
+
+    def _call(self, dispatch: Callable[..., object]) -> Any:
+        values = (self.args, self.user_id, self.group_id, self.run_id, dispatch)
+        offered = dict(zip(_OFFERED, values, strict=True))
         parameters = inspect.signature(self._function).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return self._function(**offered)
         return self._function(**{name: value for name, value in offered.items() if name in parameters})
+
+
+class _Wish:
+    """An event that a plain function wants dispatched. Awaiting it does that, for functions that turn out to be async."""
+
+    def __init__(self, dispatch: Callable[[], Awaitable[object]]) -> None:
+        self._dispatch = dispatch
+        self.fulfilled = False
+
+    def __await__(self) -> Generator[Any, None, object]:
+        self.fulfilled = True
+        return self._dispatch().__await__()
+
+
+async def _with_its_wishes(value: Any, wishes: Sequence[_Wish]) -> Any:
+    if inspect.isawaitable(value):
+        value = await value
+    for wish in wishes:
+        if not wish.fulfilled:
+            await wish
+    return value

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -62,11 +63,13 @@ def load(path: str) -> object:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise Invalid(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
+        raise Invalid(f"{module_name} cannot be imported: {_text(error)}") from None
     try:
-        return getattr(module, attribute)
+        return attrgetter(attribute)(module)
     except AttributeError:
         raise Invalid(f"{module_name} has no {attribute}") from None
+    except Exception as error:
+        raise Invalid(f"{module_name} does not give its {attribute}: {_text(error)}") from None
 
 
 def collect(found: Iterable[tuple[str, object]], rejected: Iterable[Rejected] = ()) -> Catalogue:
@@ -81,5 +84,16 @@ def collect(found: Iterable[tuple[str, object]], rejected: Iterable[Rejected] = 
         except Invalid as error:
             refused.append(Rejected(path, str(error)))
             continue
+        except Exception as error:  # noqa: BLE001 -- looking at a plugin runs its code: metaclasses, descriptors
+            refused.append(Rejected(path, f"cannot be described: {_text(error)}"))
+            continue
         tasks[entry.name] = entry
     return Catalogue(tasks, tuple(refused))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 -- its __str__ is the plugin's code too
+        text = type(error).__name__
+    return text.encode(errors="backslashreplace").decode()

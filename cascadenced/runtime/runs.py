@@ -34,7 +34,8 @@ MAX_SUSPECT_BACKOFF_S = 30.0
 _LATER = "run {} goes on after the next start"
 
 Perform = Callable[[LiveRun], Awaitable[Event]]
-"""Does the current stage of a run and says how it went: StageFinished or StageFailed. Raises CancelledError only."""
+"""Does the current stage of a run and says how it went: StageFinished or StageFailed. Raises nothing but CancelledError,
+or SpawnerClosed if it was not done."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

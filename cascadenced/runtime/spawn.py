@@ -16,7 +16,12 @@ from typing import Any, Protocol
 
 from cascadenced.errors import Unavailable
 
-_CLOSED = "no task code is started any more: the daemon is stopping"
+
+class SpawnerClosed(Unavailable):
+    """No task code is started any more: the daemon is stopping. It says nothing of the task."""
+
+    def __init__(self) -> None:
+        super().__init__("no task code is started any more: the daemon is stopping")
 
 
 class Spawner(Protocol):
@@ -24,7 +29,7 @@ class Spawner(Protocol):
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """What `function(*args)` returns, awaited if it is awaitable. Raises what it raises; TaskExit for SystemExit
-        and its like; Unavailable after `close`.
+        and its like; SpawnerClosed after `close`.
 
         Cancelling the caller cancels a coroutine; a thread cannot be stopped and is abandoned.
         """
@@ -69,7 +74,7 @@ class ThreadSpawner:
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._closed:
-            raise Unavailable(_CLOSED)
+            raise SpawnerClosed()
         if inspect.iscoroutinefunction(function):
             return await _contained(function(*args))
         call = _Call(lambda: function(*args), asyncio.get_running_loop())
@@ -119,7 +124,7 @@ class ThreadSpawner:
                 refused = self._closed
                 call.state = "started"
             result: Any = None
-            error: BaseException | None = Unavailable(_CLOSED) if refused else None
+            error: BaseException | None = SpawnerClosed() if refused else None
             try:
                 if not refused:
                     result = call.context.run(call.function)
@@ -199,7 +204,7 @@ class InlineSpawner:
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._closed:
-            raise Unavailable(_CLOSED)
+            raise SpawnerClosed()
         try:
             result = function(*args)
         except BaseException as error:

@@ -669,7 +669,7 @@ async def test_an_event_of_an_unknown_type_is_named_and_the_remedy_with_it(file_
     monkeypatch.setattr("cascadenced.eventlog.sequence.encode", lambda event: b'{"type":"moon.landed"}')
     log = await file_store.open()
     await log.append([said("a", "one")])
-    with pytest.raises(ConfigError, match="event 1 .* newer version"):
+    with pytest.raises(ConfigError, match=r"event 1 .* newer version"):
         await log.read(0, 10)
 
 

@@ -168,7 +168,7 @@ def test_the_result_is_what_run_put_out_if_the_task_does_not_verify():
 
 
 def test_a_failed_run_says_why():
-    run = fold(play("run", fails="run") + [])
+    run = fold(play("run", fails="run"))
     assert (run.status, run.error_type, run.reason, run.current) == ("error", "ValueError", "boom", None)
 
 

@@ -18,7 +18,7 @@ from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import ForeignRunReported, RunFailed, RunHeld, RunRefused, RunRequested, RunStarted
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
-from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted
 from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskRegistered, TaskResumed
 from cascadenced.ids import run_id_for
 from cascadenced.pipeline.decide import decide, resume
