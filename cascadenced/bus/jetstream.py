@@ -17,7 +17,17 @@ import structlog
 
 from cascadenced.bus.base import BusInfo, Delivery, Responder
 from cascadenced.bus.jetstream_erase import Eraser
-from cascadenced.bus.jetstream_link import Address, Client, Occasionally, Sender, connect, disconnect, end, server_info
+from cascadenced.bus.jetstream_link import (
+    Address,
+    Client,
+    Occasionally,
+    Sender,
+    connect,
+    disconnect,
+    end,
+    flushed,
+    server_info,
+)
 from cascadenced.bus.jetstream_publish import Publisher
 from cascadenced.bus.jetstream_pull import Pulls
 from cascadenced.bus.jetstream_rpc import Rpc
@@ -165,7 +175,7 @@ class JetStreamBus:
             with suppress(TimeoutError, nats.errors.Error, OSError):
                 async with asyncio.timeout(_CLOSE_WITHIN_S):
                     await self._sender.drained()
-                    await client.flush(int(_CLOSE_WITHIN_S))
+                    await flushed(client, int(_CLOSE_WITHIN_S))
         await end(self._tasks)
         if client is not None:
             await disconnect(client)

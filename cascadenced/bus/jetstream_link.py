@@ -217,6 +217,16 @@ def _not_connected(address: Address, error: BaseException) -> CascadenceError:
     return Unavailable(f"no NATS server could be reached at {address.shown}: {reason}")
 
 
+async def flushed(client: Client, within_s: int) -> None:
+    """Return when the server has what was sent so far.
+
+    nats-py writes a flush's PING ahead of what its flusher task still holds, so one answer proves nothing about that;
+    by the time it is here the flusher has written, and the second one follows it.
+    """
+    await client.flush(within_s)
+    await client.flush(within_s)
+
+
 async def api(client: Client, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The decoded answer of `$JS.API.<verb>`. Raises ApiError, JetStreamOff or Unavailable."""
     try:

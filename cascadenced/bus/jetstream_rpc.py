@@ -17,7 +17,7 @@ import nats.micro
 import structlog
 
 from cascadenced.bus.base import Reply, Responder
-from cascadenced.bus.jetstream_link import Client
+from cascadenced.bus.jetstream_link import Client, flushed
 
 MAX_AT_ONCE = 256
 _NAME = "cascadence"
@@ -63,7 +63,7 @@ class Rpc:
         group = service.add_group(name=f"{self._prefix}.rpc")
         for verb, responder in self._verbs.items():
             await group.add_endpoint(name=verb, handler=self._handler(verb, responder))
-        await client.flush(_FLUSH_WITHIN_S)  # the server knows all of them when we return
+        await flushed(client, _FLUSH_WITHIN_S)  # the server knows all of them when we return
 
     def close(self) -> None:
         for task in self._tasks:

@@ -16,7 +16,8 @@ class FollowupRequested(Event, tag="followup.requested", frozen=True, kw_only=Tr
 
 
 class FollowupSkipped(Event, tag="followup.skipped", frozen=True, kw_only=True):
-    """A run failed and gets no follow-up. code: depth_limit, no_task or planner_off."""
+    """A run failed and gets no follow-up. code: depth_limit, no_task, planner_off or
+    identity_missing."""
 
     failed_task: str
     failed_run_id: str

@@ -68,6 +68,8 @@ class DeadLetters:
                 await self.redrive(position)
             except (BadMessage, Unknown) as error:
                 _log.info("letter_stays_parked", position=position, reason=str(error))
+            except Exception:  # noqa: BLE001 -- a letter is no reason not to start: the next start tries again
+                _log.exception("letter_stays_parked", position=position)
             else:
                 n_read += 1
         return n_read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from zoneinfo import available_timezones
 
 from croniter import croniter
@@ -113,11 +114,17 @@ def _checked_expression(expr: str | None, task: str) -> str:
     if not text.startswith("@") and n_fields != 5:
         raise Invalid(f"Wrong number of fields; got {n_fields}, expected 5")
     if not croniter.is_valid(text):
-        raise Invalid(f"{text!r} is not a cron expression")
+        raise Invalid(f"{text[:64]!r} is not a cron expression")
     return text
 
 
+@cache
+def _zones() -> frozenset[str]:
+    """Read once: it means walking through a folder of hundreds of files."""
+    return frozenset(available_timezones())
+
+
 def _checked_zone(zone: str) -> str:
-    if zone not in available_timezones():
+    if zone not in _zones():
         raise Invalid(f"{zone[:64]!r} is not an IANA time zone")
     return zone

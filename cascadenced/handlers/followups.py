@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cascadenced.errors import Overloaded, Unavailable
+from cascadenced.errors import Overloaded, Unavailable, Unknown
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Recorded
-from cascadenced.events.followup import FollowupSkipped
+from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.run import ForeignRunReported, RunFailed, RunRequested
 from cascadenced.identity import SYSTEM
-from cascadenced.pipeline.followups import Failure, Planner, arguments, follow_up
+from cascadenced.pipeline.followups import Failure, Planner, arguments, follow_up, skipped
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks, task_stream
-from cascadenced.vault import VaultPort
+from cascadenced.vault import VaultDamaged, VaultPort
 
 CHECKPOINT = "capability-planner"
 
@@ -43,8 +43,10 @@ class CapabilityPlanner:
         return None
 
     async def _plan(self, recorded: Recorded, failure: Failure) -> None:
-        # Seen again after a crash, the same failure gives the same source, and the append answers with the first one.
-        source = f"followup:{recorded.id}"
+        # Seen again, after a crash or because a report came twice, the same failed run gives the same source, and the
+        # append answers with the first one.
+        whose = "run" if recorded.run_id else f"foreign:{failure.task}"
+        source = f"followup:{whose}:{failure.run_id}"
         run_id = self._runs.new_run_id(source, recorded.at_us)
         known = self._planner.task is not None and self._tasks.get(self._planner.task) is not None
         event = follow_up(failure, self._planner, known=known, followup_run_id=run_id)
@@ -56,16 +58,20 @@ class CapabilityPlanner:
             correlation=recorded.correlation,
         )
         stream = recorded.stream if recorded.run_id else task_stream(failure.task)
+        identity = SYSTEM
+        if isinstance(event, FollowupRequested) and recorded.run_id is not None:
+            # It runs as the one whose run failed; a report from elsewhere names nobody whom we could be.
+            try:
+                identity = await self._vault.reveal(recorded.user_hash or "", recorded.group_hash or "")
+            except (Unknown, VaultDamaged) as error:
+                event = skipped(failure, "identity_missing", str(error))
         change = Change(stream, [event], None, context)
         if isinstance(event, FollowupSkipped):
             await self._log.append([change], source=source)
             return
         request = Request(
             task=event.task,
-            # It runs as the one whose run failed; a report from elsewhere names nobody whom we could be.
-            identity=SYSTEM
-            if recorded.run_id is None
-            else await self._vault.reveal(recorded.user_hash or "", recorded.group_hash or ""),
+            identity=identity,
             via="followup",
             args=arguments(failure),
             source=source,

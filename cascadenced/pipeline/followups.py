@@ -36,7 +36,7 @@ def follow_up(
     elif failure.depth >= planner.max_depth:
         code, reason = "depth_limit", f"{failure.depth} follow-ups led here; {planner.max_depth} are allowed"
     if planner.task is None or code:
-        return FollowupSkipped(failed_task=failure.task, failed_run_id=failure.run_id, code=code, reason=reason)
+        return skipped(failure, code, reason)
     return FollowupRequested(
         failed_task=failure.task,
         failed_run_id=failure.run_id,
@@ -44,6 +44,11 @@ def follow_up(
         followup_run_id=followup_run_id,
         depth=failure.depth + 1,
     )
+
+
+def skipped(failure: Failure, code: str, reason: str) -> FollowupSkipped:
+    """There will be no follow-up, and why."""
+    return FollowupSkipped(failed_task=failure.task, failed_run_id=failure.run_id, code=code, reason=reason)
 
 
 def arguments(failure: Failure) -> dict[str, Json]:

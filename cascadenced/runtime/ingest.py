@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
 
@@ -11,7 +12,7 @@ import structlog
 
 from cascadenced.bus.base import Bus, Delivery
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import BadMessage, CascadenceError, DiskError, DiskFull, Overloaded, Unavailable
+from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable
 from cascadenced.events.inbound import Command, carries_identity, decode, message_source, starts_effects
 from cascadenced.runtime.counting import RefusalCounter
 from cascadenced.runtime.retry import backoff_s
@@ -22,6 +23,10 @@ MAX_FETCH = 500
 """Messages handled at once; the broker keeps the rest."""
 MAX_ATTEMPTS = 5
 """Deliveries of a message that our own code fails on; then it is a dead letter."""
+
+
+_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""As W3C Trace Context has it."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +119,8 @@ class Ingest:
         try:
             reason = BadMessage(f"our own handler failed: {type(error).__name__}", code="handler_failed")
             await self._dead_letter(delivery, message, reason)
-        except CascadenceError:
+        except Exception as worse:  # noqa: BLE001 -- nor may this; the broker keeps what we can put nowhere
+            _log.error("message_kept", subject=delivery.subject, error=str(worse))
             delivery.retry_later(backoff_s(delivery.n_delivered))
         else:
             delivery.ack(erase=self._erase)
@@ -125,10 +131,15 @@ class Ingest:
             source=message_source(headers, delivery.subject, self._prefix, self._digest(delivery)),
             at_us=delivery.at_us,
             origin=headers.get("Cascadence-Origin"),
-            traceparent=headers.get("traceparent"),
+            traceparent=_traceparent(headers.get("traceparent")),
         )
 
     def _digest(self, delivery: Delivery) -> str:
         """The identity of a message without one: the same at every redelivery, another for another publish."""
         where = f"{self._bus.info().epoch}:{delivery.stream}:{delivery.stream_seq}:{delivery.at_us}:".encode()
         return sha256(where + delivery.data).hexdigest()[:40]
+
+
+def _traceparent(value: str | None) -> str | None:
+    """`value` if it is one: it is kept in every event that follows, and sent on as a header."""
+    return value if value is not None and _TRACEPARENT.fullmatch(value) else None

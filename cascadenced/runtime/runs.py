@@ -24,7 +24,7 @@ from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, go_on, resume, verdi
 from cascadenced.pipeline.model import ENDED, Run, evolve, fold
 from cascadenced.runtime.record import LiveRun, outcome_of, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry, Tasks
-from cascadenced.vault import VaultPort
+from cascadenced.vault import VaultDamaged, VaultPort
 
 _log = structlog.get_logger(__name__)
 
@@ -319,7 +319,7 @@ class Runs:
             context = live.context
             try:
                 live.identity = await self._vault.reveal(context.user_hash or "", context.group_hash or "")
-            except Unknown:
+            except (Unknown, VaultDamaged):
                 await self._hold(live, "identity_missing", "the vault does not have the identity of this run")
                 return
         if live.run.current is not None and verdict(live.run) == "alone":
