@@ -17,6 +17,7 @@ import structlog
 
 from cascadenced import __version__, logs
 from cascadenced.bus.base import Bus
+from cascadenced.commands.wire import Note
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, DiskError, Unavailable
 from cascadenced.eventlog.base import Change
@@ -42,17 +43,6 @@ _log = structlog.get_logger("cascadenced")
 EXIT_DISK_ERROR = 74
 FLUSH_WITHIN_S = 2.0
 """How long a stop waits for the broker to confirm what is not yet published; the next start sends the rest."""
-
-
-class DaemonFile(msgspec.Struct):
-    """`daemon.json`: where a running daemon is found. nats_url: with credentials; the file is for its owner only."""
-
-    pid: int
-    http_url: str
-    nats_url: str
-    socket: str
-    version: str
-    instance_id: str
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -204,7 +194,7 @@ class Daemon:
         n_read = await instance.dead_letters.redrive_parked()
         if n_read:
             _log.info("parked_letters_read", n_letters=n_read)
-        file = DaemonFile(
+        note = Note(
             pid=os.getpid(),
             http_url=http_url,
             nats_url=connected.url,
@@ -213,7 +203,7 @@ class Daemon:
             instance_id=instance.log.origin,
         )
         path = self._config.daemon_json_path
-        write_atomically(path, msgspec.json.encode(file))
+        write_atomically(path, msgspec.json.encode(note))
         stack.callback(path.unlink, missing_ok=True)
         self._stop.on_early = None
         self._ready = True

@@ -36,11 +36,15 @@ _STATUS: tuple[tuple[type[BaseException], int], ...] = (
 
 
 class ErrorBody(msgspec.Struct, omit_defaults=True):
-    """detail: a sentence for people.  error: a word for machines.  run_id: the run that failed, if one did."""
+    """detail: a sentence for people.  error: a word for machines.
+
+    run_id and error_type: the run that failed, if one did, and the class of the exception that ended it.
+    """
 
     detail: str
     error: str
     run_id: str | None = None
+    error_type: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -55,5 +59,7 @@ def answer(error: CascadenceError) -> Answer:
     """What to answer when a verb or route raised `error`."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     retry_after = error.retry_after_s if isinstance(error, Overloaded) else 1.0 if status in (503, 507) else None
-    run_id = error.run_id if isinstance(error, RunFailedError) else None
-    return Answer(status, ErrorBody(str(error), error.code, run_id), retry_after)
+    body = ErrorBody(str(error), error.code)
+    if isinstance(error, RunFailedError):
+        body.run_id, body.error_type = error.run_id, error.error_type
+    return Answer(status, body, retry_after)

@@ -7,13 +7,13 @@ A result is anything msgspec can encode; it is what the HTTP route of the same n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from cascadenced.errors import BadMessage, Conflict, Invalid, RunFailedError, Unknown
+from cascadenced.errors import BadMessage, Conflict, Invalid, Refused, RunFailedError, Unknown
 from cascadenced.events.base import Context, Json
-from cascadenced.events.inbound import UpdatePointer
+from cascadenced.events.inbound import MAX_PRIORITY, UpdatePointer
 from cascadenced.events.strict import shaped
 from cascadenced.events.subjects import checked_task_name
 from cascadenced.handlers.run_requests import Origin
@@ -28,7 +28,7 @@ Arguments = TypeVar("Arguments", bound=msgspec.Struct)
 
 
 class Verb(msgspec.Struct, Generic[Arguments], frozen=True):
-    """takes: the struct of its arguments.  reads: whether it only reads (then it needs no writable log)."""
+    """takes: the struct of its arguments.  help: what it does, in a few words."""
 
     name: str
     takes: type[Arguments]
@@ -59,7 +59,7 @@ class RunArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
     task: str
     args: dict[str, Json] = {}
     idempotency_key: str | None = None
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     wait: bool = True
     via: str = "cli"
 
@@ -77,9 +77,9 @@ class DispatchArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
 
     event: str
     payload: dict[str, Json] = {}
+    idempotency_key: str | None = None
     wait: bool = True
     via: str = "cli"
-    source: str | None = None
 
 
 class PointerArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -126,7 +126,7 @@ class TaskArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class LetterArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    position: int
+    position: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 
 
 class RebuildArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -216,8 +216,7 @@ async def _trigger(instance: Instance, asked: RunArguments) -> RunResult:
 
 async def _outcome(instance: Instance, accepted: Accepted, *, wait: bool) -> RunResult:
     if accepted.refused is not None:
-        code, reason = accepted.refused
-        raise Unknown(reason, code=code) if code == "unknown_task" else Conflict(reason, code=code)
+        raise _refusal(*accepted.refused)
     if not wait:
         return RunResult(accepted.run_id, "accepted", duplicate=accepted.duplicate)
     run = await _ended(instance, accepted.run_id)
@@ -228,10 +227,14 @@ async def _ended(instance: Instance, run_id: str) -> Run:
     """The run, ended well. Raises RunFailedError with the recorded reason, which names nobody; Conflict if refused."""
     run = (await instance.runs.ended(run_id)).run
     if run.status == "refused":
-        raise Conflict(run.reason or "refused", code=run.error_type)
+        raise _refusal(run.error_type or "refused", run.reason or "refused")
     if run.status != "success":
         raise RunFailedError(run.reason or run.status, error_type=run.error_type or "error", run_id=run_id)
     return run
+
+
+def _refusal(code: str, reason: str) -> Refused:
+    return Unknown(reason, code=code) if code == "unknown_task" else Conflict(reason, code=code)
 
 
 def _switch(switch: Switch) -> Callable[[Instance, SwitchArguments], Awaitable[Switched]]:
@@ -247,12 +250,13 @@ def _switch(switch: Switch) -> Callable[[Instance, SwitchArguments], Awaitable[S
 
 
 async def _dispatch(instance: Instance, asked: DispatchArguments) -> DispatchResult:
-    origin = Origin(via=asked.via, source=asked.source)
-    dispatched = await instance.requests.dispatch(asked.event, asked.payload, asked.identity(), origin)
+    dispatched = await instance.requests.dispatch(
+        asked.event, asked.payload, asked.identity(), Origin(via=asked.via), idempotency_key=asked.idempotency_key
+    )
     if dispatched.run_id is None:
         return DispatchResult(asked.event, None, "unhandled")
     if dispatched.refused is not None:
-        raise Conflict(dispatched.refused[1], code=dispatched.refused[0])
+        raise _refusal(*dispatched.refused)
     if not asked.wait:
         return DispatchResult(asked.event, dispatched.run_id, "accepted")
     run = await _ended(instance, dispatched.run_id)

@@ -31,10 +31,10 @@ from cascadenced.bus.embedded_config import (
     config_text,
     find_server,
     server_version,
-    write_private,
 )
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.errors import LogHeld, Unavailable
+from cascadenced.private_files import write_atomically
 
 _LOCK_AGAIN_S = 0.025
 _READY_WITHIN_S = 20.0
@@ -137,7 +137,7 @@ class EmbeddedServer:
             for stale in folder.glob("*.ports"):
                 stale.unlink()
             config = folder / "server.conf"
-            write_private(config, config_text(self._settings, self._version))
+            write_atomically(config, config_text(self._settings, self._version).encode())
             self._process = await asyncio.create_subprocess_exec(
                 self.path,
                 "-c",

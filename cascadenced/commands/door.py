@@ -121,7 +121,7 @@ def error_of(status: int, body: bytes) -> CascadenceError:
     except msgspec.MsgspecError:
         return Unavailable(f"the daemon answered with status {status} and no explanation; its log may have one")
     if said.run_id is not None:
-        return RunFailedError(said.detail, error_type=said.error, run_id=said.run_id)
+        return RunFailedError(said.detail, error_type=said.error_type or said.error, run_id=said.run_id)
     if status == 429:
         return Overloaded(said.detail)
     cls = DiskError if said.error == DiskError.code else _CLASSES.get(status, CascadenceError)

@@ -20,6 +20,9 @@ from cascadenced.runtime.tasks import task_stream
 from cascadenced.vault import VaultPort
 
 
+MAX_EXPR_CHARS = 256
+
+
 class Facts:
     """Records facts by pseudonym. Raw ids that came along go to the vault first."""
 
@@ -110,6 +113,8 @@ def _checked_expression(expr: str | None, task: str) -> str:
     if not isinstance(expr, str) or not expr.strip():
         raise Invalid(f"{task}: 'expr' must be a non-empty string")
     text = " ".join(expr.split())
+    if len(text) > MAX_EXPR_CHARS:
+        raise Invalid(f"'expr' has {len(text)} characters; {MAX_EXPR_CHARS} are allowed")
     n_fields = len(text.split(" "))
     if not text.startswith("@") and n_fields != 5:
         raise Invalid(f"Wrong number of fields; got {n_fields}, expected 5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Change, EventLog
@@ -61,11 +62,7 @@ class RunRequests:
         args: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded.
         """
         checked_reported_name(task)
-        source = origin.source
-        if idempotency_key is not None:
-            if not 1 <= len(idempotency_key) <= MAX_KEY_CHARS:
-                raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
-            source = f"key:{task}:{self._pseudonyms.user(identity.user_id)}:{idempotency_key}"
+        source = self._source(task, identity, idempotency_key) or origin.source
         return await self._runs.request(
             Request(
                 task=task,
@@ -81,12 +78,22 @@ class RunRequests:
             )
         )
 
-    async def dispatch(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
+    async def dispatch(
+        self,
+        name: str,
+        payload: dict[str, Json],
+        identity: Identity,
+        origin: Origin,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Dispatched:
         """Record the event and ask for a run of the workflow that listens to it, in one append.
 
-        Raises Invalid for a name or payload that cannot be recorded, Overloaded.
+        payload: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded.
         """
         checked_event_name(name)
+        if idempotency_key is not None:
+            origin = replace(origin, source=self._source(f"event.{name}", identity, idempotency_key))
         workflow = self._tasks.listener(name)
         if workflow is None:
             return await self._unhandled(name, payload, identity, origin)
@@ -125,6 +132,11 @@ class RunRequests:
             traceparent=live.context.traceparent,
         )
         return await self.dispatch(name, value, live.identity, origin)
+
+    def _source(self, what: str, identity: Identity, key: str | None) -> str | None:
+        if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
+            raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
+        return None if key is None else f"key:{what}:{self._pseudonyms.user(identity.user_id)}:{key}"
 
     async def _unhandled(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
         await self._vault.remember([identity], self._pseudonyms)
