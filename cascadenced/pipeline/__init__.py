@@ -1,4 +1,4 @@
-"""What a run, a task and the planner do next, without doing it. Floor 3: state + event → events; no I/O, no clock.
+"""What a run, a task and the planner do next, without doing it. Floor 2: state + event → events; no I/O, no clock.
 
 model.py      Run, the six stages, and `evolve`: a run's events → its state
 decide.py     what follows from an event of a run; what a restart does about an unfinished one

@@ -1,4 +1,4 @@
-"""Answers folded from the log: one question each, with its table, its fold and its read functions. Floor 2.
+"""Answers folded from the log: one question each, with its table, its fold and its read functions. Floor 3.
 
 board.py        what /status answers: all tasks, folded in memory with every commit
 task_status.py  the same rows on disk, for restarts and for reading without a daemon
