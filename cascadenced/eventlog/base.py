@@ -57,7 +57,8 @@ class Connection(Protocol):
 class Projection(Protocol):
     """Rows folded from the log, rebuildable from nothing else. One question each.
 
-    `tables` are created by `ddl` and owned outright. `apply` sees every event once, in order, in batches of any size;
+    `tables` are created by `ddl` and owned outright. `apply` sees every event of
+    its `types` once, in order, amid others, in batches of any size;
     the rows it leaves must not depend on where the batches were cut. A change of meaning raises `version`, which
     makes the next open rebuild it.
     """
@@ -73,6 +74,11 @@ class Projection(Protocol):
 
     @property
     def ddl(self) -> str: ...
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Event types that change its rows; a batch without any of them is not shown to it."""
+        ...
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None: ...
 

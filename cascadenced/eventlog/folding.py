@@ -51,8 +51,9 @@ class Folding:
 
         Raises sqlite3.OperationalError when the database itself fails (the savepoint is no refuge then).
         """
+        present = {recorded.type for recorded in batch}
         for projection in self._projections:
-            if projection.name in self.frozen:
+            if projection.name in self.frozen or projection.types.isdisjoint(present):
                 continue
             self._connection.execute("SAVEPOINT fold")
             try:

@@ -17,7 +17,7 @@ from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionSt
 from cascadenced.eventlog.chain import header_of, verify
 from cascadenced.eventlog.database import migrate
 from cascadenced.eventlog.folding import Folding
-from cascadenced.eventlog.rows import INSERT, to_row
+from cascadenced.eventlog.rows import write
 from cascadenced.eventlog.sequence import Pending, Tail, prepare
 from cascadenced.eventlog.tail import LiveTail
 from cascadenced.events.base import Recorded
@@ -72,7 +72,7 @@ class MemoryEventLog:
         self._live = LiveTail(len(file.events))
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         migrate(self._connection, Path(":memory:"), ids)
-        self._connection.executemany(INSERT, [to_row(event) for event in file.events])
+        write(self._connection, file.events)
         self.tables = MemoryTables(self._connection)
         self._folding = Folding(self._connection, projections, clock)
         for projection in self._folding.prepare():
@@ -209,7 +209,7 @@ class MemoryEventLog:
         frozen = self._folding.frozen
         self._connection.execute("BEGIN")
         try:
-            self._connection.executemany(INSERT, [to_row(event) for event in recorded])
+            write(self._connection, recorded)
             self._folding.fold(recorded)
             self._connection.execute("COMMIT")
         except BaseException:

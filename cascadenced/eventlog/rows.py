@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from cascadenced.errors import ConfigError
-from cascadenced.eventlog.base import Row
+from cascadenced.eventlog.base import Connection, Row
+from cascadenced.eventlog.bulk import insert_many
 from cascadenced.eventlog.chain import header_of
 from cascadenced.events.base import Event, Recorded
 from cascadenced.events.catalogue import decode
@@ -14,11 +17,12 @@ COLUMNS = (
     "position, id, stream, version, type, at_us, origin, epoch, source, user_hash, group_hash, run_id, cause, "
     "correlation, traceparent, schema, data, hash"
 )
-INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' * 18)})"  # noqa: S608 -- constants only
+_INSERT = f"INSERT INTO events ({COLUMNS}) VALUES"
 
 
-def to_row(event: Recorded) -> Row:
-    return (*header_of(event), event.data, event.hash)
+def write(connection: Connection, events: Sequence[Recorded]) -> None:
+    """Add the events to the table."""
+    insert_many(connection, _INSERT, [(*header_of(event), event.data, event.hash) for event in events])
 
 
 def from_row(row: Row) -> Recorded:

@@ -24,7 +24,7 @@ from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionSt
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
 from cascadenced.eventlog.reader import Reader
-from cascadenced.eventlog.rows import COLUMNS, INSERT, from_row, to_row
+from cascadenced.eventlog.rows import COLUMNS, from_row, write
 from cascadenced.eventlog.sequence import Batch, Pending, Tail, prepare
 from cascadenced.eventlog.tail import LiveTail
 from cascadenced.events.base import Recorded
@@ -295,7 +295,7 @@ class SqliteEventLog:
         executemany = self._connection.executemany
         checkpoints = self._unsaved_checkpoints(batch.recorded[-1].position)
         with self._transaction():
-            executemany(INSERT, [to_row(event) for event in batch.recorded])
+            write(self._connection, batch.recorded)
             if batch.opened:
                 executemany("INSERT INTO unfinished (stream, position) VALUES (?, ?)", list(batch.opened.items()))
             if batch.closed:

@@ -13,6 +13,7 @@ import msgspec
 
 from cascadenced.clock import iso
 from cascadenced.eventlog.base import Connection, Row, Tables
+from cascadenced.eventlog.bulk import insert_many
 from cascadenced.events.audit import AuditRow, audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.catalogue import decode
@@ -29,6 +30,12 @@ CREATE TABLE audit_trail (
 Category = Literal["stage", "audit", "all"]
 
 
+_TYPES = frozenset({
+    "run.requested", "run.refused", "run.finished", "run.failed", "stage.started", "stage.finished", "stage.failed",
+    "task.enabled", "task.disabled", "task.paused", "task.resumed", "pointer.added",
+})  # fmt: skip
+
+
 class AuditTrail:
     """Which events say something about a task."""
 
@@ -36,6 +43,7 @@ class AuditTrail:
     version = 1
     tables = ("audit_trail",)
     ddl = _DDL
+    types = _TYPES
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         rows = [
@@ -44,13 +52,7 @@ class AuditTrail:
             if recorded.type in _TYPES
         ]
         if rows:
-            connection.executemany("INSERT INTO audit_trail (task, position) VALUES (?, ?)", rows)
-
-
-_TYPES = frozenset({
-    "run.requested", "run.refused", "run.finished", "run.failed", "stage.started", "stage.finished", "stage.failed",
-    "task.enabled", "task.disabled", "task.paused", "task.resumed", "pointer.added",
-})  # fmt: skip
+            insert_many(connection, "INSERT INTO audit_trail (task, position) VALUES", rows)
 
 
 class TrailRow(msgspec.Struct):

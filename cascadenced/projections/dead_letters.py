@@ -35,6 +35,7 @@ class DeadLetters:
     version = 1
     tables = ("dead_letters",)
     ddl = _DDL
+    types = frozenset({"message.dead_lettered", "message.redriven"})
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         for recorded in batch:

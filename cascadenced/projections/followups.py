@@ -30,6 +30,7 @@ class Followups:
     version = 1
     tables = ("followups",)
     ddl = _DDL
+    types = frozenset({"followup.requested", "followup.skipped"})
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         for recorded in batch:

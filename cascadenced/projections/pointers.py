@@ -30,6 +30,7 @@ class Pointers:
     version = 1
     tables = ("pointers",)
     ddl = _DDL
+    types = frozenset({"pointer.added"})
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         rows = [

@@ -11,6 +11,7 @@ from cascadenced.clock import iso
 from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Connection, Row, Tables
 from cascadenced.events.base import Json, Recorded
+from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.pipeline.model import STAGES, fold
@@ -54,6 +55,9 @@ _COLUMNS = (
 )
 
 
+_RUN_EVENTS = (RunRequested, RunStarted, StageStarted, RunHeld, RunFinished, RunFailed, RunRefused)
+
+
 class Runs:
     """One row a run. A batch touches each of its runs once."""
 
@@ -61,6 +65,7 @@ class Runs:
     version = 1
     tables = ("runs",)
     ddl = _DDL
+    types = frozenset(TYPE_NAMES[kind] for kind in _RUN_EVENTS)
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         changed: dict[str, list[Any]] = {}
@@ -95,7 +100,6 @@ class Runs:
                 row[2], row[10] = "refused", recorded.at_us
 
 
-_RUN_EVENTS = (RunRequested, RunStarted, StageStarted, RunHeld, RunFinished, RunFailed, RunRefused)
 """Each of them sets the status; the end of a stage changes nothing here."""
 
 

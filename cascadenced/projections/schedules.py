@@ -31,6 +31,7 @@ class Schedules:
     version = 1
     tables = ("schedules",)
     ddl = _DDL
+    types = frozenset({"schedule.set", "schedule.removed"})
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         for recorded in batch:

@@ -9,6 +9,7 @@ import msgspec
 from cascadenced.clock import iso
 from cascadenced.eventlog.base import Connection, Row, Tables
 from cascadenced.events.base import Recorded
+from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import (
     ForeignRunReported,
@@ -145,6 +146,7 @@ class TaskStatus:
     version = 1
     tables = ("task_status",)
     ddl = _DDL
+    types = frozenset(TYPE_NAMES[kind] for kind in _TASK_EVENTS)
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         names = {r.event.task for r in batch if isinstance(r.event, _TASK_EVENTS)}

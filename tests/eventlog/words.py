@@ -39,6 +39,7 @@ class Words:
     version = 1
     tables = ("words",)
     ddl = "CREATE TABLE words (position INTEGER PRIMARY KEY, text TEXT NOT NULL)"
+    types = frozenset({"idea.recorded"})
 
     def __init__(self, name: str = "words", version: int = 1) -> None:
         self.name, self.version = name, version

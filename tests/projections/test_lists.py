@@ -6,6 +6,7 @@ import pytest
 
 from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Change
+from cascadenced.events.catalogue import TYPES
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.pointer import PointerAdded
@@ -309,7 +310,7 @@ async def frozen(store, name):
     projections = all_projections()
     for projection in projections:
         if projection.name == name:
-            projection.apply = apply
+            projection.apply, projection.types = apply, frozenset(TYPES)
     log = await store.open(projections=projections)
     await log.append([Change("aside", [example(TaskDisabled)])])
 
