@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, LogCorrupt
+from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, LogCorrupt, Unavailable
 from cascadenced.eventlog.chain import Header, verify
 from cascadenced.eventlog.rows import COLUMNS
 from cascadenced.eventlog.script import statements
@@ -122,10 +122,12 @@ def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tu
 
 
 def translated(error: sqlite3.Error, path: Path) -> CascadenceError:
-    """SQLite's error as ours: no space, a failing disk, or a file that another process holds or damaged."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
+    """SQLite's error as ours: no space, a file that another program holds for the moment, or a failing disk."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
         return DiskFull(f"no space left to write {path}: {error}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable(f"another program holds {path}: close it there; nothing is lost meanwhile")
     return DiskError(f"{path} cannot be written: {error}")
 
 

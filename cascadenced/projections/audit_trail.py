@@ -12,11 +12,11 @@ from typing import Literal
 import msgspec
 
 from cascadenced.clock import iso
-from cascadenced.eventlog.base import Connection, Row, Tables
+from cascadenced.eventlog.base import Connection, Tables
 from cascadenced.eventlog.bulk import insert_many
-from cascadenced.events.audit import AuditRow, audit_rows, stage_rows
+from cascadenced.eventlog.rows import COLUMNS, from_row
+from cascadenced.events.audit import audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
-from cascadenced.events.catalogue import decode
 from cascadenced.projections.page import Page, checked_limit, checked_position
 
 _DDL = """
@@ -26,6 +26,8 @@ CREATE TABLE audit_trail (
     PRIMARY KEY (task, position)
 ) STRICT, WITHOUT ROWID
 """
+
+_COLUMNS = ", ".join(f"e.{column}" for column in COLUMNS.split(", "))
 
 Category = Literal["stage", "audit", "all"]
 
@@ -87,28 +89,23 @@ async def trail(
             conditions += f" AND e.{column} = ?"
             values.append(value)
     rows = await tables.fetch(
-        "SELECT e.position, e.at_us, e.user_hash, e.group_hash, e.run_id, e.schema, e.data "  # noqa: S608
+        f"SELECT {_COLUMNS} "  # noqa: S608 -- constants only
         "FROM audit_trail AS a JOIN events AS e ON e.position = a.position "
         f"WHERE a.task = ? AND a.position > ?{conditions} ORDER BY a.position LIMIT ?",
         (task, checked_position(after) or 0, *values, limit + 1),
     )
-    items = [item for row in rows[:limit] for item in _trail_rows(row, category)]
+    items = [item for row in rows[:limit] for item in _trail_rows(from_row(row), category)]
     return Page(items, str(rows[limit - 1][0]) if len(rows) > limit else None)
 
 
-def _trail_rows(row: Row, category: Category) -> list[TrailRow]:
-    _, at_us, user_hash, group_hash, run_id, schema, data = row
-    event = decode(data, schema)
-    time = iso(at_us)
-
-    def stage_row(stage: str) -> TrailRow:
-        return TrailRow(stage, time, None, None, None, None, user_hash, group_hash, run_id)
-
-    def audit_row(audit: AuditRow) -> TrailRow:
-        return TrailRow(
-            audit.stage, time, audit.status, audit.reason, audit.output, audit.partial, user_hash, group_hash, run_id
-        )
-
-    stages = [stage_row(stage.stage) for stage in stage_rows(event)] if category != "audit" else []
-    audits = [audit_row(audit) for audit in audit_rows(event)] if category != "stage" else []
-    return stages + audits
+def _trail_rows(recorded: Recorded, category: Category) -> list[TrailRow]:
+    time, who = iso(recorded.at_us), (recorded.user_hash, recorded.group_hash, recorded.run_id)
+    rows = []
+    if category != "audit":
+        rows += [TrailRow(row.stage, time, None, None, None, None, *who) for row in stage_rows(recorded.event)]
+    if category != "stage":
+        rows += [
+            TrailRow(row.stage, time, row.status, row.reason, row.output, row.partial, *who)
+            for row in audit_rows(recorded.event)
+        ]
+    return rows

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cascadenced.clock import Clock
-from cascadenced.errors import DiskFull, WrongVersion
+from cascadenced.errors import DiskFull, Unavailable, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunStarted
@@ -18,7 +18,7 @@ from cascadenced.pipeline.decide import decide
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 
-DISK_FULL_RETRY_S = 1.0
+NOT_WRITABLE_RETRY_S = 1.0
 
 
 def run_stream(run_id: str) -> str:
@@ -99,16 +99,16 @@ async def record(
 ) -> None:
     """Append what `following` says, in one write, and fold it.
 
-    When another writer came first, the stream is read and `following` asked again. A full disk is waited for, or
-    raises DiskFull.
+    When another writer came first, the stream is read and `following` asked again. A full disk, and a log
+    that another program holds, is waited for, or raises DiskFull or Unavailable.
     """
     while events := following(live.run):
         try:
             receipt = await log.append([live.change(events)])
-        except DiskFull:
+        except (DiskFull, Unavailable):
             if not wait_for_space:
                 raise
-            await clock.sleep(DISK_FULL_RETRY_S)
+            await clock.sleep(NOT_WRITABLE_RETRY_S)
         except WrongVersion:
             live.fold(await log.read_stream(run_stream(live.run_id), live.version))
         else:

@@ -13,10 +13,11 @@ from contextlib import closing
 import pytest
 
 from cascadenced.clock import FakeClock
-from cascadenced.errors import ConfigError, DiskError, DiskFull
+from cascadenced.errors import ConfigError, DiskError, DiskFull, Unavailable
 from cascadenced.eventlog import sqlite
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.sqlite import SqliteEventLog
+from cascadenced.events.idea import IdeaRecorded
 from cascadenced.events.run import RunRequested
 from cascadenced.ids import SeededIds
 from tests.eventlog.words import Words, everything, said, texts, words_in
@@ -725,3 +726,17 @@ async def test_two_logs_share_nothing(tmp_path, clock):
     )
     await one.close()
     await two.close()
+
+
+async def test_another_program_that_holds_the_file_is_an_outage_and_not_the_end(file_store):
+    log = await file_store.open()
+    log._connection.execute("PRAGMA busy_timeout = 20")
+    stranger = sqlite3.connect(log.path, isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="another program"):
+        await log.append([Change("s", [example(IdeaRecorded)])])
+    stranger.execute("ROLLBACK")
+    stranger.close()
+    await log.append([Change("s", [example(IdeaRecorded)])])
+    assert log.position == 1
+    assert log.read_only is None
