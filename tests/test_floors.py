@@ -10,7 +10,21 @@ import cascadenced
 PACKAGE = Path(cascadenced.__file__).parent
 
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(("errors", "clock", "ids", "crashpoint", "identity", "config", "private_files", "events"), 0),
+    **dict.fromkeys(
+        (
+            "errors",
+            "clock",
+            "ids",
+            "crashpoint",
+            "identity",
+            "config",
+            "private_files",
+            "setting_rules",
+            "plain_yaml",
+            "events",
+        ),
+        0,
+    ),
     **dict.fromkeys(("eventlog", "bus", "vault"), 1),
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "projections": 3,
