@@ -47,6 +47,12 @@ class LogCorrupt(CascadenceError):
         self.position = position
 
 
+class VaultDamaged(CascadenceError):
+    """A row of the vault was changed, swapped or torn: its seal is broken. The other rows are not affected."""
+
+    code = "vault_damaged"
+
+
 class DiskError(CascadenceError):
     """A write or sync of the log failed. The daemon stops (exit 74): what is on disk is known only after a restart."""
 

@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
         ),
         0,
     ),
-    **dict.fromkeys(("eventlog", "bus", "vault"), 1),
+    **dict.fromkeys(("eventlog", "bus", "vault", "vault_file"), 1),
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "projections": 3,
     "runtime": 4,
@@ -95,7 +95,7 @@ def test_only_the_log_and_the_vault_know_sqlite_and_only_the_bus_knows_nats() ->
                 names = [node.module]
             for name in names:
                 top = name.split(".")[0]
-                if (top in ("sqlite3", "aiosqlite") and home not in ("eventlog", "vault", "commands")) or (
+                if (top in ("sqlite3", "aiosqlite") and home not in ("eventlog", "vault_file", "commands")) or (
                     top == "nats" and home != "bus" and path.name != "demo.py"
                 ):
                     strangers.append(f"{path.relative_to(PACKAGE)} imports {name}")

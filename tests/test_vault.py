@@ -18,10 +18,19 @@ import pytest
 
 import cascadenced
 from cascadenced import vault as vault_module
-from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, Invalid, Unavailable, Unknown
+from cascadenced.errors import (
+    CascadenceError,
+    ConfigError,
+    DiskError,
+    DiskFull,
+    Invalid,
+    Unavailable,
+    Unknown,
+    VaultDamaged,
+)
 from cascadenced.identity import SYSTEM, Identity, Pseudonyms
 from cascadenced.private_files import exclusive_folder, read_or_create, read_or_create_hex
-from cascadenced.vault import Letter, MemoryVault, Vault, VaultDamaged, VaultPort
+from cascadenced.vault import Letter, MemoryVault, Vault, VaultPort
 
 REPO = Path(cascadenced.__file__).parent.parent
 NAMES = Pseudonyms("secret of the tests")
@@ -191,13 +200,13 @@ async def test_many_callers_at_once_all_get_what_they_asked_for(vault: VaultPort
 def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of identity rows of each transaction."""
     sizes: list[int] = []
-    write = vault_module._File.write
+    write = vault_module.VaultFile.write
 
     def counted(self: Any, identities: Any, letters: Any) -> None:
         write(self, identities, letters)
         sizes.append(len(identities))
 
-    monkeypatch.setattr(vault_module._File, "write", counted)
+    monkeypatch.setattr(vault_module.VaultFile, "write", counted)
     return sizes
 
 
@@ -205,14 +214,14 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """(reached, go_on): every transaction announces itself before its commit and waits there."""
     reached, go_on = threading.Event(), threading.Event()
-    write = vault_module._File.write
+    write = vault_module.VaultFile.write
 
     def slow(self: Any, identities: Any, letters: Any) -> None:
         reached.set()
         assert go_on.wait(20)
         write(self, identities, letters)
 
-    monkeypatch.setattr(vault_module._File, "write", slow)
+    monkeypatch.setattr(vault_module.VaultFile, "write", slow)
     yield reached, go_on
     go_on.set()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cascadenced.errors import Overloaded, Unavailable, Unknown
+from cascadenced.errors import Overloaded, Unavailable, Unknown, VaultDamaged
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Recorded
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
@@ -13,7 +13,7 @@ from cascadenced.identity import SYSTEM
 from cascadenced.pipeline.followups import Failure, Planner, arguments, follow_up, skipped
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks, task_stream
-from cascadenced.vault import VaultDamaged, VaultPort
+from cascadenced.vault import VaultPort
 
 CHECKPOINT = "capability-planner"
 

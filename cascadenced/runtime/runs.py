@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from cascadenced.clock import Clock
-from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown
+from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, VaultDamaged
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Json
 from cascadenced.events.followup import FollowupRequested
@@ -24,7 +24,7 @@ from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, go_on, resume, verdi
 from cascadenced.pipeline.model import ENDED, Run, evolve, fold
 from cascadenced.runtime.record import LiveRun, outcome_of, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry, Tasks
-from cascadenced.vault import VaultDamaged, VaultPort
+from cascadenced.vault import VaultPort
 
 _log = structlog.get_logger(__name__)
 
@@ -34,8 +34,8 @@ MAX_SUSPECT_BACKOFF_S = 30.0
 _LATER = "run {} goes on after the next start"
 
 Perform = Callable[[LiveRun], Awaitable[Event]]
-"""Does the current stage of a run and says how it went: StageFinished or StageFailed. Raises nothing but CancelledError,
-or SpawnerClosed if it was not done."""
+"""Does the current stage of a run and says how it went: StageFinished or StageFailed. Raises nothing but
+CancelledError, or SpawnerClosed if it was not done."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,9 +239,7 @@ class Runs:
             return
         event = StageInterrupted(task=run.task, stage=run.current, attempt=run.attempt, reason="the daemon stopped")
         try:
-            await record(
-                self._log, self._clock, live, outcome_of(live, self._clock, event), wait_for_space=False
-            )
+            await record(self._log, self._clock, live, outcome_of(live, self._clock, event), wait_for_space=False)
         except CascadenceError as error:
             _log.error("interruption_not_recorded", run_id=live.run_id, error=str(error))
 
