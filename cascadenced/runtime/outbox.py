@@ -39,6 +39,7 @@ class Outbox:
     async def run(self) -> None:
         """Until cancelled, or the log is closed."""
         self.position = await self._log.checkpoint(CHECKPOINT)
+        self._moved.set()
         await follow(self._log, self._clock, CHECKPOINT, self._publish)
 
     async def drained(self) -> None:

@@ -91,7 +91,9 @@ class Runs:
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
         self._queue: OrderedDict[str, LiveRun | None] = OrderedDict()
-        self._live: dict[str, LiveRun] = {}  # under way; a run is here or in the queue, or this process leaves it alone
+        # A run is in one of these three, or this process leaves it alone.
+        self._asked: dict[str, LiveRun] = {}  # its first append is under way
+        self._live: dict[str, LiveRun] = {}  # it is under way itself
         self._drives: set[asyncio.Task[None]] = set()
         self._suspects = asyncio.Lock()
         self._stop = asyncio.Event()
@@ -137,6 +139,7 @@ class Runs:
             if has_slot:
                 self._free_slot()
             raise
+        self._asked[live.run_id] = live
         # An append cannot be called back, so what follows from it must not depend on a caller that still waits.
         appending.add_done_callback(lambda done: self._recorded(live, done, has_slot=has_slot))
         receipt: Receipt = await asyncio.shield(appending)
@@ -146,9 +149,11 @@ class Runs:
 
     def _recorded(self, live: LiveRun, done: asyncio.Future[Receipt], *, has_slot: bool) -> None:
         """The append of a request is over: drive the run, or queue it, if there is one."""
+        self._asked.pop(live.run_id, None)
         failed = done.cancelled() or done.exception() is not None
         known = live.run_id in self._live  # `recover` has found it in the log before we were told
         if failed or done.result().duplicate_of is not None or known:
+            _tell_unfinished(live)
             if has_slot:
                 self._free_slot()
             return
@@ -161,14 +166,16 @@ class Runs:
 
     async def ended(self, run_id: str) -> Ended:
         """The run, once it has ended. Raises Unknown; Unavailable if it does not go on in this process."""
-        while (live := self._here(run_id)) is None:
+        live = self._here(run_id)
+        if live is None:
             events = await self._log.read_stream(run_stream(run_id))
             if not events:
                 raise Unknown(f"no run {run_id}")
             run = fold(recorded.event for recorded in events)
             if run.status in ENDED:
                 return Ended(run, None)
-            if self._here(run_id) is None:
+            live = self._here(run_id) or self._asked.get(run_id)
+            if live is None:
                 raise Unavailable(run.reason or _LATER.format(run_id))
         if live.ended is None:
             live.ended = asyncio.get_running_loop().create_future()

@@ -17,6 +17,7 @@ from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.events.base import Event, Recorded
 from cascadenced.events.dead_letter import MessageDeadLettered
+from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused
 from cascadenced.ids import SeededIds
 from cascadenced.projections import all_projections
@@ -126,7 +127,7 @@ async def test_a_projection_that_stops_is_seen(world: World, monkeypatch: pytest
     from cascadenced.projections.pointers import Pointers
 
     monkeypatch.setattr(Pointers, "apply", lambda *_: 1 / 0)
-    await world.happened(example(RunFinished))
+    await world.happened(example(PointerAdded))
     assert world.value("cascadence_projection_frozen", projection="pointers") == 1
 
 
