@@ -65,6 +65,11 @@ class FakeClock:
         heapq.heappush(self._sleepers, (self._monotonic + seconds, self._n, due))
         await due
 
+    @property
+    def n_sleeping(self) -> int:
+        """Sleepers that wait for time to pass."""
+        return sum(not due.done() for _, _, due in self._sleepers)
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass; every sleeper due by then has been woken and has run once when this returns."""
         target = self._monotonic + seconds

@@ -215,7 +215,7 @@ async def test_a_full_disk_only_delays_a_follow_up() -> None:
         await until(lambda: world.events(RunFailed))
         instance.log.fail_next = DiskFull("no space")
         await instance.runs.ended(accepted.run_id)
-        await until(lambda: instance.log.fail_next is None)
+        await until(lambda: world.clock.n_sleeping > 0)  # the planner waits before it tries again
         await world.clock.advance(5.0)
         await until(lambda: world.events(RunFinished))
     assert len(world.events(FollowupRequested)) == 1
