@@ -1,9 +1,9 @@
 """An instance on doubles, and the folder in memory that outlives it: for whatever needs runs without files or servers.
 
-    world = World(Greeter)                        the tasks that are installed
-    async with world.up() as instance: …          one life of the instance, ended in good order
-    world.crash(instance)                         … or by a power cut: nothing more is recorded
-    async with world.up(OtherTask) as instance: … the next life, on what was committed
+world = World(Greeter)                        the tasks that are installed
+async with world.up() as instance: …          one life of the instance, ended in good order
+world.crash(instance)                         … or by a power cut: nothing more is recorded
+async with world.up(OtherTask) as instance: … the next life, on what was committed
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ async def ask(
     via: str = "http",
 ) -> Accepted:
     """A run is asked for."""
-    return await instance.requests.run(
-        task, identity, args or {}, Origin(via=via, source=source), idempotency_key=key
-    )
+    return await instance.requests.run(task, identity, args or {}, Origin(via=via, source=source), idempotency_key=key)
 
 
 async def run(instance: Instance, task: str, identity: Identity = ALICE, args: dict[str, Any] | None = None) -> Ended:

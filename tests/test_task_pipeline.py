@@ -23,7 +23,8 @@ from cascadenced.events.content import MAX_CONTENT_BYTES, TooLarge, Unserialisab
 from cascadenced.events.outbound import messages
 from cascadenced.runtime.spawn import TaskExit
 from cascadenced.workflows import subscribe
-from tests.doubles import ALICE, World, run as run_in
+from tests.doubles import ALICE, World
+from tests.doubles import run as run_in
 
 WHO = {"user_id": "alice", "group_id": "eng"}
 HOOKS = ("intake", "research", "plan", "precheck", "run", "verify")

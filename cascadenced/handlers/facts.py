@@ -19,7 +19,6 @@ from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.runtime.tasks import task_stream
 from cascadenced.vault import VaultPort
 
-
 MAX_EXPR_CHARS = 256
 
 

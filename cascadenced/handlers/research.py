@@ -14,7 +14,7 @@ from cascadenced.runtime.spawn import Spawner, SpawnerClosed
 
 
 class ResearchFailed(CascadenceError):
-    """The query could not be answered; the run goes on without an answer. Its cause is what the search raised, if any."""
+    """The query could not be answered; the run goes on without an answer. Its cause is what the search raised."""
 
     code = "research_failed"
 

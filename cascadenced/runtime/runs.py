@@ -150,14 +150,11 @@ class Runs:
     def _recorded(self, live: LiveRun, done: asyncio.Future[Receipt], *, has_slot: bool) -> None:
         """The append of a request is over: drive the run, or queue it, if there is one."""
         self._asked.pop(live.run_id, None)
-        failed = done.cancelled() or done.exception() is not None
-        known = live.run_id in self._live  # `recover` has found it in the log before we were told
-        if failed or done.result().duplicate_of is not None or known:
+        if done.cancelled() or done.exception() is not None or done.result().duplicate_of is not None:
             _tell_unfinished(live)
             if has_slot:
                 self._free_slot()
             return
-        self._queue.pop(live.run_id, None)
         live.fold([recorded for recorded in done.result().recorded if recorded.stream == run_stream(live.run_id)])
         if has_slot:
             self._drive(live, self._to_its_end)
@@ -209,7 +206,8 @@ class Runs:
         streams = await self._log.unfinished()
         for stream in streams:
             run_id = stream.removeprefix("run-")
-            if run_id not in self._live and run_id not in self._queue:  # asked for since we are up
+            asked_since = run_id in self._asked or run_id in self._live or run_id in self._queue
+            if not asked_since:
                 self._enqueue(run_id, None)
         return len(streams)
 

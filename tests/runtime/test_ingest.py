@@ -155,9 +155,7 @@ async def test_a_foreign_runs_outcome_is_recorded(inlet: Inlet) -> None:
         await inlet.take_in()
         assert instance.board.row("theirs").last_status == "success"
     assert inlet.events(ForeignRunReported) == [
-        ForeignRunReported(
-            task="theirs", foreign_run_id="r1", status="success", finished_at="2026-01-01T00:00:00Z"
-        )
+        ForeignRunReported(task="theirs", foreign_run_id="r1", status="success", finished_at="2026-01-01T00:00:00Z")
     ]
 
 
@@ -443,9 +441,7 @@ async def test_a_wish_of_another_instance_has_no_effect_and_is_counted(inlet: In
         await inlet.clock.advance(60)
         await idle()
     assert inlet.events(RunRequested) == inlet.events(EventDispatched) == []
-    assert inlet.events(RequestsRefused) == [
-        RequestsRefused(reason="foreign_request", subject=subject, n_refused=1)
-    ]
+    assert inlet.events(RequestsRefused) == [RequestsRefused(reason="foreign_request", subject=subject, n_refused=1)]
 
 
 async def test_news_of_another_instance_is_taken_in(inlet: Inlet) -> None:
@@ -495,9 +491,7 @@ async def test_a_message_is_acknowledged_only_after_its_commit(inlet: Inlet) -> 
         ("ume.idea", b"who knows what is in here", True),
     ],
 )
-async def test_only_messages_that_name_somebody_are_erased(
-    inlet: Inlet, subject: str, body: Any, erased: bool
-) -> None:
+async def test_only_messages_that_name_somebody_are_erased(inlet: Inlet, subject: str, body: Any, erased: bool) -> None:
     async with inlet.flowing(erase=True):
         inlet.send(subject, body)
         await inlet.take_in()

@@ -233,9 +233,7 @@ async def test_an_event_that_a_workflow_emits_is_published() -> None:
 
 
 def pointer(run_id: str) -> UpdatePointer:
-    return UpdatePointer(
-        task="marks", run_id=run_id, user_id=None, user_hash="e" * 64, group_id=None, group_hash=None
-    )
+    return UpdatePointer(task="marks", run_id=run_id, user_id=None, user_hash="e" * 64, group_id=None, group_hash=None)
 
 
 @pytest.mark.parametrize(("broadcast", "n_published"), [(False, 0), (True, 1)])
