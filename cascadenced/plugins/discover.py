@@ -68,7 +68,7 @@ def load(path: str) -> object:
         return attrgetter(attribute)(module)
     except AttributeError:
         raise Invalid(f"{module_name} has no {attribute}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- the module's own __getattr__
         raise Invalid(f"{module_name} does not give its {attribute}: {_text(error)}") from None
 
 

@@ -103,7 +103,10 @@ BROKEN = {
     "raises": ("raise ValueError('no license')", "shop cannot be imported: ValueError: no license"),
     "syntax": ("def (:", "shop cannot be imported: SyntaxError: invalid syntax (shop.py, line 1)"),
     "exits": ("import sys; sys.exit(3)", "shop cannot be imported: SystemExit: 3"),
-    "imports": ("import no_such_module", "shop cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+    "imports": (
+        "import no_such_module",
+        "shop cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+    ),
     "interrupts": ("raise GeneratorExit('x')", "shop cannot be imported: GeneratorExit: x"),
     "empty": ("", "shop has no Good"),
     "unspeakable": (
@@ -111,7 +114,10 @@ BROKEN = {
         "shop cannot be imported: E",
     ),
     "surrogate": ("raise ValueError('\\ud800')", "shop cannot be imported: ValueError: \\ud800"),
-    "lazy": ("def __getattr__(name): raise RuntimeError('not now')", "shop does not give its Good: RuntimeError: not now"),
+    "lazy": (
+        "def __getattr__(name): raise RuntimeError('not now')",
+        "shop does not give its Good: RuntimeError: not now",
+    ),
     "no run": ("class Good: pass", "Task 'Good' has no run() method"),
     "metaclass": (
         "class M(type):\n"
