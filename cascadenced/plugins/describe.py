@@ -203,7 +203,7 @@ class WorkflowTask:
 
 
 class _Wish:
-    """An event that a plain function wants dispatched. Awaiting it does that, for functions that are async after all."""
+    """An event that a plain function wants dispatched. Awaiting it does that, for functions that turn out async."""
 
     def __init__(self, dispatch: Callable[[], Awaitable[object]]) -> None:
         self._dispatch = dispatch
