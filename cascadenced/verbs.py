@@ -158,12 +158,13 @@ class Switched(msgspec.Struct):
 
 
 class DispatchResult(msgspec.Struct):
-    """run_id: the run of the workflow that answers, None if nobody listens."""
+    """run_id: the run of the workflow that answers, None if nobody listens.  duplicate: whether it was asked before."""
 
     event: str
     run_id: str | None
     status: str
     result: Json = None
+    duplicate: bool = False
 
 
 class PointerResult(msgspec.Struct):
@@ -254,13 +255,13 @@ async def _dispatch(instance: Instance, asked: DispatchArguments) -> DispatchRes
         asked.event, asked.payload, asked.identity(), Origin(via=asked.via), idempotency_key=asked.idempotency_key
     )
     if dispatched.run_id is None:
-        return DispatchResult(asked.event, None, "unhandled")
+        return DispatchResult(asked.event, None, "unhandled", duplicate=dispatched.duplicate)
     if dispatched.refused is not None:
         raise _refusal(*dispatched.refused)
     if not asked.wait:
-        return DispatchResult(asked.event, dispatched.run_id, "accepted")
+        return DispatchResult(asked.event, dispatched.run_id, "accepted", duplicate=dispatched.duplicate)
     run = await _ended(instance, dispatched.run_id)
-    return DispatchResult(asked.event, dispatched.run_id, run.status, run.result)
+    return DispatchResult(asked.event, dispatched.run_id, run.status, run.result, dispatched.duplicate)
 
 
 async def _status(instance: Instance, asked: TaskArguments) -> Any:

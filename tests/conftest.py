@@ -12,11 +12,17 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from cascadenced.clock import FakeClock
 from cascadenced.eventlog.memory import MemoryEventLog, MemoryFile
 from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.ids import SeededIds
+
+
+# A slow machine is no fault of the code: examples may take as long as they need.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 class Store(Protocol):

@@ -37,7 +37,7 @@ from cascadenced.projections import all_projections, task_status
 from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
 from cascadenced.projections.task_status import StoredTask, TaskStatus
-from cascadenced.verbs import LOCAL_VERBS, VERBS, RunResult, Verb, perform
+from cascadenced.verbs import LOCAL_VERBS, VERBS, DispatchResult, RunResult, Verb, perform
 
 _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
@@ -172,8 +172,8 @@ async def write(config: Config, name: str, arguments: dict[str, Json]) -> Any:
 async def _performed(verb: Verb[Any], instance: Instance, arguments: dict[str, Json]) -> Any:
     if not arguments.get("idempotency_key"):
         return await perform(verb, instance, arguments)
-    first: RunResult = await perform(verb, instance, {**arguments, "wait": False})
-    if first.duplicate:
+    first: RunResult | DispatchResult = await perform(verb, instance, {**arguments, "wait": False})
+    if first.duplicate and first.run_id is not None:
         # Nothing here goes on with a run of the past, so waiting for its end could take for ever.
         status = (await instance.answers.run(first.run_id)).status
         if status not in ENDED and arguments.get("wait", True):
@@ -183,7 +183,7 @@ async def _performed(verb: Verb[Any], instance: Instance, arguments: dict[str, J
             )
     if not arguments.get("wait", True):
         return first
-    result: RunResult = await perform(verb, instance, arguments)
+    result: RunResult | DispatchResult = await perform(verb, instance, arguments)
     result.duplicate = first.duplicate
     return result
 
