@@ -155,10 +155,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self._inside("nats.key")
 
     @property
-    def nats_dir(self) -> Path:
-        return self._inside("nats")
-
-    @property
     def daemon_json_path(self) -> Path:
         return self._inside("daemon.json")
 

@@ -31,7 +31,7 @@ from cascadenced.private_files import read_or_create_hex, write_atomically
 from cascadenced.rpc import responders
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
-from cascadenced.runtime.narrator import narrate
+from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
 from cascadenced.runtime.retry import backoff_s
 
@@ -117,6 +117,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             instance = await stack.enter_async_context(open_instance(config, who="daemon", on_fatal=self._stop.fatal))
             instance.log.observe(narrate)
+            instance.stages.on_failure = tell_traceback
             connected = await self._connect(stack, instance)
             outbox = self._outbox(instance, connected.bus)
             instance.bus_status = lambda: _bus_status(instance, connected.bus, outbox)
@@ -128,7 +129,7 @@ class Daemon:
                     await self._start(stack, instance, connected, http_url)
                     takers.start_soon(self._ingest(instance, connected).run)
                     takers.start_soon(self._plan, instance)
-                    self._say_ready(http_url, connected)
+                    self._say_ready(instance, http_url, connected)
                     await self._stop.asked.wait()
                     self._ready = False
                     takers.cancel_scope.cancel()
@@ -234,7 +235,9 @@ class Daemon:
         react = CapabilityPlanner(instance.log, instance.runs, instance.tasks, instance.vault, planner)
         await follow(instance.log, instance.clock, PLANNER, react)
 
-    def _say_ready(self, http_url: str, connected: Connected) -> None:
+    def _say_ready(self, instance: Instance, http_url: str, connected: Connected) -> None:
+        for rejected in instance.catalogue.rejected:
+            self._announce(f"warning: {rejected.plugin} is not loaded: {rejected.reason}")
         self._announce(
             f"cascadenced {__version__} is ready\n"
             f"  data    {Path(self._config.data_dir).absolute()}\n"

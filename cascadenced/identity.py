@@ -75,10 +75,6 @@ class Pseudonyms:
         keyed.update(domain + b"\0" + unicodedata.normalize("NFC", raw).encode())
         return keyed.hexdigest()
 
-    def fingerprint(self) -> str:
-        """12 hex digits that differ when the secret differs and tell nothing else about it."""
-        return self._digest(b"cascadenced/fingerprint/1", "")[:12]
-
 
 class Redactor:
     """Replaces one run's own ids by its pseudonyms in text that people will read."""

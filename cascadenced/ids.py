@@ -35,10 +35,6 @@ class Ids(Protocol):
         """32 hex digits nobody can guess; for passwords, nonces and instance names."""
         ...
 
-    def fraction(self) -> float:
-        """Uniform in [0, 1): for jitter."""
-        ...
-
 
 class _CountingIds:
     def __init__(self, seed: random.Random) -> None:
@@ -59,9 +55,6 @@ class _CountingIds:
 
     def not_before(self, last: EventId) -> None:
         self._ms = max(self._ms, (int(last, 16) >> _TIME_BITS_SHIFT) + 1)
-
-    def fraction(self) -> float:
-        return self._random.random()
 
 
 class SystemIds(_CountingIds):

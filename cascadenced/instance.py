@@ -74,7 +74,8 @@ class BusStatus(msgspec.Struct):
 
 class Status(msgspec.Struct):
     """What /status answers. durability: the weakest in force, `fsync` or `memory`.  read_only: why nothing can be
-    written.  frozen: projections that have stopped, by name, with the reason.  tasks: an array of task rows."""
+    written.  frozen: projections that have stopped, by name, with the reason.  rejected: plugins that could not be
+    used, with the reason.  tasks: an array of task rows."""
 
     version: str
     instance_id: str
@@ -84,6 +85,7 @@ class Status(msgspec.Struct):
     read_only: str | None
     emit_raw_user_id: bool
     frozen: dict[str, str]
+    rejected: dict[str, str]
     n_running: int
     n_queued: int
     n_abandoned_threads: int
@@ -113,6 +115,7 @@ class Instance:
         self.started_at = clock.monotonic()
         self.refusals = RefusalCounter(log, clock)
         self.tasks = Tasks(log)
+        self.stages = StageRunner(clock, spawner, pseudonyms, self._equip)
         self.runs = Runs(
             log=log,
             clock=clock,
@@ -120,7 +123,7 @@ class Instance:
             tasks=self.tasks,
             vault=vault,
             pseudonyms=pseudonyms,
-            perform=StageRunner(clock, spawner, pseudonyms, self._equip),
+            perform=self.stages,
             max_running=config.max_concurrent_runs,
             max_queued=config.max_queued_runs,
         )
@@ -153,6 +156,7 @@ class Instance:
             read_only=self.log.read_only,
             emit_raw_user_id=self.config.emit_raw_user_id,
             frozen={state.name: state.frozen for state in self.log.projection_states() if state.frozen},
+            rejected={plugin.plugin: plugin.reason for plugin in self.catalogue.rejected},
             n_running=self.runs.n_running,
             n_queued=self.runs.n_queued,
             n_abandoned_threads=self.spawner.n_abandoned,

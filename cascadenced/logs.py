@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
@@ -12,7 +13,8 @@ def configure(level: str) -> None:
     """level: debug, info, warning or error. Libraries that use `logging` come through at warning and above."""
     terminal = sys.stderr.isatty()
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    colors = "NO_COLOR" not in os.environ
+    renderer = structlog.dev.ConsoleRenderer(colors=colors) if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

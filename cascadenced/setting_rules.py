@@ -143,10 +143,10 @@ def _is_nats_url(url: str) -> bool:
 
 def _check_plugin_paths(value: Any) -> object:
     if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
-        raise Wrong("must be a list of 'module:Class', not {value}")
+        raise Wrong("must be a list of 'module:Class' or 'module:function', not {value}")
     for path in value:
         if not re.fullmatch(rf"{_DOTTED}:{_DOTTED}", path):
-            raise Wrong(f"path must be 'module:Class', not {shown(path)}", "exactly one colon")
+            raise Wrong(f"path must be 'module:Class' or 'module:function', not {shown(path)}", "exactly one colon")
     return tuple(value)
 
 

@@ -53,9 +53,11 @@ class TaskPipeline:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            # Nothing else runs on the loop made here, so plain hooks stay in the caller's own thread.
-            return asyncio.run(self._run(user_id, group_id, args, InlineSpawner()))
-        return self.run_async(user_id=user_id, group_id=group_id, args=args)
+            pass
+        else:
+            return self.run_async(user_id=user_id, group_id=group_id, args=args)
+        # Nothing else runs on the loop made here, so plain hooks stay in the caller's own thread.
+        return asyncio.run(self._run(user_id, group_id, args, InlineSpawner()))
 
     def run_async(
         self, *, user_id: str, group_id: str | None = None, args: dict[str, Json] | None = None

@@ -382,8 +382,6 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("schedules", ListArguments, _schedules, "schedules that are set"),
         _verb("followups", ListArguments, _followups, "what was done about failed runs"),
         _verb("dead_letters", ListArguments, _dead_letters, "messages that could not be read"),
-        _verb("log_verify", Nothing, _verify, "check the whole hash chain"),
-        _verb("log_rebuild", RebuildArguments, _rebuild, "fold projections again from the log"),
     )
 }
 """What every face offers."""
@@ -392,10 +390,13 @@ LOCAL_VERBS: Mapping[str, Verb[Any]] = {
     verb.name: verb
     for verb in (
         _verb("dead_letter", LetterArguments, _dead_letter, "one dead letter, opened"),
+        _verb("log_verify", Nothing, _verify, "check the whole hash chain"),
+        _verb("log_rebuild", RebuildArguments, _rebuild, "fold projections again from the log"),
         _verb("redrive", LetterArguments, _redrive, "read a dead letter again"),
     )
 }
-"""What only the owner of the data folder may ask, over the Unix socket: these show what the vault seals."""
+"""What only the owner of the data folder may ask, over the Unix socket: they show what the vault seals, or hold up
+others while they work."""
 
 
 async def perform(verb: Verb[Any], instance: Instance, value: Json, *, via: str | None = None) -> Any:

@@ -19,7 +19,6 @@ from cascadenced.eventlog.memory import MemoryEventLog, MemoryFile
 from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.ids import SeededIds
 
-
 # A slow machine is no fault of the code: examples may take as long as they need.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

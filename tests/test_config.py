@@ -470,11 +470,7 @@ def test_everything_lies_in_the_data_folder(folder):
     assert config.log_path == folder / "d" / "log.db"
     assert (config.vault_path.name, config.vault_key_path.name) == ("vault.db", "vault.key")
     assert (config.hash_secret_path.name, config.lock_path.name) == ("hash.secret", "lock")
-    assert (config.nats_dir.name, config.daemon_json_path.name, config.daemon_log_path.name) == (
-        "nats",
-        "daemon.json",
-        "daemon.log",
-    )
+    assert (config.daemon_json_path.name, config.daemon_log_path.name) == ("daemon.json", "daemon.log")
 
 
 def test_the_socket_lies_in_the_data_folder_as_long_as_its_path_can_be_bound():

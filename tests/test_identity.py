@@ -98,12 +98,6 @@ def test_a_pseudonym_used_as_an_id_is_hashed_again():
     assert KEYED.user(pseudonym) != pseudonym
 
 
-def test_a_fingerprint_is_12_hex_digits_that_tell_secrets_apart():
-    mine, other = KEYED.fingerprint(), Pseudonyms("another secret").fingerprint()
-    assert len(mine) == 12
-    assert mine != other
-
-
 # ---- redaction
 
 

@@ -60,7 +60,7 @@ def test_two_processes_do_not_make_the_same_ids():
 def test_the_same_seed_makes_the_same_ids_tokens_and_fractions():
     def story(seed: int) -> list[object]:
         ids = SeededIds(seed)
-        return [ids.event_id(AT_US), ids.token(), ids.fraction(), ids.event_id(AT_US)]
+        return [ids.event_id(AT_US), ids.token(), ids.event_id(AT_US)]
 
     assert story(5) == story(5)
 
@@ -73,10 +73,6 @@ def test_a_token_is_32_hex_digits_and_new_every_time(ids):
     tokens = {ids.token() for _ in range(100)}
     assert len(tokens) == 100
     assert all(len(token) == 32 and int(token, 16) >= 0 for token in tokens)
-
-
-def test_a_fraction_lies_between_zero_and_one(ids):
-    assert all(0 <= ids.fraction() < 1 for _ in range(1000))
 
 
 def test_a_second_delivery_names_the_same_run():

@@ -131,6 +131,7 @@ class Shelf:
             read_only=None,
             emit_raw_user_id=self.config.emit_raw_user_id,
             frozen={state.name: state.frozen for state in await self.states() if state.frozen},
+            rejected={plugin.plugin: plugin.reason for plugin in self.catalogue.rejected},
             n_running=0,
             n_queued=len(await self.log.unfinished()),
             n_abandoned_threads=0,

@@ -149,6 +149,7 @@ def _instance(session: Session, status: dict[str, Any]) -> str:
             ("unpublished", bus and bus["outbox_pending"]),
             ("read only", status["read_only"]),
             *((f"frozen {name}", reason) for name, reason in status["frozen"].items()),
+            *(("not loaded", f"{plugin}: {reason}") for plugin, reason in status["rejected"].items()),
         ]
     )
     headers = ("TASK", "KIND", "STATE", "RUNNING", "QUEUED", "STAGE", "LAST", "FINISHED")

@@ -5,6 +5,7 @@ sequence.py   the rule of a commit: numbers, chain, refusals; shared by both log
 chain.py      the hash chain
 sqlite.py     the real log: writer thread, natural group commit
 database.py   opening the file, pragmas, migrations, checking the chain on disk
+rows.py bulk.py script.py   rows ⇄ events; many rows in few statements; SQL scripts
 folding.py    projections inside the transaction; frozen when they raise
 reader.py     reading the file, also beside a daemon
 tail.py       observers and followers

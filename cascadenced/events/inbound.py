@@ -1,4 +1,4 @@
-"""A message that others published → the command it is, or BadMessage. Pure; shapes are the contract's section 1.
+"""A message that others published → the command it is, or BadMessage. Pure; `/asyncapi.json` shows the shapes.
 
 Commands carry raw identities, because the sender does; they live only until the event that answers them is recorded.
 """

@@ -45,11 +45,6 @@ def scan(data: bytes) -> Json:
     return value
 
 
-def scan_as(data: bytes, shape: type[T]) -> T:
-    """`scan`, then as an instance of the struct `shape`; BadMessage with code invalid if it does not fit."""
-    return shaped(scan(data), shape)
-
-
 def shaped(value: Json, shape: type[T]) -> T:
     """A scanned value as an instance of `shape`; BadMessage with code invalid if it does not fit."""
     if not isinstance(value, dict):

@@ -2,7 +2,10 @@
 
 run_stage.py     do the current stage of a run, say how it went
 run_requests.py  a run, or a workflow, is asked for
-pointers.py  ideas.py  schedules.py  reports.py   what else others may tell us
+commands.py      what the bus brings → the handler that records it
+facts.py         pointers, schedules, reports, ideas and notes: recorded, starting nothing
+research.py      the answer to a research query
+publications.py  what the bus is told
 followups.py     the capability planner: failed runs → follow-ups
 dead_letters.py  what could not be read: sealed, recorded, read again
 """

@@ -1,4 +1,4 @@
-"""Commands from the bus → the handler that records them. The table of contract section 1, row by row."""
+"""Commands from the bus → the handler that records them. One case for each family of subjects."""
 
 from __future__ import annotations
 

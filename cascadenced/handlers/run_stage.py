@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import PrecheckError
+from cascadenced.errors import CascadenceError, PrecheckError
 from cascadenced.events.base import Json
-from cascadenced.events.content import TooLarge, Unserialisable, cut, recordable, shown
+from cascadenced.events.content import MAX_SHOWN_CHARS, TooLarge, Unserialisable, cut, recordable, shown
 from cascadenced.events.stage import StageFailed, StageFinished
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.identity import Pseudonyms, Redactor
@@ -20,6 +21,9 @@ from cascadenced.runtime.spawn import Spawner, SpawnerClosed
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
+
+OnFailure = Callable[[LiveRun, str, str], None]
+"""(run, stage, redacted traceback)"""
 
 Equip = Callable[[Any, LiveRun], None]
 """Gives a fresh task instance what it may ask of the daemon during its run."""
@@ -30,6 +34,8 @@ class StageRunner:
 
     def __init__(self, clock: Clock, spawner: Spawner, pseudonyms: Pseudonyms, equip: Equip) -> None:
         self._clock, self._spawner, self._pseudonyms, self._equip = clock, spawner, pseudonyms, equip
+        self.on_failure: OnFailure | None = None
+        """Told where task code raised; the daemon logs it, a script gets the exception itself."""
 
     async def __call__(self, live: LiveRun) -> StageFinished | StageFailed:
         stage, attempt = live.run.current, live.run.attempt
@@ -107,6 +113,8 @@ class StageRunner:
         partial, partial_shown = _partial(told, redact)
         if not research_failed and isinstance(error, Exception):
             live.error = error  # a CancelledError handed to a caller would look like the caller's own
+        if self.on_failure is not None and not isinstance(error, CascadenceError):
+            self.on_failure(live, stage, redact(_traceback(told)))
         return StageFailed(
             task=live.run.task,
             stage=stage,
@@ -118,6 +126,13 @@ class StageRunner:
             took_s=took_s,
             fatal=not research_failed,
         )
+
+
+def _traceback(error: BaseException) -> str:
+    """Where `error` was raised, the last MAX_SHOWN_CHARS of it, without our own frames above the task's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/cascadenced/handlers/" not in frame.filename] or list(frames)
+    return _utf8("".join(traceback.format_list(own)))[-MAX_SHOWN_CHARS:]
 
 
 def _passed(value: object) -> None:
@@ -165,7 +180,9 @@ def _error_type(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     try:
-        return _utf8(str(error)) or type(error).__name__
+        # A KeyError's text is only the key, which says nothing by itself.
+        text = f"KeyError: {error}" if isinstance(error, KeyError) else str(error)
+        return _utf8(text) or type(error).__name__
     except BaseException:  # noqa: BLE001 -- a hostile __str__ is still only an error of its own stage
         return f"{type(error).__name__} (its text cannot be shown)"
 

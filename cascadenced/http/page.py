@@ -125,6 +125,7 @@ def _instance(status: Status, health: str, letters: Page) -> Html:
         ),
         tag("p", f"Nothing can be recorded: {status.read_only}", class_="alarm") if status.read_only else None,
         [tag("p", f"The projection {name} has stopped: {why}", class_="alarm") for name, why in status.frozen.items()],
+        [tag("p", f"{plugin} is not loaded: {why}", class_="alarm") for plugin, why in status.rejected.items()],
         aria_label="Instance",
     )
 

@@ -116,9 +116,10 @@ def _refuse_options(target: object, name: str) -> None:
 
 def _factory(target: object, name: str) -> Callable[[], Any]:
     """A class is called without arguments for each run; an object is deep-copied, so it must be able to be."""
-    if inspect.isabstract(target):
-        raise Invalid(f"Task '{name}' is abstract: it lacks {', '.join(sorted(target.__abstractmethods__))}")
     if isinstance(target, type):
+        lacking = sorted(getattr(target, "__abstractmethods__", ()))
+        if lacking:
+            raise Invalid(f"Task '{name}' is abstract: it lacks {', '.join(lacking)}")
         try:
             inspect.signature(target).bind()
         except TypeError as error:

@@ -10,7 +10,6 @@ import msgspec
 from cascadenced.errors import Invalid
 from cascadenced.eventlog.base import Row
 
-DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
 
 

@@ -10,4 +10,5 @@ ingest.py    messages → commands → events → ack
 outbox.py    the log → messages, in order
 counting.py  refusals that are counted rather than recorded one by one
 metrics.py   the log → Prometheus
+narrator.py  the log → the lines of the daemon's own log
 """

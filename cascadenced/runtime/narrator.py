@@ -12,6 +12,7 @@ from cascadenced.events.followup import FollowupRequested
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
 from cascadenced.events.task import TaskRegistered
+from cascadenced.runtime.record import LiveRun
 
 _log = structlog.get_logger("cascadenced")
 
@@ -34,3 +35,8 @@ def narrate(batch: Sequence[Recorded]) -> None:
             continue
         shown = {name: value for name in _FIELDS if (value := getattr(event, name, None)) is not None}
         say(recorded.type, run_id=recorded.run_id, position=recorded.position, **shown)
+
+
+def tell_traceback(live: LiveRun, stage: str, traceback: str) -> None:
+    """Where a task's code raised; the text of the error itself comes with the event. Redacted by whoever calls."""
+    _log.warning("stage.traceback", run_id=live.run_id, task=live.run.task, stage=stage, traceback=traceback)

@@ -31,6 +31,8 @@ _log = structlog.get_logger(__name__)
 MAX_QUEUED_IN_MEMORY = 1_000
 """Queued runs whose state is kept; of the others only the id is, and their stream is read when their turn comes."""
 MAX_SUSPECT_BACKOFF_S = 30.0
+CANCEL_PATIENCE_S = 1.0
+"""How long a stop waits for coroutines it has cancelled."""
 _LATER = "run {} goes on after the next start"
 
 Perform = Callable[[LiveRun], Awaitable[Event]]
@@ -228,7 +230,7 @@ class Runs:
             drive.cancel()
         if self._drives:
             # A coroutine may swallow its cancellation; it is left behind, as a hung thread is.
-            await asyncio.wait(self._drives, timeout=1.0)
+            await asyncio.wait(self._drives, timeout=CANCEL_PATIENCE_S)
         await asyncio.gather(*(self._interrupt(live) for live in interrupted))
         for live in (*self._live.values(), *filter(None, self._queue.values())):
             _tell_unfinished(live)

@@ -448,7 +448,8 @@ async def test_many_interruptions_are_one_commit(journey: type[Journey]) -> None
     await instance.log.close()
 
 
-async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind() -> None:
+async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cascadenced.runtime.runs.CANCEL_PATIENCE_S", 0.01)
     entered, never = asyncio.Event(), asyncio.Event()
 
     class Stubborn:
@@ -490,9 +491,18 @@ def hung() -> Iterator[tuple[type, threading.Event, threading.Event]]:
     go.set()
 
 
-async def test_a_hung_thread_is_abandoned_and_counted_and_its_late_result_has_no_effect(hung: Any) -> None:
+@pytest.fixture
+def threads() -> Iterator[ThreadSpawner]:
+    spawner = ThreadSpawner(2)
+    yield spawner
+    spawner.close()
+
+
+async def test_a_hung_thread_is_abandoned_and_counted_and_its_late_result_has_no_effect(
+    hung: Any, threads: ThreadSpawner
+) -> None:
     task, begun, go = hung
-    world = World(task, clock=SystemClock(), spawner=ThreadSpawner(2))
+    world = World(task, clock=SystemClock(), spawner=threads)
     instance = await world.start()
     await ask(instance, "hung")
     await asyncio.to_thread(begun.wait, 5)
@@ -712,15 +722,15 @@ async def test_an_emitted_event_is_caused_by_its_run_and_answered_by_its_own_wor
     assert emitted.cause in {r.id for r in world.recorded(run_id=first_run.run_id)}
 
 
-@pytest.mark.parametrize("threads", [False, True])
-async def test_a_plain_workflow_dispatches_with_a_plain_call(threads: bool) -> None:
+@pytest.mark.parametrize("in_a_thread", [False, True])
+async def test_a_plain_workflow_dispatches_with_a_plain_call(in_a_thread: bool, threads: ThreadSpawner) -> None:
     @subscribe("plain")
     def plain(dispatch: Any) -> str:
         dispatch("one", {"n": 1})
         dispatch("two")
         return "done"
 
-    world = World(plain, clock=SystemClock(), spawner=ThreadSpawner(2) if threads else None)
+    world = World(plain, clock=SystemClock(), spawner=threads if in_a_thread else None)
     async with world.up() as instance:
         assert (await run(instance, "workflow.plain")).run.result == "done"
     assert [(e.name, e.payload) for e in world.events(EventDispatched)] == [("one", {"n": 1}), ("two", {})]
