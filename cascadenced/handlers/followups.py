@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cascadenced.errors import Overloaded, Unavailable, Unknown, VaultDamaged
+import structlog
+
+from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, VaultDamaged
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Recorded
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
@@ -14,6 +16,8 @@ from cascadenced.pipeline.followups import Failure, Planner, arguments, follow_u
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks, task_stream
 from cascadenced.vault import VaultPort
+
+_log = structlog.get_logger(__name__)
 
 CHECKPOINT = "capability-planner"
 
@@ -27,9 +31,14 @@ class CapabilityPlanner:
 
     async def __call__(self, batch: Sequence[Recorded]) -> None:
         for recorded in batch:
-            failure = await self._failure(recorded)
-            if failure is not None:
-                await self._plan(recorded, failure)
+            try:
+                failure = await self._failure(recorded)
+                if failure is not None:
+                    await self._plan(recorded, failure)
+            except CascadenceError:
+                raise  # the follower waits and tries again, or the log is gone
+            except Exception:  # noqa: BLE001 -- a fault of ours with one failure must not end the planner for all
+                _log.exception("followup_not_planned", position=recorded.position)
 
     async def _failure(self, recorded: Recorded) -> Failure | None:
         """The failed run that an event tells of, ours or another system's."""
@@ -83,3 +92,6 @@ class CapabilityPlanner:
             await self._runs.request(request, run_id=run_id, before=[change])
         except Overloaded as error:
             raise Unavailable(str(error)) from None
+        except Unknown:
+            # The same failed run was answered before, with a skip; what was decided then stands.
+            _log.info("followup_decided_before", failed_run_id=failure.run_id)

@@ -254,3 +254,17 @@ async def test_the_list_of_follow_ups_tells_how_each_stands() -> None:
     assert [(row.task, row.run_id, row.depth, row.status) for row in page.items] == [
         ("fails", failed.run_id, 1, "success")
     ]
+
+
+async def test_a_failure_skipped_while_the_planner_was_off_stays_skipped_when_it_is_reported_again() -> None:
+    world = Planned()
+    on, world.planner = world.planner, Planner(None, 3)
+    async with world.planning() as instance:
+        await instance.facts.report(report("f-1", "error"), "task_run:1", None)
+        await until(lambda: world.events(FollowupSkipped))
+    world.planner = on
+    async with world.planning() as instance:
+        await instance.facts.report(report("f-1", "error"), "task_run:2", None)
+        await instance.facts.report(report("f-2", "error"), "task_run:3", None)
+        await until(lambda: world.events(FollowupRequested))  # the next one is planned: nothing was stopped
+    assert [event.failed_run_id for event in world.events(FollowupRequested)] == ["f-2"]
