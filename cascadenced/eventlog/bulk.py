@@ -25,6 +25,18 @@ def insert_many(connection: Connection, insert: str, rows: Sequence[Row]) -> Non
             done += size
 
 
+def select_many(connection: Connection, select: str, values: Sequence[str]) -> list[Row]:
+    """The rows of `select`, whose `IN ({})` is filled with `values`; in no particular order."""
+    found: list[Row] = []
+    for start in range(0, len(values), _SIZES[0]):
+        some = values[start : start + _SIZES[0]]
+        size = next(size for size in reversed(_SIZES) if size >= len(some))
+        # Naming a value twice does not find it twice, so the last one fills the statement up.
+        padded = [*some, *[some[-1]] * (size - len(some))]
+        found += connection.execute(select.format(", ".join("?" * size)), padded).fetchall()
+    return found
+
+
 @lru_cache(maxsize=64)
 def _statement(insert: str, width: int, n_rows: int) -> str:
     row = f"({', '.join('?' * width)})"

@@ -17,8 +17,8 @@ from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionSt
 from cascadenced.eventlog.chain import header_of, verify
 from cascadenced.eventlog.database import migrate
 from cascadenced.eventlog.folding import Folding
-from cascadenced.eventlog.rows import write
-from cascadenced.eventlog.sequence import Pending, Tail, prepare
+from cascadenced.eventlog.rows import to_row, write
+from cascadenced.eventlog.sequence import Batch, Pending, Tail, prepare
 from cascadenced.eventlog.tail import LiveTail
 from cascadenced.events.base import Recorded
 from cascadenced.ids import EventId, Ids
@@ -72,7 +72,7 @@ class MemoryEventLog:
         self._live = LiveTail(len(file.events))
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         migrate(self._connection, Path(":memory:"), ids)
-        write(self._connection, file.events)
+        write(self._connection, [to_row(event) for event in file.events])
         self.tables = MemoryTables(self._connection)
         self._folding = Folding(self._connection, projections, clock)
         for projection in self._folding.prepare():
@@ -180,9 +180,10 @@ class MemoryEventLog:
             self._failed(waiting, error)
             return
         try:
-            batch = self._tail.sequence(waiting, lambda s: self.file.versions.get(s, 0), self.file.sources.get)
+            # Plain dicts answer for all streams and sources there are, asked or not.
+            batch = self._tail.sequence(waiting, lambda _: self.file.versions, lambda _: self.file.sources)
             if batch.recorded:
-                self._write(batch.recorded)
+                self._write(batch)
         except Exception as error:  # noqa: BLE001 -- the callers hear what happened
             self._failed(waiting, DiskError(str(error)) if isinstance(error, sqlite3.Error) else error)
             return
@@ -205,12 +206,12 @@ class MemoryEventLog:
             else:
                 outcome.future.set_exception(outcome.result)
 
-    def _write(self, recorded: Sequence[Recorded]) -> None:
+    def _write(self, batch: Batch) -> None:
         frozen = self._folding.frozen
         self._connection.execute("BEGIN")
         try:
-            write(self._connection, recorded)
-            self._folding.fold(recorded)
+            write(self._connection, batch.rows)
+            self._folding.fold(batch.recorded)
             self._connection.execute("COMMIT")
         except BaseException:
             self._folding.frozen = frozen

@@ -20,18 +20,17 @@ COLUMNS = (
 _INSERT = f"INSERT INTO events ({COLUMNS}) VALUES"
 
 
-def write(connection: Connection, events: Sequence[Recorded]) -> None:
-    """Add the events to the table."""
-    insert_many(connection, _INSERT, [(*header_of(event), event.data, event.hash) for event in events])
+def write(connection: Connection, rows: Sequence[Row]) -> None:
+    """Add rows of COLUMNS to the table."""
+    insert_many(connection, _INSERT, rows)
 
 
 def from_row(row: Row) -> Recorded:
-    return Recorded(
-        position=row[0], id=row[1], stream=row[2], version=row[3], type=row[4], at_us=row[5], origin=row[6],
-        epoch=row[7], source=row[8], user_hash=row[9], group_hash=row[10], run_id=row[11], cause=row[12],
-        correlation=row[13], traceparent=row[14], schema=row[15], data=row[16], hash=row[17],
-        event=_event(row),
-    )  # fmt: skip
+    return Recorded(*row, _event(row))
+
+
+def to_row(event: Recorded) -> Row:
+    return (*header_of(event), event.data, event.hash)
 
 
 def _event(row: Row) -> Event:

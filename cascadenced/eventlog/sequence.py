@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from cascadenced.clock import Clock
 from cascadenced.errors import WrongVersion
-from cascadenced.eventlog.base import Change, Receipt
+from cascadenced.eventlog.base import Change, Receipt, Row
 from cascadenced.eventlog.chain import canonical, link
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.catalogue import SCHEMA, TYPE_NAMES, encode
@@ -78,6 +78,8 @@ class Batch(msgspec.Struct, frozen=True):
     """The content of one transaction, and the tail of the log after it."""
 
     recorded: list[Recorded]
+    rows: list[Row]
+    """The same events as rows of the table: header, data, hash."""
     outcomes: list[Outcome]
     opened: dict[str, int]
     closed: list[str]
@@ -96,67 +98,61 @@ class Tail:
     def sequence(
         self,
         waiting: Sequence[Pending],
-        head_of: Callable[[str], int],
-        position_of: Callable[[str], int | None],
+        heads_of: Callable[[list[str]], Mapping[str, int]],
+        positions_of: Callable[[list[str]], Mapping[str, int]],
     ) -> Batch:
         """Number and chain what waits, in order. A clash or a known source concerns only its own append.
 
-        head_of: version of a stream in the committed log.  position_of: of the event with a source, or None.
+        heads_of: versions of streams in the committed log, of those it has.
+        positions_of: of the events with these sources, of those it has. Both are asked once, and only if need be.
         """
         recorded: list[Recorded] = []
+        rows: list[Row] = []
         outcomes: list[Outcome] = []
-        heads: dict[str, int] = {}
-        sources: dict[str, int] = {}
         opened: dict[str, int] = {}
         closed: list[str] = []
-        previous = self.hash
+        heads = self._known_heads(waiting, heads_of)
+        moved: dict[str, int] = {}
+        asked = [append.source for append in waiting if append.source is not None]
+        sources = dict(positions_of(asked)) if asked else {}
+        previous, position, origin, epoch = self.hash, self.position, self.origin, self.epoch
         for append in waiting:
-            if append.source is not None:
-                known = sources.get(append.source) or position_of(append.source)
-                if known:
-                    outcomes.append(Outcome(append.future, Receipt((), known)))
-                    continue
-            clash = self._clash(append, heads, head_of)
+            source, at_us = append.source, append.at_us
+            if source is not None and source in sources:
+                outcomes.append(Outcome(append.future, Receipt((), sources[source])))
+                continue
+            clash = _clash(append, heads)
             if clash is not None:
                 outcomes.append(Outcome(append.future, clash))
                 continue
             first, cause = len(recorded), None
             for change in append.changes:
                 stream, context = change.stream, change.context
+                user_hash, group_hash, run_id = context.user_hash, context.group_hash, context.run_id
+                correlation, traceparent = context.correlation, context.traceparent
                 cause = context.cause or cause  # a change that names no cause follows from the one before it
                 version = heads[stream]
                 for event_id, type_name, event, data in change.events:
                     version += 1
-                    source = append.source if len(recorded) == first else None
-                    position = self.position + len(recorded) + 1
-                    previous = link(
-                        previous,
-                        (
-                            position, event_id, stream, version, type_name, append.at_us, self.origin, self.epoch,
-                            source, context.user_hash, context.group_hash, context.run_id, cause,
-                            context.correlation, context.traceparent, SCHEMA,
-                        ),
-                        data,
+                    position += 1
+                    header = (
+                        position, event_id, stream, version, type_name, at_us, origin, epoch, source, user_hash,
+                        group_hash, run_id, cause, correlation, traceparent, SCHEMA,
                     )  # fmt: skip
-                    recorded.append(
-                        Recorded(
-                            position=position, id=event_id, stream=stream, version=version, type=type_name,
-                            at_us=append.at_us, origin=self.origin, epoch=self.epoch, source=source,
-                            user_hash=context.user_hash, group_hash=context.group_hash, run_id=context.run_id,
-                            cause=cause, correlation=context.correlation, traceparent=context.traceparent,
-                            schema=SCHEMA, data=data, hash=previous, event=event,
-                        )
-                    )  # fmt: skip
+                    previous = link(previous, header, data)
+                    rows.append((*header, data, previous))
+                    recorded.append(Recorded(*header, data, previous, event))
                     if type_name in OPENING:
                         opened[stream] = position
                     elif type_name in TERMINAL and opened.pop(stream, None) is None:
                         closed.append(stream)
+                    if source is not None:
+                        sources[source] = position
+                        source = None  # it names the first event of the append only
                     cause = event_id
-                heads[stream] = version
-            if append.source is not None and len(recorded) > first:
-                sources[append.source] = recorded[first].position
+                heads[stream] = moved[stream] = version
             outcomes.append(Outcome(append.future, Receipt(recorded[first:])))
-        return Batch(recorded, outcomes, opened, closed, heads, previous)
+        return Batch(recorded, rows, outcomes, opened, closed, moved, previous)
 
     def advance(self, batch: Batch) -> None:
         """The batch is durable: it is the tail now."""
@@ -168,12 +164,23 @@ class Tail:
         while len(self._heads) > MAX_HEADS:
             self._heads.popitem(last=False)
 
-    def _clash(self, append: Pending, heads: dict[str, int], head_of: Callable[[str], int]) -> WrongVersion | None:
-        for change in append.changes:
-            head = heads.get(change.stream)
-            if head is None:
-                head = self._heads.get(change.stream)
-                heads[change.stream] = head = head_of(change.stream) if head is None else head
-            if change.expected is not None and change.expected != head:
-                return WrongVersion(change.stream, expected=change.expected, actual=head)
-        return None
+    def _known_heads(
+        self, waiting: Sequence[Pending], heads_of: Callable[[list[str]], Mapping[str, int]]
+    ) -> dict[str, int]:
+        """The version of every stream that is appended to."""
+        known = self._heads
+        heads = {change.stream: known.get(change.stream, -1) for append in waiting for change in append.changes}
+        unknown = [stream for stream, version in heads.items() if version < 0]
+        if unknown:
+            found = heads_of(unknown)
+            for stream in unknown:
+                heads[stream] = found.get(stream, 0)
+        return heads
+
+
+def _clash(append: Pending, heads: Mapping[str, int]) -> WrongVersion | None:
+    for change in append.changes:
+        head = heads[change.stream]
+        if change.expected is not None and change.expected != head:
+            return WrongVersion(change.stream, expected=change.expected, actual=head)
+    return None

@@ -21,6 +21,7 @@ from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, WrongVersion
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
+from cascadenced.eventlog.bulk import select_many
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
 from cascadenced.eventlog.reader import Reader
@@ -43,6 +44,8 @@ _SAVE_CHECKPOINT = (
     "INSERT INTO checkpoints (name, position) VALUES (?, ?) "
     "ON CONFLICT (name) DO UPDATE SET position = excluded.position"
 )
+_HEADS = "SELECT stream, max(version) FROM events WHERE stream IN ({}) GROUP BY stream"
+_POSITIONS = "SELECT source, position FROM events WHERE source IN ({})"
 
 
 class Job(msgspec.Struct, eq=False):
@@ -277,7 +280,7 @@ class SqliteEventLog:
         try:
             if self._broken is not None:
                 raise self._broken  # nothing is written after a failed write, also not what was queued by then
-            batch = self._tail.sequence(waiting, self._head_of, self._position_of)
+            batch = self._tail.sequence(waiting, self._heads_of, self._positions_of)
             if batch.recorded:
                 self._write_batch(batch)
         except Exception as error:  # noqa: BLE001 -- the thread must live; the callers hear what happened
@@ -295,7 +298,7 @@ class SqliteEventLog:
         executemany = self._connection.executemany
         checkpoints = self._unsaved_checkpoints(batch.recorded[-1].position)
         with self._transaction():
-            write(self._connection, batch.recorded)
+            write(self._connection, batch.rows)
             if batch.opened:
                 executemany("INSERT INTO unfinished (stream, position) VALUES (?, ?)", list(batch.opened.items()))
             if batch.closed:
@@ -340,13 +343,11 @@ class SqliteEventLog:
         except sqlite3.Error as error:
             _log.warning("checkpoints_not_saved", error=str(error))
 
-    def _head_of(self, stream: str) -> int:
-        row = self._connection.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,)).fetchone()
-        return row[0] or 0
+    def _heads_of(self, streams: list[str]) -> dict[str, int]:
+        return dict(select_many(self._connection, _HEADS, streams))
 
-    def _position_of(self, source: str) -> int | None:
-        row = self._connection.execute("SELECT position FROM events WHERE source = ?", (source,)).fetchone()
-        return row[0] if row else None
+    def _positions_of(self, sources: list[str]) -> dict[str, int]:
+        return dict(select_many(self._connection, _POSITIONS, sources))
 
     def _tell(self, callback: Callable[[], object]) -> None:
         try:

@@ -10,11 +10,14 @@ Json = Any
 """A JSON value as Python sees it: None, bool, int, float, str, list, or dict with str keys."""
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
-    """A fact, past tense. Unknown fields are tolerated when read; later fields always have a default."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", gc=False):
+    """A fact, past tense. Unknown fields are tolerated when read; later fields always have a default.
+
+    An event holds JSON and other values without references back, so the cycle collector need not look at any.
+    """
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whom and what a group of events belongs to; becomes part of each event's header.
 
     cause: id of the event that led to the first of them (each further one is caused by the one before it).
@@ -29,8 +32,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as the log keeps it.
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """An event as the log keeps it: the columns of the table, in their order, and the event itself.
 
     position: 1, 2, 3 … without gaps, the log's total order.  version: the same within `stream`.
     at_us: UTC, microseconds.  origin: the instance that recorded it.  epoch: raised by every open for writing.
