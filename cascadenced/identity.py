@@ -106,6 +106,8 @@ def _spellings(raw: str) -> set[str]:
 
     Whole literals, not one pattern per character: an id made of backslashes must not make the search exponential.
     """
+    if raw.isascii() and raw.isalnum():
+        return {raw}  # spelled the same everywhere
     spelled = set()
     for form in {raw, unicodedata.normalize("NFC", raw), unicodedata.normalize("NFD", raw)}:
         spelled |= {form, repr(form)[1:-1], ascii(form)[1:-1]}

@@ -14,9 +14,9 @@ UserHash = NewType("UserHash", str)
 GroupHash = NewType("GroupHash", str)
 
 _TIME_BITS_SHIFT = 80
-_VERSION = 0x7 << 76
+_VERSION = 0x7 << 12
 _VARIANT = 0b10 << 62
-_LOW = (1 << 62) - 1
+_LOW_BITS = 62
 _TAIL_BITS = 70  # 4 of the 74 bits stay clear, so that counting up from the seed never overflows
 
 
@@ -42,19 +42,24 @@ class _CountingIds:
         self._base = seed.getrandbits(_TAIL_BITS)
         self._ms = 0
         self._tail = self._base
+        self._high = ""
 
     def event_id(self, at_us: int) -> EventId:
         ms = at_us // 1000
         if ms > self._ms:
             self._ms, self._tail = ms, self._base
+            self._high = ""
         else:
             self._tail += 1
-        tail = self._tail
-        value = (self._ms << _TIME_BITS_SHIFT) | _VERSION | ((tail >> 62) << 64) | _VARIANT | (tail & _LOW)
-        return EventId(f"{value:032x}")
+        low = self._tail & ((1 << _LOW_BITS) - 1)
+        if not low or not self._high:
+            # The same for all ids of a millisecond, unless the lower half overflows.
+            self._high = f"{(self._ms << 16) | _VERSION | (self._tail >> _LOW_BITS):016x}"
+        return EventId(f"{self._high}{_VARIANT | low:016x}")
 
     def not_before(self, last: EventId) -> None:
         self._ms = max(self._ms, (int(last, 16) >> _TIME_BITS_SHIFT) + 1)
+        self._high = ""
 
 
 class SystemIds(_CountingIds):

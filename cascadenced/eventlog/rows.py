@@ -26,7 +26,7 @@ def write(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def from_row(row: Row) -> Recorded:
-    return Recorded(*row, _event(row))
+    return Recorded(*(*row, _event(row)))
 
 
 def to_row(event: Recorded) -> Row:

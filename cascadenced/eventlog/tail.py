@@ -43,7 +43,7 @@ class LiveTail:
             return
         self.position = batch[-1].position
         self._recent.extend(batch)
-        self._n_bytes += sum(len(recorded.data) for recorded in batch)
+        self._n_bytes += _size(batch)
         if len(self._recent) > MAX_RECENT or self._n_bytes > MAX_RECENT_BYTES:
             self._forget()
         for observer in self._observers:
@@ -78,13 +78,17 @@ class LiveTail:
 
     def _forget(self) -> None:
         """Keep the newer half only, so that this is done seldom."""
-        n_forgotten = 0
-        while len(self._recent) - n_forgotten > MAX_RECENT // 2 or self._n_bytes > MAX_RECENT_BYTES // 2:
-            self._n_bytes -= len(self._recent[n_forgotten].data)
-            n_forgotten += 1
-        del self._recent[:n_forgotten]
+        while len(self._recent) > MAX_RECENT // 2 or (self._recent and self._n_bytes > MAX_RECENT_BYTES // 2):
+            older = self._recent[: (len(self._recent) + 1) // 2]
+            self._n_bytes -= _size(older)
+            del self._recent[: len(older)]
 
     def _wake(self) -> None:
         # Whoever waits, waits on the old one; a follower that was cancelled has left it by itself.
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
+
+
+def _size(events: Sequence[Recorded]) -> int:
+    """Bytes of JSON."""
+    return sum([len(recorded.data) for recorded in events])

@@ -10,7 +10,7 @@ import msgspec
 from cascadenced.clock import iso
 from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Connection, Row, Tables
-from cascadenced.events.base import Json, Recorded
+from cascadenced.events.base import Event, Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
@@ -55,7 +55,14 @@ _COLUMNS = (
 )
 
 
-_RUN_EVENTS = (RunRequested, RunStarted, StageStarted, RunHeld, RunFinished, RunFailed, RunRefused)
+_STAGE_ONLY = "UPDATE runs SET stage = ?, attempt = ? WHERE run_id = ?"
+_RUNNING_AGAIN = "UPDATE runs SET status = 'running' WHERE run_id = ? AND status <> 'running'"
+"""The start of a stage: nearly always of a run that is running already, whose place in the indexes stays."""
+
+_RUN_EVENTS: frozenset[type[Event]] = frozenset({
+    RunRequested, RunStarted, StageStarted, RunHeld, RunFinished, RunFailed, RunRefused,
+})  # fmt: skip
+"""Each of them sets the status; the end of a stage changes nothing here."""
 
 
 class Runs:
@@ -69,38 +76,44 @@ class Runs:
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         changed: dict[str, list[Any]] = {}
+        stages: dict[str, StageStarted] = {}
         for recorded in batch:
-            self._fold(changed, recorded)
+            event, run_id = recorded.event, recorded.run_id
+            if run_id is None or type(event) not in _RUN_EVENTS:
+                continue
+            if isinstance(event, StageStarted) and run_id not in changed:
+                stages[run_id] = event
+                continue
+            row = changed.get(run_id)
+            if row is None:
+                row = changed[run_id] = [run_id, event.task, *[None] * 9]  # type: ignore[attr-defined]
+            _fold(row, recorded)
+        if stages:
+            connection.executemany(
+                _STAGE_ONLY, [(event.stage, event.attempt, run_id) for run_id, event in stages.items()]
+            )
+            connection.executemany(_RUNNING_AGAIN, [(run_id,) for run_id in stages])
         if changed:
             connection.executemany(_UPSERT, list(changed.values()))
 
-    @staticmethod
-    def _fold(changed: dict[str, list[Any]], recorded: Recorded) -> None:
-        event, run_id = recorded.event, recorded.run_id
-        if run_id is None or not isinstance(event, _RUN_EVENTS):
-            return
-        row = changed.get(run_id)
-        if row is None:
-            row = changed[run_id] = [run_id, event.task, *[None] * 9]
-        match event:
-            case RunRequested():
-                row[2], row[5], row[6], row[7] = "queued", event.parent_run_id, recorded.user_hash, recorded.group_hash
-                row[8] = recorded.at_us
-            case RunStarted():
-                row[2], row[9] = "running", row[9] or recorded.at_us
-            case StageStarted():
-                row[2], row[3], row[4] = "running", event.stage, event.attempt
-            case RunHeld():
-                row[2] = "waiting"
-            case RunFinished():
-                row[2], row[10] = "success", recorded.at_us
-            case RunFailed():
-                row[2], row[10] = "error", recorded.at_us
-            case RunRefused():
-                row[2], row[10] = "refused", recorded.at_us
 
-
-"""Each of them sets the status; the end of a stage changes nothing here."""
+def _fold(row: list[Any], recorded: Recorded) -> None:
+    match recorded.event:
+        case RunRequested(parent_run_id=parent):
+            row[2], row[5], row[6], row[7] = "queued", parent, recorded.user_hash, recorded.group_hash
+            row[8] = recorded.at_us
+        case RunStarted():
+            row[2], row[9] = "running", row[9] or recorded.at_us
+        case StageStarted(stage=stage, attempt=attempt):
+            row[2], row[3], row[4] = "running", stage, attempt
+        case RunHeld():
+            row[2] = "waiting"
+        case RunFinished():
+            row[2], row[10] = "success", recorded.at_us
+        case RunFailed():
+            row[2], row[10] = "error", recorded.at_us
+        case RunRefused():
+            row[2], row[10] = "refused", recorded.at_us
 
 
 class RunRow(msgspec.Struct):

@@ -8,7 +8,7 @@ import msgspec
 
 from cascadenced.clock import iso
 from cascadenced.eventlog.base import Connection, Row, Tables
-from cascadenced.events.base import Recorded
+from cascadenced.events.base import Event, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import (
@@ -70,15 +70,17 @@ _LOAD = f"SELECT {_COLUMNS} FROM task_status"  # noqa: S608 -- constants only
 def fold(rows: dict[str, StoredTask], recorded: Recorded) -> str | None:
     """Apply one event to the row of its task, made if need be; returns the task's name, None if it concerns none."""
     event = recorded.event
-    if not isinstance(event, _TASK_EVENTS):
+    if type(event) not in _TASK_EVENTS:
         return None
-    name = event.task
+    name: str = event.task  # type: ignore[attr-defined]  # all of them have it
     row = rows.get(name)
     if row is None:
         if isinstance(event, RunRequested | RunRefused):
             return None  # a run of a task that never was registered says nothing about a task
         row = rows[name] = StoredTask(name, kind="foreign", registered_at=recorded.position)
     match event:
+        case StageStarted(stage=stage):  # by far the most frequent
+            row.stage = stage
         case TaskRegistered():
             row.kind, row.mode, row.listens_to = event.kind, event.mode, event.listens_to
         case TaskEnabled():
@@ -95,8 +97,6 @@ def fold(rows: dict[str, StoredTask], recorded: Recorded) -> str | None:
         case RunStarted():
             row.queued -= 1
             row.running += 1
-        case StageStarted(stage=stage):
-            row.stage = stage
         case RunFinished():
             _ended(row, recorded, "success")
         case RunFailed():
@@ -122,21 +122,10 @@ def _outcome(row: StoredTask, recorded: Recorded, status: str) -> None:
     row.last_status, row.last_finished_at_us = status, recorded.at_us
 
 
-_TASK_EVENTS = (
-    TaskRegistered,
-    TaskEnabled,
-    TaskDisabled,
-    TaskPaused,
-    TaskResumed,
-    RunRequested,
-    RunStarted,
-    StageStarted,
-    RunFinished,
-    RunFailed,
-    RunRefused,
-    ForeignRunReported,
-    PointerAdded,
-)
+_TASK_EVENTS: frozenset[type[Event]] = frozenset({
+    TaskRegistered, TaskEnabled, TaskDisabled, TaskPaused, TaskResumed, RunRequested, RunStarted, StageStarted,
+    RunFinished, RunFailed, RunRefused, ForeignRunReported, PointerAdded,
+})  # fmt: skip
 
 
 class TaskStatus:
@@ -149,7 +138,7 @@ class TaskStatus:
     types = frozenset(TYPE_NAMES[kind] for kind in _TASK_EVENTS)
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
-        names = {r.event.task for r in batch if isinstance(r.event, _TASK_EVENTS)}
+        names = {r.event.task for r in batch if type(r.event) in _TASK_EVENTS}  # type: ignore[attr-defined]
         if not names:
             return
         marks = ", ".join("?" * len(names))
