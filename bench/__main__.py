@@ -1,53 +1,79 @@
-"""`python -m bench`: every measurement once, as a table; `--json` for machines, `--rounds N` for medians of N."""
+"""`python -m bench`: measure in interleaved rounds and print medians, ratios and goals. Never passes or fails."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sqlite3
-import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
+from pathlib import Path
 
-from bench import durable_runs, raw_sqlite
+import msgspec
 
-MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
-    "raw_sqlite": raw_sqlite.measure,
-    "durable_runs_async": durable_runs.measure_async,
-    "durable_runs_threads": durable_runs.measure_threads,
-}
+from bench import report
+from bench.apart import Failed, measured
+from bench.catalogue import BENCHMARKS
+from bench.machine import this_machine
+from bench.rounds import Result, interleaved, summary
+from bench.sides import Benchmark, Figures, Side, Size
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, interleaved; the median counts (default 3)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    names = [benchmark.name for benchmark in BENCHMARKS]
+    parser.add_argument("--only", action="append", metavar="NAME", help=f"one of {', '.join(names)}, or NAME.SIDE")
+    parser.add_argument("--rounds", type=int, help="rounds; the median counts (default 3)")
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--size", type=Size, choices=list(Size), help="how much work a round does (default full)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds there as well")
     options = parser.parse_args()
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in MEASUREMENTS}
-    for _ in range(options.rounds):
-        for name, measure in MEASUREMENTS.items():
-            rounds[name].append(measure())
-    medians = {
-        name: {key: statistics.median(result[key] for result in results) for key in results[0]}
-        for name, results in rounds.items()
-    }
-    if options.json:
-        print(json.dumps(medians))
-        return 0
-    print(
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; medians of {options.rounds}, interleaved"
-    )
-    for name, values in medians.items():
-        print(
-            f"  {name:<22} "
-            + "  ".join(
-                f"{key} {value:,.3g}" if value < 100 else f"{key} {value:,.0f}" for key, value in values.items()
-            )
-        )
-    ratio = medians["durable_runs_async"]["events_per_s"] / medians["raw_sqlite"]["events_per_s"]
-    print(f"  durable events per second are {ratio:.2f} of raw SQLite's at batches of 50")
-    return 0
+    chosen = _chosen(options.only) if options.only else list(BENCHMARKS)
+    if not chosen:
+        parser.error(f"{', '.join(options.only)} names no benchmark: there are {', '.join(names)}")
+    size = options.size or (Size.QUICK if options.quick else Size.FULL)
+    n_rounds = options.rounds or (1 if options.quick else 3)
+    return report_on(chosen, size, n_rounds, options.json)
+
+
+def report_on(benchmarks: Iterable[Benchmark], size: Size, n_rounds: int, out: Path | None) -> int:
+    """Measure and print; 1 if something could not be measured."""
+    machine = this_machine()
+    print(f"{machine}; {n_rounds} interleaved round{'s' if n_rounds > 1 else ''}, size {size}\n", flush=True)
+    results: dict[str, Result] = {}
+    n_failed = 0
+    for benchmark in benchmarks:
+        try:
+            result = summary(benchmark, interleaved(benchmark, size, n_rounds, _told))
+        except Failed as failure:
+            n_failed += 1
+            print(f"{benchmark.name} could not be measured: {failure}\n", flush=True)
+            continue
+        results[benchmark.name] = result
+        print(report.text(benchmark.name, result), flush=True)
+    if out is not None:
+        whole = {"machine": machine, "size": size, "n_rounds": n_rounds, "benchmarks": results}
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
+    return 1 if n_failed else 0
+
+
+def _told(side: Side, size: Size) -> Figures:
+    if not sys.stderr.isatty():
+        return measured(side, size)
+    print(f"… {side.name}", end="", file=sys.stderr, flush=True)
+    try:
+        return measured(side, size)
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _chosen(only: Iterable[str]) -> list[Benchmark]:
+    """Whole benchmarks, or those of their sides that are named."""
+    wanted = set(only)
+    chosen = []
+    for benchmark in BENCHMARKS:
+        sides = tuple(side for side in benchmark.sides if {benchmark.name, f"{benchmark.name}.{side.name}"} & wanted)
+        if sides:
+            chosen.append(msgspec.structs.replace(benchmark, sides=sides))
+    return chosen
 
 
 if __name__ == "__main__":
