@@ -13,6 +13,9 @@ import msgspec
 
 from cascadenced.events.outbound import Outgoing
 
+UNREADABLE_HEADERS = ""
+"""The name, which no header can have, of a header block that is none: its value is the whole block."""
+
 
 class BusInfo(msgspec.Struct, frozen=True):
     """What the status page says of the bus.

@@ -26,7 +26,6 @@ from cascadenced.bus.jetstream_link import (
     disconnect,
     end,
     flushed,
-    server_info,
 )
 from cascadenced.bus.jetstream_publish import Publisher
 from cascadenced.bus.jetstream_pull import Pulls
@@ -129,7 +128,7 @@ class JetStreamBus:
 
     def info(self) -> BusInfo:
         client = self._client
-        known = {} if client is None else server_info(client)
+        known = {} if client is None else client.server_info
         return BusInfo(
             connected=client is not None and client.is_connected,
             url=self._address.shown,

@@ -11,10 +11,10 @@ from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
-import nats.aio.client
 import nats.errors
 import structlog
 
+from cascadenced.bus.jetstream_client import TolerantClient
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
 
@@ -44,12 +44,13 @@ Callback = Callable[[Message], Awaitable[None]]
 
 
 class Client(Protocol):
-    """The public part of nats-py's client that we use; it has no annotations a type checker could rely on."""
+    """What we use of our client; nats-py has no annotations a type checker could rely on."""
 
     is_connected: bool
     is_closed: bool
     max_payload: int
-    _server_info: Mapping[str, Any]
+    is_reading: bool
+    server_info: Mapping[str, Any]
 
     async def publish(
         self, subject: str, payload: bytes = ..., reply: str = ..., headers: dict[str, str] | None = ...
@@ -161,7 +162,7 @@ async def connect(
     async def on_closed() -> None:
         changed("closed")
 
-    client = nats.aio.client.Client()
+    client = TolerantClient()
     connecting = asyncio.ensure_future(
         client.connect(
             address.servers,
@@ -290,12 +291,6 @@ class Sender:
     async def drained(self) -> None:
         """Return when all that was sent so far is on the socket or dropped."""
         await self._idle.wait()
-
-
-def server_info(client: Client) -> Mapping[str, Any]:
-    """What the server said of itself when we connected: `server_id`, `version` …"""
-    # nats-py shows the version, but not the id, in public.
-    return client._server_info
 
 
 async def end(tasks: Sequence[asyncio.Task[None]]) -> None:

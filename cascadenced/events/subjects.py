@@ -52,11 +52,19 @@ def _name(spelled: str) -> str:
     return "" if spelled == _EMPTY else unquote(spelled)
 
 
+def printable(text: str) -> str:
+    """`text` as every encoder takes it: surrogates, which are no characters, are spelled out (`\\udcff`)."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def parse(prefix: str, full: str) -> Address:
-    """The family and name of an inbound subject. Raises BadMessage `unknown_family` if it is none of ours.
+    """The family and name of an inbound subject. Raises BadMessage `unknown_family` if it is none of ours,
+    `undecodable` if it is no text.
 
     prefix: may have several tokens (`team.ume`).
     """
+    if printable(full) != full:
+        raise BadMessage(f"the subject {printable(full)} is no UTF-8", code="undecodable")
     tokens = full.removeprefix(f"{prefix}.").split(".") if full.startswith(f"{prefix}.") else []
     match tokens:
         case _ if "" in tokens:

@@ -12,6 +12,7 @@ from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.inbound import decode
+from cascadenced.events.subjects import printable
 from cascadenced.projections.dead_letters import dead_letter, parked
 from cascadenced.runtime.ingest import Handle, Message
 from cascadenced.vault import Letter, VaultPort
@@ -32,7 +33,7 @@ class DeadLetters:
         digest = sha256(delivery.data).hexdigest()
         await self._vault.seal_letter(digest, delivery.subject, delivery.headers, delivery.data)
         event = MessageDeadLettered(
-            subject=delivery.subject,
+            subject=printable(delivery.subject),
             reason=error.code,
             detail=str(error),
             n_bytes=len(delivery.data),
@@ -57,7 +58,7 @@ class DeadLetters:
             traceparent=original.traceparent,
         )
         await self._handle(decode(self._prefix, letter.subject, letter.raw), message)
-        event = MessageRedriven(position=position, subject=letter.subject)
+        event = MessageRedriven(position=position, subject=printable(letter.subject))
         await self._log.append([Change(STREAM, [event], None, Context(cause=original.id))])
 
     async def redrive_parked(self) -> int:

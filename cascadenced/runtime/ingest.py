@@ -10,7 +10,7 @@ from hashlib import sha256
 import msgspec
 import structlog
 
-from cascadenced.bus.base import Bus, Delivery
+from cascadenced.bus.base import UNREADABLE_HEADERS, Bus, Delivery
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable
 from cascadenced.events.inbound import Command, carries_identity, decode, message_source, starts_effects
@@ -96,6 +96,8 @@ class Ingest:
             return
         try:
             try:
+                if UNREADABLE_HEADERS in delivery.headers:
+                    raise BadMessage("its headers are no NATS headers", code="undecodable")
                 command = decode(self._prefix, delivery.subject, delivery.data)
                 named = carries_identity(command)
                 crashpoint("ingest.before_append")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cascadenced.bus.base import UNREADABLE_HEADERS
 from cascadenced.bus.memory import MemoryBus
 from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable
 from cascadenced.events.base import Event
@@ -320,6 +321,29 @@ BAD: list[tuple[str, Any, str]] = [
     ("ume.idea", {"idea": "mallory"}, "invalid"),
     ("ume.strange", {"text": "mallory"}, "unknown_family"),
 ]
+
+
+async def test_a_subject_that_is_no_text_is_recorded_spelled_out(inlet: Inlet) -> None:
+    async with inlet.flowing():
+        inlet.send("ume.run.request.\udcff\udcfe", WHO)
+        inlet.send("ume.run.request.quick", WHO)
+        await inlet.take_in()
+    [letter] = inlet.events(MessageDeadLettered)
+    assert (letter.subject, letter.reason) == (r"ume.run.request.\udcff\udcfe", "undecodable")
+    assert (await inlet.vault.open_letter(letter.digest)).subject == "ume.run.request.\udcff\udcfe"
+    assert len(inlet.events(RunRequested)) == 1
+    assert inlet.all_acknowledged()
+
+
+async def test_a_message_whose_headers_cannot_be_read_is_not_taken_for_one_without(inlet: Inlet) -> None:
+    async with inlet.flowing():
+        inlet.send("ume.run.request.quick", WHO, {UNREADABLE_HEADERS: "NATS"})
+        inlet.send("ume.run.request.quick", WHO)
+        await inlet.take_in()
+    [letter] = inlet.events(MessageDeadLettered)
+    assert letter.reason == "undecodable"
+    assert (await inlet.vault.open_letter(letter.digest)).headers == {UNREADABLE_HEADERS: "NATS"}
+    assert len(inlet.events(RunRequested)) == 1
 
 
 @pytest.mark.parametrize(("subject", "body", "reason"), BAD, ids=[f"{s}-{r}-{n}" for n, (s, _, r) in enumerate(BAD)])
