@@ -9,13 +9,19 @@ from importlib import resources
 from pathlib import Path
 
 from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, LogCorrupt, Unavailable
-from cascadenced.eventlog.chain import Header, verify
+from cascadenced.eventlog.chain import Header, check_end, verify
 from cascadenced.eventlog.rows import COLUMNS
 from cascadenced.eventlog.script import statements
 from cascadenced.ids import Ids
 
 APPLICATION_ID = 0x43415343
 """Marks the file as ours ("CASC")."""
+
+LAST_KNOWN = (
+    "SELECT coalesce(max(position), 0) FROM "
+    "(SELECT position FROM checkpoints UNION ALL SELECT position FROM unfinished)"
+)
+"""The newest position that is named elsewhere in the file, by what was committed with that event or after it."""
 
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -104,8 +110,11 @@ def migrate(connection: sqlite3.Connection, path: Path, ids: Ids) -> None:
 def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tuple[int, bytes]:
     """Check the chain from the event at `after` (None: from the anchor) to the end; returns its position and hash.
 
-    Raises LogCorrupt naming the first bad position.
+    Raises LogCorrupt naming the first bad position. Events missing at the end are noticed as far as anything else in
+    the file speaks of them.
     """
+    # Asked first: beside a running daemon the log, and with it this position, grows while the events are read.
+    known = connection.execute(LAST_KNOWN).fetchone()[0]
     anchor = connection.execute("SELECT position, hash FROM anchor").fetchone()
     if anchor is None:
         raise LogCorrupt("the anchor that the chain starts from is missing", position=0)
@@ -116,7 +125,9 @@ def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tu
             raise LogCorrupt(f"event {after} is missing, though it was here at the last check", position=after)
         position, previous = after, row[0]
     try:
-        return verify(position, previous, _links(connection, position))
+        end = verify(position, previous, _links(connection, position))
+        check_end(end[0], known)
+        return end
     except sqlite3.DatabaseError as error:
         raise LogCorrupt(f"the file is damaged: {error}", position=position) from None
 

@@ -12,7 +12,8 @@ import aiosqlite
 
 from cascadenced.errors import LogCorrupt, Unavailable
 from cascadenced.eventlog.base import ProjectionState, Row
-from cascadenced.eventlog.chain import verify
+from cascadenced.eventlog.chain import check_end, verify
+from cascadenced.eventlog.database import LAST_KNOWN
 from cascadenced.eventlog.folding import is_database_failure
 from cascadenced.eventlog.rows import COLUMNS, from_row
 from cascadenced.events.base import Recorded
@@ -91,12 +92,14 @@ class Reader:
 
     async def verify(self) -> int:
         """Check the whole chain, a little at a time; returns the position reached. Raises LogCorrupt."""
+        [(known,)] = await self.fetch(LAST_KNOWN)  # first: the log may grow meanwhile
         anchor = await self.fetch("SELECT position, hash FROM anchor")
         if not anchor:
             raise LogCorrupt("the anchor that the chain starts from is missing", position=0)
         position, previous = anchor[0]
         while rows := await self.fetch(_READ, (position, _VERIFIED_AT_ONCE)):
             position, previous = verify(position, previous, ((row[:16], row[16], row[17]) for row in rows))
+        check_end(position, known)
         return int(position)
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, WrongVersion
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
+from cascadenced.eventlog.chain import check_end
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
 from cascadenced.eventlog.reader import Reader
@@ -205,7 +206,10 @@ class SqliteEventLog:
 
         Raises LogCorrupt.
         """
-        return await self._reader.verify()
+        committed = self.position
+        reached = await self._reader.verify()
+        check_end(reached, committed)
+        return reached
 
     async def close(self) -> None:
         with self._wanted:
