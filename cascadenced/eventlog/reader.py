@@ -13,7 +13,7 @@ import aiosqlite
 from cascadenced.errors import LogCorrupt, Unavailable
 from cascadenced.eventlog.base import ProjectionState, Row
 from cascadenced.eventlog.chain import check_end, verify
-from cascadenced.eventlog.database import LAST_KNOWN
+from cascadenced.eventlog.database import LAST_KNOWN, unreadable
 from cascadenced.eventlog.folding import is_database_failure
 from cascadenced.eventlog.rows import COLUMNS, from_row
 from cascadenced.events.base import Recorded
@@ -44,13 +44,13 @@ class Reader:
         try:
             await connection
         except sqlite3.Error as error:
-            raise Unavailable(f"{path} cannot be read: {error}") from None
+            raise unreadable(error, path) from None
         try:
             # Nothing but a statement opens the file.
             await connection.execute_fetchall("SELECT position FROM anchor")
         except sqlite3.Error as error:
             await connection.close()
-            raise Unavailable(f"{path} cannot be read: {error}") from None
+            raise unreadable(error, path) from None
         return cls(connection, path)
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -60,7 +60,7 @@ class Reader:
         except sqlite3.Error as error:
             if not is_database_failure(error):
                 raise
-            raise Unavailable(f"{self._path} cannot be read: {error}") from None
+            raise unreadable(error, self._path) from None
         except ValueError:  # what aiosqlite says of a closed connection
             raise Unavailable(f"{self._path} is closed") from None
 
