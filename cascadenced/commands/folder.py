@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cascadenced.config import Config
-from cascadenced.errors import ConfigError, Unavailable
+from cascadenced.errors import ConfigError
 
 
 def has_log(config: Config) -> bool:
@@ -31,7 +31,9 @@ def has_log(config: Config) -> bool:
         with contextlib.closing(read_only(config)) as connection:
             return _is_complete(connection)
     except sqlite3.Error as error:
-        raise Unavailable(f"{config.log_path} cannot be read: {error}") from None
+        from cascadenced.eventlog.database import unreadable
+
+        raise unreadable(error, config.log_path) from None
 
 
 def read_only(config: Config) -> sqlite3.Connection:

@@ -18,7 +18,7 @@ from cascadenced.commands.options import Command, shared
 from cascadenced.commands.session import Session, pass_session, patience, remark
 from cascadenced.commands.tables import table
 from cascadenced.config import Config
-from cascadenced.errors import ConfigError, Invalid, Unavailable
+from cascadenced.errors import ConfigError, Invalid
 from cascadenced.private_files import translated
 
 _BATCH = 1_000
@@ -105,11 +105,13 @@ def _log_file(config: Config) -> Iterator[sqlite3.Connection | None]:
     if not has_log(config):
         yield None
         return
+    from cascadenced.eventlog.database import unreadable
+
     try:
         with contextlib.closing(read_only(config)) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise Unavailable(f"{config.log_path} cannot be read: {error}") from None
+        raise unreadable(error, config.log_path) from None
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from cascadenced.commands.folder import has_log
 from cascadenced.config import Config
 from cascadenced.errors import Conflict, Unavailable, Unknown
 from cascadenced.eventlog.base import ProjectionState
+from cascadenced.eventlog.database import unreadable
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.eventlog.reader import Reader
 from cascadenced.events.base import Json, Recorded
@@ -67,7 +68,7 @@ async def open_shelf(config: Config) -> AsyncIterator[Shelf]:
     try:
         yield Shelf(config, reader)
     except sqlite3.Error as error:
-        raise Unavailable(f"{config.log_path} cannot be read: {error}") from None
+        raise unreadable(error, config.log_path) from None
     finally:
         await reader.close()
 

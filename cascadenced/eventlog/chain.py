@@ -54,3 +54,17 @@ def verify(position: int, previous: bytes, rows: Iterable[tuple[Header, bytes, b
         if previous != stored:
             raise LogCorrupt(f"event {position} is not what was recorded: its hash does not match", position=position)
     return position, previous
+
+
+def check_end(position: int, known: int) -> None:
+    """Check that a chain which ends at `position` reaches as far as the log is known to have reached.
+
+    The chain itself does not tell: without its newest events it is as good as before they came.
+    Raises LogCorrupt naming the first event that is missing.
+    """
+    if position < known:
+        which = f"event {known} is" if known == position + 1 else f"events {position + 1} to {known} are"
+        raise LogCorrupt(
+            f"{which} missing at the end: the log had come to {known} before; put the file back from a backup",
+            position=position + 1,
+        )

@@ -9,13 +9,19 @@ from importlib import resources
 from pathlib import Path
 
 from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, LogCorrupt, Unavailable
-from cascadenced.eventlog.chain import Header, verify
+from cascadenced.eventlog.chain import Header, check_end, verify
 from cascadenced.eventlog.rows import COLUMNS
 from cascadenced.eventlog.script import statements
 from cascadenced.ids import Ids
 
 APPLICATION_ID = 0x43415343
 """Marks the file as ours ("CASC")."""
+
+LAST_KNOWN = (
+    "SELECT coalesce(max(position), 0) FROM "
+    "(SELECT position FROM checkpoints UNION ALL SELECT position FROM unfinished)"
+)
+"""The newest position that is named elsewhere in the file, by what was committed with that event or after it."""
 
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -45,6 +51,8 @@ def _refuse_what_is_not_ours(connection: sqlite3.Connection, path: Path) -> None
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
+        if _primary(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise  # it may well be ours
         raise _not_ours(path, str(error)) from None
     if application not in (0, APPLICATION_ID) or (application == 0 and tables):
         raise _not_ours(path, "another program's database")
@@ -104,8 +112,11 @@ def migrate(connection: sqlite3.Connection, path: Path, ids: Ids) -> None:
 def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tuple[int, bytes]:
     """Check the chain from the event at `after` (None: from the anchor) to the end; returns its position and hash.
 
-    Raises LogCorrupt naming the first bad position.
+    Raises LogCorrupt naming the first bad position. Events missing at the end are noticed as far as anything else in
+    the file speaks of them.
     """
+    # Asked first: beside a running daemon the log, and with it this position, grows while the events are read.
+    known = connection.execute(LAST_KNOWN).fetchone()[0]
     anchor = connection.execute("SELECT position, hash FROM anchor").fetchone()
     if anchor is None:
         raise LogCorrupt("the anchor that the chain starts from is missing", position=0)
@@ -116,19 +127,44 @@ def verify_chain(connection: sqlite3.Connection, after: int | None = None) -> tu
             raise LogCorrupt(f"event {after} is missing, though it was here at the last check", position=after)
         position, previous = after, row[0]
     try:
-        return verify(position, previous, _links(connection, position))
+        end = verify(position, previous, _links(connection, position))
+        check_end(end[0], known)
+        return end
     except sqlite3.DatabaseError as error:
         raise LogCorrupt(f"the file is damaged: {error}", position=position) from None
 
 
 def translated(error: sqlite3.Error, path: Path) -> CascadenceError:
     """SQLite's error as ours: no space, a file that another program holds for the moment, or a failing disk."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if _is_full(error):
         return DiskFull(f"no space left to write {path}: {error}")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if _primary(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(f"another program holds {path}: close it there; nothing is lost meanwhile")
     return DiskError(f"{path} cannot be written: {error}")
+
+
+def unreadable(error: sqlite3.Error, path: Path) -> Unavailable:
+    """SQLite's error, to somebody who only wanted to read."""
+    if _is_full(error):
+        return Unavailable(
+            f"{path} cannot be read: the disk is full ({error}), and SQLite needs a little space beside the file "
+            "even to read it: free some and try again"
+        )
+    return Unavailable(f"{path} cannot be read: {error}")
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    # The index of the WAL, a file in shared memory beside the log, has a code of its own when it finds no space.
+    return _primary(error) == sqlite3.SQLITE_FULL or _code(error) == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def _primary(error: sqlite3.Error) -> int:
+    return _code(error) & 0xFF
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Absent on errors that Python's module raises by itself.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
 
 
 def _links(connection: sqlite3.Connection, after: int) -> Iterator[tuple[Header, bytes, bytes]]:

@@ -12,7 +12,8 @@ import aiosqlite
 
 from cascadenced.errors import LogCorrupt, Unavailable
 from cascadenced.eventlog.base import ProjectionState, Row
-from cascadenced.eventlog.chain import verify
+from cascadenced.eventlog.chain import check_end, verify
+from cascadenced.eventlog.database import LAST_KNOWN, unreadable
 from cascadenced.eventlog.folding import is_database_failure
 from cascadenced.eventlog.rows import COLUMNS, from_row
 from cascadenced.events.base import Recorded
@@ -43,13 +44,13 @@ class Reader:
         try:
             await connection
         except sqlite3.Error as error:
-            raise Unavailable(f"{path} cannot be read: {error}") from None
+            raise unreadable(error, path) from None
         try:
             # Nothing but a statement opens the file.
             await connection.execute_fetchall("SELECT position FROM anchor")
         except sqlite3.Error as error:
             await connection.close()
-            raise Unavailable(f"{path} cannot be read: {error}") from None
+            raise unreadable(error, path) from None
         return cls(connection, path)
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -59,7 +60,7 @@ class Reader:
         except sqlite3.Error as error:
             if not is_database_failure(error):
                 raise
-            raise Unavailable(f"{self._path} cannot be read: {error}") from None
+            raise unreadable(error, self._path) from None
         except ValueError:  # what aiosqlite says of a closed connection
             raise Unavailable(f"{self._path} is closed") from None
 
@@ -91,12 +92,14 @@ class Reader:
 
     async def verify(self) -> int:
         """Check the whole chain, a little at a time; returns the position reached. Raises LogCorrupt."""
+        [(known,)] = await self.fetch(LAST_KNOWN)  # first: the log may grow meanwhile
         anchor = await self.fetch("SELECT position, hash FROM anchor")
         if not anchor:
             raise LogCorrupt("the anchor that the chain starts from is missing", position=0)
         position, previous = anchor[0]
         while rows := await self.fetch(_READ, (position, _VERIFIED_AT_ONCE)):
             position, previous = verify(position, previous, ((row[:16], row[16], row[17]) for row in rows))
+        check_end(position, known)
         return int(position)
 
     async def close(self) -> None:

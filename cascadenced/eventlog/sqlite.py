@@ -22,6 +22,7 @@ from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, WrongVersion
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
 from cascadenced.eventlog.bulk import select_many
+from cascadenced.eventlog.chain import check_end
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
 from cascadenced.eventlog.reader import Reader
@@ -38,6 +39,9 @@ MAX_BATCH_EVENTS = 2_000
 """Events in one transaction; more wait for the next, so that no caller waits long."""
 VERIFIED_EVERY = 10_000
 """How often the checkpoint from which a start checks the chain moves on."""
+
+WAL_GROWTH_BYTES = 16 * 1024 * 1024
+"""Four times what SQLite lets gather before it carries the WAL over. When it has grown by so much, we ask why."""
 
 _VERIFIED = "verified"
 _SAVE_CHECKPOINT = (
@@ -84,6 +88,8 @@ class SqliteEventLog:
         self._broken: CascadenceError | None = None
         self._checkpoints: dict[str, int] = {}  # what followers said last; only the loop changes it
         self._saved = {_VERIFIED: tail.position}  # what of that is committed; only the writer thread changes it
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._wal_bytes = 0  # when we last asked
         self._queue: deque[Pending | Job] = deque()
         self._wanted = threading.Condition()
         self._stopping = self._closed = False
@@ -208,7 +214,10 @@ class SqliteEventLog:
 
         Raises LogCorrupt.
         """
-        return await self._reader.verify()
+        committed = self.position
+        reached = await self._reader.verify()
+        check_end(reached, committed)
+        return reached
 
     async def close(self) -> None:
         with self._wanted:
@@ -293,6 +302,23 @@ class SqliteEventLog:
         self._tail.advance(batch)
         crashpoint("append.after_commit")
         self._tell(lambda: self._committed(batch))
+        self._ask_after_the_wal()
+
+    def _ask_after_the_wal(self) -> None:
+        """SQLite carries the WAL over after a commit, and tells nobody when the disk fails at that: it only grows."""
+        try:
+            n_bytes = self._wal.stat().st_size
+            grown = n_bytes - self._wal_bytes
+            if 0 <= grown < WAL_GROWTH_BYTES:
+                return
+            self._wal_bytes = n_bytes
+            if grown > 0:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except (OSError, sqlite3.Error) as error:
+            failure = translated(error, self.path) if isinstance(error, sqlite3.Error) else DiskError(str(error))
+            if isinstance(failure, DiskError) and self._broken is None:
+                self._broken = failure
+                self._tell(lambda: self._failed([], failure, fatal=True))
 
     def _write_batch(self, batch: Batch) -> None:
         executemany = self._connection.executemany

@@ -28,6 +28,18 @@ def test_a_changed_event_exits_74_naming_it(run, folder):
     assert "event 3" in ran.err
 
 
+def test_a_log_without_its_newest_event_exits_74_naming_it(run, folder):
+    run("run", "example", *WHO)
+    newest = run("log", "verify", "--json").json["position"]
+    connection = sqlite3.connect(folder / "log.db", isolation_level=None)
+    connection.execute("DROP TRIGGER events_are_not_deleted")
+    connection.execute("DELETE FROM events WHERE position = ?", (newest,))
+    connection.close()
+    ran = run("log", "verify")
+    assert ran.code == 74
+    assert f"event {newest} is missing at the end" in ran.err
+
+
 def test_projections_are_rebuilt_by_name_or_all(run, folder):
     run("run", "example", *WHO)
     connection = sqlite3.connect(folder / "log.db", isolation_level=None)

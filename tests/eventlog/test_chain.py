@@ -9,9 +9,12 @@ import pytest
 
 from cascadenced.errors import LogCorrupt
 from cascadenced.eventlog import sqlite
+from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.chain import header_of, link, verify
+from cascadenced.eventlog.database import verify_chain
+from cascadenced.events.run import RunRequested
 from tests.eventlog.words import said
-from tests.examples import every_event, recorded
+from tests.examples import every_event, example, recorded
 
 
 def tamper(path, *statements):
@@ -111,6 +114,64 @@ async def test_a_lost_end_of_what_was_verified_is_found_at_opening(file_store):
     await (await file_store.open()).close()
     tamper(file_store.path, "DELETE FROM events WHERE position > 8")
     assert await corrupt_at(file_store) == 10
+
+
+async def test_a_lost_end_that_a_follower_has_finished_is_found_at_opening(file_store):
+    log = await file_store.open()
+    await log.append([said("a", *map(str, range(10)))])
+    log.set_checkpoint("outbox", 9)
+    await log.close()
+    forget_what_was_verified(file_store.path)
+    tamper(file_store.path, "DELETE FROM events WHERE position > 7")
+    with pytest.raises(LogCorrupt, match="events 8 to 9 are missing at the end"):
+        await file_store.open()
+
+
+async def test_a_lost_end_in_which_a_run_began_is_found_at_opening(file_store):
+    log = await file_store.open()
+    await log.append([said("a", "one"), Change("run-1", [example(RunRequested)])])
+    await log.close()
+    forget_what_was_verified(file_store.path)
+    tamper(file_store.path, "DELETE FROM events WHERE position > 1")
+    assert await corrupt_at(file_store) == 2
+
+
+async def test_a_lost_end_is_found_by_the_whole_check_of_a_file(file_store):
+    log = await file_store.open()
+    await log.append([said("a", *map(str, range(10)))])
+    await log.close()
+    tamper(file_store.path, "DELETE FROM events WHERE position > 8")
+    with closing(sqlite3.connect(file_store.path)) as connection, pytest.raises(LogCorrupt) as corrupt:
+        verify_chain(connection)
+    assert corrupt.value.position == 9
+
+
+async def test_an_end_that_is_lost_while_the_log_is_open_is_found_by_the_whole_check(file_store):
+    log = await file_store.open()
+    await log.append([said("a", *map(str, range(10)))])
+    tamper(file_store.path, "DELETE FROM events WHERE position > 8")
+    with pytest.raises(LogCorrupt) as corrupt:
+        await log.verify()
+    assert corrupt.value.position == 9
+
+
+async def test_a_file_that_grows_while_it_is_checked_counts_as_whole(file_store, monkeypatch):
+    """The check reads in one snapshot; a follower's checkpoint may be of a later one."""
+    from cascadenced.eventlog import database
+
+    log = await file_store.open()
+    await log.append([said("a", "one")])
+    real = database.verify
+
+    def meanwhile(*arguments):
+        reached = real(*arguments)
+        with closing(sqlite3.connect(file_store.path)) as writer, writer:
+            writer.execute("INSERT INTO checkpoints VALUES ('outbox', 2)")
+        return reached
+
+    monkeypatch.setattr(database, "verify", meanwhile)
+    with closing(sqlite3.connect(file_store.path)) as connection:
+        assert verify_chain(connection)[0] == 1
 
 
 async def test_another_anchor_is_found_at_opening(file_store):

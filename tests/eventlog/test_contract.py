@@ -423,6 +423,7 @@ async def test_a_checkpoint_is_answered_at_once(log):
 
 async def test_a_checkpoint_is_saved_at_close_without_any_append(store):
     log = await store.open()
+    await log.append([said("a", *"1234567")])
     log.set_checkpoint("outbox", 7)
     await log.close()
     assert await (await store.open()).checkpoint("outbox") == 7
@@ -430,6 +431,7 @@ async def test_a_checkpoint_is_saved_at_close_without_any_append(store):
 
 async def test_each_follower_has_a_checkpoint_of_its_own(store):
     log = await store.open()
+    await log.append([said("a", *"123456789")])
     log.set_checkpoint("outbox", 7)
     log.set_checkpoint("planner", 9)
     await log.close()
