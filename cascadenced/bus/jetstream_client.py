@@ -9,6 +9,7 @@ kept whole for whoever writes the dead letter. What is left of nats-py's privacy
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -51,6 +52,18 @@ class TolerantClient(nats.aio.client.Client):
     def server_info(self) -> dict[str, Any]:
         """What the server said of itself when we connected: `server_id`, `version` …"""
         return self._server_info
+
+    async def send(self, commands: Iterable[bytes]) -> None:
+        """Hand commands (`bus/frames.py`) to the socket, in order; waits while too much has not left yet.
+
+        Raises ConnectionClosedError. While the connection is being mended they are kept for the next one.
+        """
+        if self.is_closed or self.is_draining_pubs:
+            raise nats.errors.ConnectionClosedError
+        for command in commands:
+            await self._send_command(command)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -14,6 +13,7 @@ import msgspec
 import nats.errors
 import structlog
 
+from cascadenced.bus.frames import publication
 from cascadenced.bus.jetstream_client import TolerantClient
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
@@ -52,9 +52,7 @@ class Client(Protocol):
     is_reading: bool
     server_info: Mapping[str, Any]
 
-    async def publish(
-        self, subject: str, payload: bytes = ..., reply: str = ..., headers: dict[str, str] | None = ...
-    ) -> None: ...
+    async def send(self, commands: Iterable[bytes]) -> None: ...
 
     async def subscribe(
         self, subject: str, *, cb: Callback, pending_msgs_limit: int = ..., pending_bytes_limit: int = ...
@@ -256,7 +254,7 @@ class Sender:
 
     def __init__(self, complaints: Occasionally) -> None:
         self._complaints = complaints
-        self._queue: deque[tuple[str, bytes, str]] = deque()
+        self._queue: list[bytes] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -267,7 +265,7 @@ class Sender:
         self._queue.clear()
 
     def send(self, subject: str, body: bytes, reply: str = "") -> None:
-        self._queue.append((subject, body, reply))
+        self._queue.append(publication(subject, body, reply))
         self._idle.clear()
         self._wake.set()
 
@@ -277,13 +275,12 @@ class Sender:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
+                commands, self._queue = self._queue, []
                 client = self._client
                 if client is None or not client.is_connected:
-                    self._queue.clear()
-                    break
-                subject, body, reply = self._queue.popleft()
+                    continue
                 try:
-                    await client.publish(subject, body, reply=reply)
+                    await client.send(commands)
                 except (nats.errors.Error, OSError) as error:
                     self._complaints.warn("nats_send_failed", type=type(error).__name__)
             self._idle.set()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import nats.errors
 
+from cascadenced.bus.frames import publication
 from cascadenced.bus.jetstream_link import Client, Message
 from cascadenced.errors import BadMessage, Unavailable
 from cascadenced.events.outbound import Outgoing
@@ -116,12 +117,13 @@ class Publisher:
         name, call = self._open(len(messages))
         ours, foreign = f"{self._inbox}.{name}.o", f"{self._inbox}.{name}.f"
         try:
-            for subject, body, headers in ((m.subject, m.body, m.headers) for m in messages):
-                reply = ours if subject.startswith(self._prefix) else foreign
-                await client.publish(subject, body, reply=reply, headers=headers)
+            await client.send(
+                [
+                    publication(m.subject, m.body, ours if m.subject.startswith(self._prefix) else foreign, m.headers)
+                    for m in messages
+                ]
+            )
             await self._ended(call)
-        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
-            raise BadMessage(f"a message cannot be published: {type(error).__name__}") from None
         except (nats.errors.Error, OSError) as error:
             call.why = type(error).__name__
         finally:
@@ -137,13 +139,14 @@ class Publisher:
         batch_id = f"{self._batch_name}{name}"
         last = len(batch)
         try:
+            commands = []
             for n, message in enumerate(batch, 1):
                 headers = {**message.headers, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(n)}
                 if n == last:
                     headers["Nats-Batch-Commit"] = "1"
-                    await client.publish(message.subject, message.body, f"{self._inbox}.{name}.o", headers)
-                else:
-                    await client.publish(message.subject, message.body, headers=headers)
+                reply = f"{self._inbox}.{name}.o" if n == last else ""
+                commands.append(publication(message.subject, message.body, reply, headers))
+            await client.send(commands)
             await self._ended(call)
         except (nats.errors.Error, OSError):
             return False
