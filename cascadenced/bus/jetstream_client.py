@@ -9,7 +9,8 @@ kept whole for whoever writes the dead letter. What is left of nats-py's privacy
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +24,8 @@ from cascadenced.bus.base import UNREADABLE_HEADERS
 _MAX_LINE_BYTES = 1024 * 1024
 """Servers bound what clients send to 4 KiB a line; the INFO of a large cluster is longer."""
 _CRLF = b"\r\n"
+_PLAIN_START, _PLAIN_END = b"NATS/1.0\r\n", b"\r\n\r\n"
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _BAD_SUBJECT = "invalid publish subject"
 
 _log = structlog.get_logger("cascadenced.bus")
@@ -31,6 +34,15 @@ _log = structlog.get_logger("cascadenced.bus")
 def text(raw: bytes) -> str:
     """Any bytes as text that any encoder takes: what is no UTF-8 is spelled out as `\\xff`."""
     return raw.decode(errors="backslashreplace")
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """A message for a handler of `listen`. reply: empty if no answer is wanted."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: dict[str, str] | None
 
 
 class TolerantClient(nats.aio.client.Client):
@@ -42,6 +54,7 @@ class TolerantClient(nats.aio.client.Client):
     def __init__(self) -> None:
         super().__init__()
         self._ps: Any = Lines(self)
+        self._handlers: dict[int, Callable[[Heard], None]] = {}
 
     @property
     def is_reading(self) -> bool:
@@ -65,6 +78,28 @@ class TolerantClient(nats.aio.client.Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
+    async def listen(self, subject: str, handler: Callable[[Heard], None]) -> None:
+        """Call `handler` with every message to `subject` as it is read. It must be quick; what it raises is logged.
+
+        A subscription of nats-py puts a queue and a task between, which takes longer than most of our handlers.
+        """
+
+        async def until_known(message: Any) -> None:
+            handler(Heard(message.subject, message.reply, message.data, message.headers))
+
+        subscription = await self.subscribe(subject, cb=until_known)
+        self._handlers[subscription._id] = handler
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        handler = self._handlers.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers or b"")
+            return
+        fields = None
+        if headers:
+            fields = _plain_headers(headers) or await self._process_headers(headers)
+        handler(Heard(text(subject), text(reply), data, fields))
+
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         try:
             found: dict[str, str] | None = await super()._process_headers(headers)
@@ -85,6 +120,19 @@ class TolerantClient(nats.aio.client.Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Any:
         return self.msg_class(self, text(subject), text(reply), data, headers, _sid=sid)
+
+
+def _plain_headers(block: bytes) -> dict[str, str] | None:
+    """The fields of an ordinary header block, the last of each name; None for one that needs a closer look."""
+    if not (block.startswith(_PLAIN_START) and block.endswith(_PLAIN_END) and block.isascii()):
+        return None
+    fields: dict[str, str] = {}
+    for line in block[len(_PLAIN_START) : -len(_PLAIN_END)].decode().split("\r\n"):
+        name, colon, value = line.partition(":")
+        if not colon or not _FIELD_NAME.fullmatch(name):
+            return None
+        fields[name] = value.strip()
+    return fields
 
 
 class Lines:

@@ -16,7 +16,8 @@ from collections import OrderedDict
 
 import msgspec
 
-from cascadenced.bus.jetstream_link import Client, Message, Occasionally, Sender
+from cascadenced.bus.jetstream_client import Heard
+from cascadenced.bus.jetstream_link import Client, Occasionally, Sender
 from cascadenced.clock import Clock
 
 _AT_ONCE = 4
@@ -73,7 +74,7 @@ class Eraser:
         """Start anew on this client."""
         self.reset()
         self._inbox = client.new_inbox()
-        await client.subscribe(f"{self._inbox}.*.*", cb=self._on_answer)
+        await client.listen(f"{self._inbox}.*.*", self._on_answer)
 
     def reset(self) -> None:
         """Forget everything: what was not erased was not acknowledged, so the broker delivers it again."""
@@ -117,7 +118,7 @@ class Eraser:
         if not self._waiting and not self._under_way:
             self._idle.set()
 
-    async def _on_answer(self, message: Message) -> None:
+    def _on_answer(self, message: Heard) -> None:
         stream, _, seq = message.subject.removeprefix(f"{self._inbox}.").partition(".")
         erasure = self._under_way.pop((stream, int(seq)), None) if seq.isdigit() else None
         if erasure is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -14,7 +14,7 @@ import nats.errors
 import structlog
 
 from cascadenced.bus.frames import publication
-from cascadenced.bus.jetstream_client import TolerantClient
+from cascadenced.bus.jetstream_client import Heard, TolerantClient
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
 
@@ -40,7 +40,7 @@ class Message(Protocol):
     headers: Mapping[str, str] | None
 
 
-Callback = Callable[[Message], Awaitable[None]]
+Handler = Callable[[Heard], None]
 
 
 class Client(Protocol):
@@ -54,9 +54,7 @@ class Client(Protocol):
 
     async def send(self, commands: Iterable[bytes]) -> None: ...
 
-    async def subscribe(
-        self, subject: str, *, cb: Callback, pending_msgs_limit: int = ..., pending_bytes_limit: int = ...
-    ) -> Any: ...
+    async def listen(self, subject: str, handler: Handler) -> None: ...
 
     async def request(self, subject: str, payload: bytes, timeout: float) -> Message: ...
 

@@ -17,7 +17,8 @@ import msgspec
 import nats.errors
 
 from cascadenced.bus.frames import publication
-from cascadenced.bus.jetstream_link import Client, Message
+from cascadenced.bus.jetstream_client import Heard
+from cascadenced.bus.jetstream_link import Client
 from cascadenced.errors import BadMessage, Unavailable
 from cascadenced.events.outbound import Outgoing
 
@@ -90,7 +91,7 @@ class Publisher:
     async def attach(self, client: Client) -> None:
         self._client = client
         self._inbox = client.new_inbox()
-        await client.subscribe(f"{self._inbox}.*.*", cb=self._on_confirmation, pending_msgs_limit=0)
+        await client.listen(f"{self._inbox}.*.*", self._on_confirmation)
 
     def lost(self, why: str) -> None:
         """The connection is gone: no confirmation under way will arrive."""
@@ -171,7 +172,7 @@ class Publisher:
                 if call.n_confirmed + call.n_refused == heard:
                     call.give_up(f"nothing heard for {_SILENCE_S:g} s")
 
-    async def _on_confirmation(self, message: Message) -> None:
+    def _on_confirmation(self, message: Heard) -> None:
         name, _, whose = message.subject.removeprefix(f"{self._inbox}.").partition(".")
         call = self._calls.get(name)
         if call is None:

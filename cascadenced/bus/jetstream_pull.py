@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from cascadenced.bus.jetstream_link import Client, Message, Occasionally, Sender
+from cascadenced.bus.jetstream_client import Heard
+from cascadenced.bus.jetstream_link import Client, Occasionally, Sender
 from cascadenced.bus.jetstream_setup import Consumer
 from cascadenced.clock import Clock
 from cascadenced.errors import Unavailable
@@ -43,7 +44,7 @@ class JetStreamDelivery:
 
     __slots__ = ("_pulls", "_reply", "at_us", "data", "headers", "n_delivered", "stream", "stream_seq", "subject")
 
-    def __init__(self, pulls: Pulls, message: Message, fields: tuple[str, int, int, int]) -> None:
+    def __init__(self, pulls: Pulls, message: Heard, fields: tuple[str, int, int, int]) -> None:
         self._pulls = pulls
         self._reply: str | None = message.reply
         self.subject = message.subject
@@ -127,7 +128,7 @@ class Pulls:
         # A message over the server's bound cannot exist, so one of any size always fits into a request.
         self._max_bytes = max(_IN_FLIGHT_BYTES, client.max_payload + 64 * 1024)
         # What may arrive is bounded by what we ask for.
-        await client.subscribe(f"{self._inbox}.*.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0)
+        await client.listen(f"{self._inbox}.*.*", self._on_message)
 
     def start(self) -> None:
         """Ask all consumers anew: after (re)connecting, or when they were made anew."""
@@ -191,7 +192,7 @@ class Pulls:
             f"{self._inbox}.{self._generation}.{flow.index}",
         )
 
-    async def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: Heard) -> None:
         reply = message.reply
         if not reply.startswith(_ACK):
             self._on_status(message)
@@ -213,7 +214,7 @@ class Pulls:
             self._arrived.set()
         self._refill(flow)
 
-    def _on_status(self, message: Message) -> None:
+    def _on_status(self, message: Heard) -> None:
         generation, _, index = message.subject.removeprefix(f"{self._inbox}.").partition(".")
         if generation != str(self._generation) or not index.isdigit():
             return  # about a request that was given up

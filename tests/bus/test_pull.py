@@ -23,13 +23,13 @@ class Broker:
 
     def __init__(self) -> None:
         self.requests: list[tuple[int, str]] = []  # (messages asked for, where the answer goes)
-        self.callback: Any = None
+        self.handler: Any = None
 
     def new_inbox(self) -> str:
         return "_INBOX.me"
 
-    async def subscribe(self, _subject: str, *, cb: Any, **_limits: int) -> None:
-        self.callback = cb
+    async def listen(self, _subject: str, handler: Any) -> None:
+        self.handler = handler
 
     def send(self, subject: str, body: bytes, reply: str = "") -> None:
         if subject.startswith("$JS.API.CONSUMER.MSG.NEXT"):
@@ -46,7 +46,7 @@ class Broker:
         await self._say(reply, "", headers)
 
     async def _say(self, subject: str, reply: str, headers: Mapping[str, str] | None) -> None:
-        await self.callback(Message(subject, reply, b"", headers))
+        self.handler(Message(subject, reply, b"", headers))
 
 
 class Message(msgspec.Struct):
