@@ -444,6 +444,17 @@ async def test_a_wish_of_another_instance_has_no_effect_and_is_counted(inlet: In
     assert inlet.events(RequestsRefused) == [RequestsRefused(reason="foreign_request", subject=subject, n_refused=1)]
 
 
+@pytest.mark.parametrize("erase", [True, False])
+@pytest.mark.parametrize("subject", ["ume.run.request.quick", "ume.event.calendar.event.create_request"])
+async def test_a_wish_of_another_instance_that_names_somebody_is_erased_like_any_other(
+    inlet: Inlet, subject: str, erase: bool
+) -> None:
+    async with inlet.flowing(erase=erase):
+        inlet.send(subject, {"payload": {}, **WHO}, {"Cascadence-Origin": "i-other"})
+        await inlet.take_in()
+    assert len(inlet.bus.erased) == int(erase)
+
+
 async def test_news_of_another_instance_is_taken_in(inlet: Inlet) -> None:
     async with inlet.flowing():
         inlet.send("ume.pointer.marks", {"run_id": "r", "user_hash": "e" * 64}, {"Cascadence-Origin": "i-other"})
