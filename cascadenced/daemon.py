@@ -233,7 +233,13 @@ class Daemon:
     async def _plan(self, instance: Instance) -> None:
         planner = Planner(self._config.follow_up_task, self._config.follow_up_max_depth)
         react = CapabilityPlanner(instance.log, instance.runs, instance.tasks, instance.vault, planner)
-        await follow(instance.log, instance.clock, PLANNER, react)
+        await follow(
+            instance.log,
+            instance.clock,
+            PLANNER,
+            react,
+            skip=lambda _: instance.refusals.count("event_skipped", PLANNER),
+        )
 
     def _say_ready(self, instance: Instance, http_url: str, connected: Connected) -> None:
         for rejected in instance.catalogue.rejected:

@@ -89,6 +89,11 @@ class Redactor:
             named = []
         self._hash_of = {spelling: shown for raw, shown in named for spelling in _spellings(raw)}
 
+    @property
+    def reach(self) -> int:
+        """Characters of the longest spelling: as much of an id may be cut in half where a text ends."""
+        return max(map(len, self._hash_of), default=0)
+
     def __call__(self, text: str) -> str:
         # Most texts name nobody, and compiling the pattern costs more than all the rest.
         if not any(spelling in text for spelling in self._hash_of):

@@ -584,11 +584,11 @@ async def test_a_queued_run_that_somebody_else_ended_is_not_started(gated: type[
 async def test_a_fault_of_ours_while_driving_a_run_frees_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     async with World(Quick, max_concurrent_runs=1).up() as instance:
 
-        async def broken(_: Any) -> Any:
+        def broken(*_: Any, **__: Any) -> Any:
             raise RuntimeError("a fault of ours")
 
         with monkeypatch.context() as patch:
-            patch.setattr(instance.runs, "_perform", broken)
+            patch.setattr("cascadenced.runtime.runs.outcome_of", broken)
             accepted = await ask(instance, "quick")
             with pytest.raises(Unavailable):
                 await instance.runs.ended(accepted.run_id)

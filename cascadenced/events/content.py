@@ -1,6 +1,7 @@
 """Users' values and JSON: results, arguments, outputs. Stored exactly, or refused; never approximated.
 
 A value may be recorded when reading it back gives an equal value. So a resumed run is handed what the first one was.
+What is shown of users' objects is text of our own: cut, encodable, and no subclass of str with methods of its own.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ MAX_CONTENT_BYTES = 512 * 1024
 MAX_CONTENT_DEPTH = 128
 """Far from the interpreter's recursion limit: what is stored must be readable from any depth of the stack."""
 MAX_SHOWN_CHARS = 2048
+MAX_READ_CHARS = 64 * 1024
+"""Of a text that is to be shown: more of it is not even looked at."""
 MAX_KEY_SHOWN_CHARS = 40
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _SCALARS = (str, int, float, bool, type(None))
+_name_of = type.__dict__["__name__"].__get__
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -51,7 +55,7 @@ def recordable(value: Any) -> Json:
     except TooLarge:
         raise
     except Exception as error:  # noqa: BLE001 -- the value's own methods run here, and a thread may be changing it
-        raise Unserialisable(f"a value of type {type(value).__name__} cannot be JSON: {_text_of(error)}") from None
+        raise Unserialisable(f"a value of type {type_name(value)} cannot be JSON: {text_of(error)}") from None
     if change:
         raise Unserialisable(f"value{change[0]} {change[1]}")
     return back
@@ -68,21 +72,36 @@ def _change(value: Any, back: Json, depth: int) -> tuple[str, str] | None:
     elif type(value) is dict and isinstance(back, dict):
         for key, old in value.items():
             if type(key) is not str:
-                return "", f"has a key of type {type(key).__name__}; JSON keys are strings"
+                return "", f"has a key of type {type_name(key)}; JSON keys are strings"
             if change := _change(old, back[key], depth + 1):
                 return f".{key[:MAX_KEY_SHOWN_CHARS]}{change[0]}", change[1]
     elif type(value) is int and not _INT_MIN <= value <= _INT_MAX:
         return "", "is an integer of more than 64 bits"
     elif type(value) not in _SCALARS or value != back:
-        return "", f"is a {type(value).__name__}, which JSON would change"
+        return "", f"is a {type_name(value)}, which JSON would change"
     return None
 
 
-def _text_of(error: BaseException) -> str:
+def type_name(value: object) -> str:
+    """The name of its class; not asked of the class itself, whose metaclass may have code of its own for that."""
+    return plain(_name_of(type(value)))
+
+
+def text_of(error: BaseException) -> str:
+    """`str(error)`, or what can be said instead: never empty, never raising."""
     try:
-        return str(error)
-    except Exception:  # noqa: BLE001 -- a hostile __str__ must not hide the error it belongs to
-        return type(error).__name__
+        return plain(str(error)) or type_name(error)
+    except BaseException:  # noqa: BLE001 -- a hostile __str__ is still only an error of its own
+        return f"{type_name(error)} (its text cannot be shown)"
+
+
+def plain(text: str) -> str:
+    """The beginning of `text`, up to one more than MAX_READ_CHARS, as a str and nothing else.
+
+    Halves of surrogate pairs, for which UTF-8 has no bytes, are spelled out.
+    """
+    beginning = str.__getitem__(text, slice(MAX_READ_CHARS + 1))
+    return str.encode(beginning, errors="backslashreplace").decode()
 
 
 def shown(value: Json) -> str:
@@ -90,6 +109,6 @@ def shown(value: Json) -> str:
     return cut(repr(value))
 
 
-def cut(text: str) -> str:
-    """`text`, at most MAX_SHOWN_CHARS of it, with `...` at the end if there is more."""
-    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 3] + "..."
+def cut(text: str, max_chars: int = MAX_SHOWN_CHARS) -> str:
+    """`text`, at most `max_chars` of it, with `...` at the end if there is more."""
+    return text if len(text) <= max_chars else text[: max_chars - 3] + "..."

@@ -1,6 +1,7 @@
 """Effects and requests, one kind a file. Floor 5.
 
 run_stage.py     do the current stage of a run, say how it went
+failure.py       what an exception of task code says
 run_requests.py  a run, or a workflow, is asked for
 commands.py      what the bus brings → the handler that records it
 facts.py         pointers, schedules, reports, ideas and notes: recorded, starting nothing

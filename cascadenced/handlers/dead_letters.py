@@ -20,6 +20,7 @@ from cascadenced.vault import Letter, VaultPort
 _log = structlog.get_logger(__name__)
 
 STREAM = "dead-letters"
+_PREFIX = "dead:"
 
 
 class DeadLetters:
@@ -40,7 +41,8 @@ class DeadLetters:
             digest=digest,
         )
         context = Context(traceparent=message.traceparent)
-        await self._log.append([Change(STREAM, [event], None, context)], source=message.source)
+        # A source of its own: the same message, mended and sent again under its id, is still to be applied.
+        await self._log.append([Change(STREAM, [event], None, context)], source=_PREFIX + message.source)
 
     async def open(self, position: int) -> Letter:
         """The sealed message. Raises Unknown: no such letter, or its bytes have dropped out of the vault."""
@@ -51,8 +53,10 @@ class DeadLetters:
         """Read the letter again, as if it had just come. Raises BadMessage if it still cannot be read."""
         letter = await self.open(position)
         original = (await self._log.read(position - 1, 1))[0]
+        source = original.source or ""
         message = Message(
-            source=f"redrive:{position}",
+            # As the message itself, which may come once more. In older logs that source is the letter's own.
+            source=source.removeprefix(_PREFIX) if source.startswith(_PREFIX) else f"redrive:{position}",
             at_us=original.at_us,
             origin=letter.headers.get("Cascadence-Origin"),
             traceparent=original.traceparent,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, VaultDamaged
+from cascadenced.errors import Overloaded, Unavailable, Unknown, VaultDamaged
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Recorded
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
@@ -31,14 +31,9 @@ class CapabilityPlanner:
 
     async def __call__(self, batch: Sequence[Recorded]) -> None:
         for recorded in batch:
-            try:
-                failure = await self._failure(recorded)
-                if failure is not None:
-                    await self._plan(recorded, failure)
-            except CascadenceError:
-                raise  # the follower waits and tries again, or the log is gone
-            except Exception:  # noqa: BLE001 -- a fault of ours with one failure must not end the planner for all
-                _log.exception("followup_not_planned", position=recorded.position)
+            failure = await self._failure(recorded)
+            if failure is not None:
+                await self._plan(recorded, failure)
 
     async def _failure(self, recorded: Recorded) -> Failure | None:
         """The failed run that an event tells of, ours or another system's."""

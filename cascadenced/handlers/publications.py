@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
+
+from cascadenced.errors import VaultDamaged
 from cascadenced.events.base import Recorded
 from cascadenced.events.outbound import Outgoing, messages
 from cascadenced.vault import VaultPort
+
+_log = structlog.get_logger(__name__)
 
 
 class Publications:
@@ -22,7 +27,7 @@ class Publications:
         names: dict[str | None, str | None] = {}
         if self._vault is not None:
             for user_hash in {recorded.user_hash for recorded in batch} - {None}:
-                names[user_hash] = await self._vault.user(user_hash or "")
+                names[user_hash] = await self._name(self._vault, user_hash or "")
         return [
             message
             for recorded in batch
@@ -30,3 +35,11 @@ class Publications:
                 recorded, self._prefix, broadcast_pointers=self._broadcast_pointers, reveal=names.get
             )
         ]
+
+    @staticmethod
+    async def _name(vault: VaultPort, user_hash: str) -> str | None:
+        try:
+            return await vault.user(user_hash)
+        except VaultDamaged as error:
+            _log.warning("published_without_a_name", user_hash=user_hash, error=str(error))
+            return None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
-from collections.abc import Awaitable
 from typing import Any
 
 from cascadenced.errors import CascadenceError
@@ -25,22 +23,25 @@ async def gather(query: Any, identity: Identity, spawner: Spawner) -> Any:
         module = await spawner.call(importlib.import_module, "tino_storm")
     except ImportError:
         raise ResearchFailed(f"tino_storm is not installed for user {identity.user_id}") from None
-    search = getattr(module, "search", module)
-    if not callable(search):
-        raise ResearchFailed(f"Unsupported tino_storm interface for user {identity.user_id}")
     try:
-        offered = {"user_id": identity.user_id, "group_id": identity.group_id}
-        named = inspect.signature(search).parameters
-        wanted = {name: value for name, value in offered.items() if name in named}
-        answer = await spawner.call(functools.partial(search, query, **wanted))
-        while inspect.isawaitable(answer):
-            answer = await spawner.call(_awaited, answer)
-    except SpawnerClosed:
+        return await spawner.call(_search, module, query, identity)
+    except (SpawnerClosed, ResearchFailed):
         raise
     except Exception as error:
         raise ResearchFailed("the search failed") from error
+
+
+def _search(module: object, query: Any, identity: Identity) -> Any:
+    search = getattr(module, "search", module)
+    if not callable(search):
+        raise ResearchFailed(f"Unsupported tino_storm interface for user {identity.user_id}")
+    offered = {"user_id": identity.user_id, "group_id": identity.group_id}
+    named = inspect.signature(search).parameters
+    answer = search(query, **{name: value for name, value in offered.items() if name in named})
+    return _awaited(answer) if inspect.isawaitable(answer) else answer
+
+
+async def _awaited(answer: Any) -> Any:
+    while inspect.isawaitable(answer):
+        answer = await answer
     return answer
-
-
-async def _awaited(answer: Awaitable[Any]) -> Any:
-    return await answer

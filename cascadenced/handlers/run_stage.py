@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import traceback
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, PrecheckError
 from cascadenced.events.base import Json
-from cascadenced.events.content import MAX_SHOWN_CHARS, TooLarge, Unserialisable, cut, recordable, shown
+from cascadenced.events.content import Unserialisable, cut, recordable, shown
 from cascadenced.events.stage import StageFailed, StageFinished
+from cascadenced.handlers.failure import is_harmless, tell
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.runtime.record import LiveRun
@@ -68,71 +69,85 @@ class StageRunner:
                 took_s=self._clock.monotonic() - began,
             )
         crashpoint("stage.after_effect")
-        return self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
+        return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
     async def _make(self, live: LiveRun) -> None:
-        assert live.entry is not None
-        assert live.identity is not None
-        instance = await self._spawner.call(live.entry.make)
-        for name, value in (
-            ("user_id", live.identity.user_id),
-            ("group_id", live.identity.group_id),
-            ("run_id", live.run_id),
-            ("args", _own_copy(live.run.args)),
-            ("context", []),
-        ):
-            setattr(instance, name, value)
-        self._equip(instance, live)
-        live.instance = instance
+        entry, identity = live.entry, live.identity
+        assert entry is not None
+        assert identity is not None
+
+        def make() -> None:
+            instance = entry.make()
+            for name, value in (
+                ("user_id", identity.user_id),
+                ("group_id", identity.group_id),
+                ("run_id", live.run_id),
+                ("args", _own_copy(live.run.args)),
+                ("context", []),
+            ):
+                setattr(instance, name, value)
+            self._equip(instance, live)
+            live.instance = instance
+
+        await self._spawner.call(make)
 
     async def _output(self, live: LiveRun, stage: str) -> Json:
         """What is recorded of the stage: JSON as it will be read back. Raises whatever the hook raises."""
         assert live.entry is not None
-        run, hook = live.run, live.entry.hooks.get(stage)
-        function = getattr(live.instance, stage, None)
-        if hook is None or function is None:
-            raise Unserialisable(f"the task's code no longer has a {stage}() hook", code="hook.missing")
+        hook, instance, keep = live.entry.hooks.get(stage), live.instance, _KEPT.get(stage, recordable)
+        if hook is None:
+            raise _no_hook(stage)
         before = _FED_BY.get(stage)
-        arguments = (_own_copy(run.outputs.get(before)),) if hook.takes and before is not None else ()
-        value = await self._spawner.call(function, *arguments)
-        if stage == "research":
-            assert live.identity is not None
-            value = await gather(value, live.identity, self._spawner)
-        if stage == "precheck":
-            return _passed(value)
-        if stage == "plan" and _is_plan_of_tasks(value):
-            raise Unserialisable("a plan of task objects is not supported in this version", code="plan.unsupported")
-        return recordable(value)
+        arguments = (_own_copy(live.run.outputs.get(before)),) if hook.takes and before is not None else ()
 
-    def _failed(
+        # Whatever looks at the task or at what it returns may run its code, hence in here, where the spawner runs it.
+        def perform() -> Any:
+            function = getattr(instance, stage, None)
+            if function is None:
+                raise _no_hook(stage)
+            value = function(*arguments)
+            return _kept_later(value, keep) if inspect.isawaitable(value) else keep(value)
+
+        async def perform_on_the_loop() -> Any:
+            value = perform()
+            return await value if inspect.isawaitable(value) else value
+
+        value = await self._spawner.call(perform_on_the_loop if hook.is_async else perform)
+        if stage != "research":
+            return value
+        assert live.identity is not None
+        return await self._spawner.call(recordable, await gather(value, live.identity, self._spawner))
+
+    async def _failed(
         self, live: LiveRun, stage: str, attempt: int, error: BaseException, redact: Redactor, took_s: float
     ) -> StageFailed:
-        research_failed = stage == "research" and isinstance(error, ResearchFailed)
+        # The types are compared, not asked: an instance may have code of its own for that.
+        research_failed = stage == "research" and type(error) is ResearchFailed
         told = error.__cause__ if research_failed and error.__cause__ is not None else error
-        reason = cut(redact(_text(told)))
-        partial, partial_shown = _partial(told, redact)
-        if not research_failed and isinstance(error, Exception):
+        said = tell(told, redact) if is_harmless(told) else await self._spawner.call(tell, told, redact)
+        if not research_failed and issubclass(type(error), Exception):
             live.error = error  # a CancelledError handed to a caller would look like the caller's own
-        if self.on_failure is not None and not isinstance(error, CascadenceError):
-            self.on_failure(live, stage, redact(_traceback(told)))
+        if self.on_failure is not None and not issubclass(type(error), CascadenceError):
+            self.on_failure(live, stage, said.where)
         return StageFailed(
             task=live.run.task,
             stage=stage,
             attempt=attempt,
-            error_type=_error_type(error),
-            reason=reason,
-            partial=partial,
-            shown=partial_shown,
+            error_type=ResearchFailed.__name__ if research_failed else said.error_type,
+            reason=said.reason,
+            partial=said.partial,
+            shown=said.shown,
             took_s=took_s,
             fatal=not research_failed,
         )
 
 
-def _traceback(error: BaseException) -> str:
-    """Where `error` was raised, the last MAX_SHOWN_CHARS of it, without our own frames above the task's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/cascadenced/handlers/" not in frame.filename] or list(frames)
-    return _utf8("".join(traceback.format_list(own)))[-MAX_SHOWN_CHARS:]
+def _no_hook(stage: str) -> Unserialisable:
+    return Unserialisable(f"the task's code no longer has a {stage}() hook", code="hook.missing")
+
+
+async def _kept_later(value: Awaitable[Any], keep: Callable[[Any], Any]) -> Any:
+    return keep(await value)
 
 
 def _passed(value: object) -> None:
@@ -146,6 +161,21 @@ def _own_copy(value: Json) -> Any:
     return copy.deepcopy(value)
 
 
+def _plan(value: Any) -> Json:
+    if _is_plan_of_tasks(value):
+        raise Unserialisable("a plan of task objects is not supported in this version", code="plan.unsupported")
+    return recordable(value)
+
+
+def _query(value: Any) -> Any:
+    """What `research` returned is a question; its answer is recorded."""
+    return value
+
+
+_KEPT: Mapping[str, Callable[[Any], Any]] = {"precheck": _passed, "plan": _plan, "research": _query}
+"""Stage → what becomes of what its hook returned; of the others it is recorded as it is."""
+
+
 def _is_plan_of_tasks(value: object) -> bool:
     if isinstance(value, dict) and value.get("execution") == "parallel":
         value = value.get("tasks")
@@ -157,36 +187,3 @@ def _shown_if_changed(output: Json, redact: Redactor) -> str | None:
     """Display text of an output, None where it is simply its repr: then it is not stored twice."""
     text = None if output is None else cut(redact(repr(output)))
     return None if text is None or text == shown(output) else text
-
-
-def _partial(error: BaseException, redact: Redactor) -> tuple[Json, str | None]:
-    """What the exception carried as `.partial`: as content if JSON can hold it, in any case as text."""
-    try:
-        partial = getattr(error, "partial", None)
-        if partial is None:
-            return None, None
-        text = cut(redact(_utf8(repr(partial))))
-    except BaseException:  # noqa: BLE001 -- the task's own code once more
-        return None, None
-    try:
-        return recordable(partial), text
-    except (Unserialisable, TooLarge):
-        return None, text
-
-
-def _error_type(error: BaseException) -> str:
-    return error.code if isinstance(error, Unserialisable | TooLarge) else type(error).__name__
-
-
-def _text(error: BaseException) -> str:
-    try:
-        # A KeyError's text is only the key, which says nothing by itself.
-        text = f"KeyError: {error}" if isinstance(error, KeyError) else str(error)
-        return _utf8(text) or type(error).__name__
-    except BaseException:  # noqa: BLE001 -- a hostile __str__ is still only an error of its own stage
-        return f"{type(error).__name__} (its text cannot be shown)"
-
-
-def _utf8(text: str) -> str:
-    """`text` with halves of surrogate pairs, for which UTF-8 has no bytes, spelled out."""
-    return text.encode(errors="backslashreplace").decode()

@@ -90,9 +90,9 @@ class Ingest:
         message = self._describe(delivery)
         named = True
         if message.origin is not None and starts_effects(self._prefix, delivery.subject):
-            # What another instance publishes is news, never a wish; and it names nobody, so it is no request either.
+            # What another instance publishes is news, never a wish. Whoever claims to be one may have named somebody.
             self._refusals.count("foreign_request", delivery.subject)
-            delivery.ack()
+            delivery.ack(erase=self._erase)
             return
         try:
             try:

@@ -40,7 +40,7 @@ class Outbox:
         """Until cancelled, or the log is closed."""
         self.position = await self._log.checkpoint(CHECKPOINT)
         self._moved.set()
-        await follow(self._log, self._clock, CHECKPOINT, self._publish)
+        await follow(self._log, self._clock, CHECKPOINT, self._publish, self._skip)
 
     async def drained(self) -> None:
         """Return when everything that is in the log now has been published."""
@@ -61,5 +61,12 @@ class Outbox:
             if len(message.body) > bound:
                 # The event stays in the log; only this server cannot carry it. Retrying would stop all others.
                 self._refusals.count("unpublishable", message.subject)
-        self.position = batch[-1].position
+        self._moved_to(batch[-1].position)
+
+    def _skip(self, recorded: Recorded) -> None:
+        self._refusals.count("event_skipped", CHECKPOINT)
+        self._moved_to(recorded.position)
+
+    def _moved_to(self, position: int) -> None:
+        self.position = position
         self._moved.set()

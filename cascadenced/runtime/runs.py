@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
@@ -14,9 +15,10 @@ from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, VaultDamaged
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Json
+from cascadenced.events.content import type_name
 from cascadenced.events.followup import FollowupRequested
 from cascadenced.events.run import RunHeld, RunRefused, RunRequested, RunStarted
-from cascadenced.events.stage import StageInterrupted
+from cascadenced.events.stage import StageFailed, StageInterrupted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
@@ -299,7 +301,9 @@ class Runs:
             except CascadenceError as error:
                 # The log is gone or refuses: nothing more can be recorded of this run here. It stays unfinished.
                 _log.error("run_left_unfinished", run_id=live.run_id, error=str(error))
-            except Exception:  # noqa: BLE001 -- a fault of ours; the other runs go on
+            except (asyncio.CancelledError, GeneratorExit):
+                raise
+            except BaseException:  # noqa: BLE001 -- a fault of ours, or a task's that got past us; the other runs go on
                 _log.exception("run_left_unfinished", run_id=live.run_id)
             finally:
                 del self._live[live.run_id]
@@ -366,9 +370,33 @@ class Runs:
 
     async def _to_its_end(self, live: LiveRun) -> None:
         while live.run.current is not None and live.run.status == "running":
-            outcome = await self._perform(live)
+            outcome = await self._performed(live)
             following = outcome_of(live, self._clock, outcome, go_on=not self._stop.is_set())
             await record(self._log, self._clock, live, following)
+
+    async def _performed(self, live: LiveRun) -> Event:
+        """How the stage under way went. What gets past `perform` ends the run as well, not the daemon."""
+        this = asyncio.current_task()
+        assert this is not None
+        try:
+            outcome = await self._perform(live)
+        except (CascadenceError, GeneratorExit):
+            raise
+        except asyncio.CancelledError:
+            if self._stop.is_set():
+                raise
+            outcome = _uncontained(live, "CancelledError", "the task's code cancelled the asyncio task that it runs in")
+        except BaseException as error:  # noqa: BLE001 -- by its contract it raises nothing else
+            name = type_name(error)
+            # Neither its text, which may name somebody, nor its class are asked for anything.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("stage_not_contained", run_id=live.run_id, error_type=name, traceback=frames)
+            outcome = _uncontained(
+                live, name, f"{name} got past what contains a task's code; the daemon's log has more"
+            )
+        if this.cancelling() and not self._stop.is_set():
+            await _uncancelled(this)
+        return outcome
 
     async def _hold(self, live: LiveRun, code: str, reason: str) -> None:
         _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=reason)
@@ -392,6 +420,23 @@ def _start(run: Run, entry: TaskEntry) -> list[Event]:
     """A slot is free: the run starts, and with it its first stage."""
     started = RunStarted(task=run.task, stages=entry.stages, code=entry.code)
     return [started, go_on(evolve(run, started), elapsed_s=0.0)]
+
+
+def _uncontained(live: LiveRun, error_type: str, reason: str) -> StageFailed:
+    run = live.run
+    assert run.current is not None
+    return StageFailed(task=run.task, stage=run.current, attempt=run.attempt, error_type=error_type, reason=reason)
+
+
+async def _uncancelled(this: asyncio.Task[Any]) -> None:
+    """Undo what task code did to the asyncio task that it runs in: only a stop may cancel that."""
+    while this.cancelling():
+        this.uncancel()
+    try:
+        await asyncio.sleep(0)  # where a cancellation arrives that was asked for and did not come yet
+    except asyncio.CancelledError:
+        if this.cancelling():
+            raise  # a stop, meanwhile
 
 
 def _tell_unfinished(live: LiveRun) -> None:

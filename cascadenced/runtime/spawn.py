@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from cascadenced.errors import Unavailable
+from cascadenced.events.content import text_of, type_name
 
 
 class SpawnerClosed(Unavailable):
@@ -77,18 +78,18 @@ class ThreadSpawner:
             raise SpawnerClosed()
         if inspect.iscoroutinefunction(function):
             return await _contained(function(*args))
-        call = _Call(lambda: function(*args), asyncio.get_running_loop())
+        call = _Call(lambda: _looked_at(function(*args)), asyncio.get_running_loop())
         with self._lock:
             self._n_calls += 1
             self._grow()
         self._calls.put(call)
         try:
-            result = await call.future
+            result, is_awaitable = await call.future
         except asyncio.CancelledError:
             self._abandon(call)
             raise
         # A plain function may hand back an awaitable (a partial, a wrapped coroutine function).
-        return await _contained(result) if inspect.isawaitable(result) else result
+        return await _contained(result) if is_awaitable else result
 
     def close(self) -> None:
         with self._lock:
@@ -160,15 +161,18 @@ class TaskExit(Exception):
 
 def _carried(error: BaseException) -> Exception:
     """`error`, or an ordinary exception naming it: asyncio lets SystemExit and StopIteration end the loop or hang."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+    # Not isinstance, which asks the object itself what class it is of.
+    if issubclass(type(error), Exception) and not issubclass(type(error), StopIteration):
+        assert isinstance(error, Exception)
         return error
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except BaseException:  # noqa: BLE001 -- its __str__ is task code too
-        text = type(error).__name__
-    carried = TaskExit(text)
+    carried = TaskExit(f"{type_name(error)}: {text_of(error)}")
     carried.__cause__ = error
     return carried
+
+
+def _looked_at(result: Any) -> tuple[Any, bool]:
+    """`result`, and whether it is to be awaited. Asking for that runs the object's own code."""
+    return result, inspect.isawaitable(result)
 
 
 async def _contained(awaitable: Awaitable[Any]) -> Any:
@@ -179,7 +183,7 @@ async def _contained(awaitable: Awaitable[Any]) -> Any:
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        if isinstance(error, GeneratorExit) and _current_task() is not this:
+        if issubclass(type(error), GeneratorExit) and _current_task() is not this:
             raise  # not the task's: this very coroutine is being closed
         carried = _carried(error)
         if carried is error:
@@ -206,13 +210,13 @@ class InlineSpawner:
         if self._closed:
             raise SpawnerClosed()
         try:
-            result = function(*args)
+            result, is_awaitable = _looked_at(function(*args))
         except BaseException as error:
             carried = _carried(error)
             if carried is error:
                 raise
             raise carried from error
-        return await _contained(result) if inspect.isawaitable(result) else result
+        return await _contained(result) if is_awaitable else result
 
     def close(self) -> None:
         self._closed = True

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cascadenced.errors import DiskFull
-from cascadenced.events.base import Context
+from cascadenced.events.base import Context, Recorded
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.inbound import ReportRun
@@ -48,17 +48,19 @@ class Planned(World):
     def __init__(self, *tasks: object, task: str | None = "capability_follow_up", max_depth: int = 3, **config: Any):
         super().__init__(*(tasks or (Fails, Succeeds, FailsAsWell, CapabilityFollowUp)), **config)
         self.planner = Planner(task, max_depth)
+        self.skipped: list[Recorded] = []
 
     @asynccontextmanager
     async def planning(self) -> AsyncIterator[Instance]:
         async with self.up() as instance:
             react = CapabilityPlanner(instance.log, instance.runs, instance.tasks, instance.vault, self.planner)
-            running = asyncio.create_task(follow(instance.log, self.clock, CHECKPOINT, react))
+            running = asyncio.create_task(follow(instance.log, self.clock, CHECKPOINT, react, self.skipped.append))
             try:
                 yield instance
                 await idle()
             finally:
                 assert not running.done(), running.exception()
+                assert self.skipped == []
                 running.cancel()
 
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from cascadenced.errors import DiskFull, Unavailable
-from cascadenced.runtime.follow import follow
+from cascadenced.errors import DiskError, DiskFull, LogCorrupt, Unavailable
+from cascadenced.runtime.follow import MAX_ATTEMPTS, follow
 from cascadenced.runtime.retry import backoff_s
 from tests.eventlog.words import said, texts
 
@@ -39,8 +39,9 @@ async def following(log, clock):
     """Starts followers; they are stopped at the end."""
     tasks = []
 
-    def start(react, name="planner"):
-        tasks.append(asyncio.ensure_future(follow(log, clock, name, react)))
+    def start(react, name="planner", skipped=None):
+        skip = [].append if skipped is None else skipped.append
+        tasks.append(asyncio.ensure_future(follow(log, clock, name, react, skip)))
         return tasks[-1]
 
     yield start
@@ -72,7 +73,7 @@ async def test_a_restart_goes_on_where_the_follower_was(store, clock):
     for n in range(3):
         log = await store.open()
         reaction = Reaction()
-        task = asyncio.ensure_future(follow(log, clock, "planner", reaction))
+        task = asyncio.ensure_future(follow(log, clock, "planner", reaction, [].append))
         await log.append([said("a", f"event {n}")])
         await reaction.next_call()
         await asyncio.sleep(0)
@@ -103,11 +104,78 @@ async def test_the_checkpoint_stays_while_the_reaction_fails(log, following):
     assert await log.checkpoint("planner") == 0
 
 
-async def test_another_error_ends_the_follower(log, following):
-    task = following(Reaction(ValueError("a bug")))
+class Poisoned(Reaction):
+    """Raises for as long as one of the `bad` texts is among what it is handed."""
+
+    def __init__(self, *bad, error=ValueError):
+        super().__init__()
+        self.bad, self.error = bad, error
+
+    async def __call__(self, batch):
+        if any(text in self.bad for text in texts(batch)):
+            self.calls += 1
+            raise self.error("a bug")
+        await super().__call__(batch)
+
+
+async def patiently(clock, condition):
+    """Let time pass until `condition` holds."""
+    for _ in range(200):
+        if condition():
+            return
+        await asyncio.sleep(0)
+        await clock.advance(1.0)
+    raise AssertionError("not within 200 seconds")
+
+
+async def test_an_event_that_a_follower_fails_on_is_skipped_and_the_next_are_handed_over(log, clock, following):
+    reaction, skipped = Poisoned("two"), []
+    task = following(reaction, skipped=skipped)
+    await log.append([said("a", "one", "two", "three")])
+    await patiently(clock, lambda: "three" in reaction.handed)
+    assert (texts(skipped), reaction.handed) == (["two"], ["one", "three"])
+    await log.append([said("a", "four")])
+    await patiently(clock, lambda: "four" in reaction.handed)
+    await asyncio.sleep(0)
+    assert (await log.checkpoint("planner"), task.done()) == (4, False)
+
+
+async def test_an_event_is_tried_several_times_before_it_is_skipped(log, clock, following):
+    reaction, skipped = Reaction(*[ValueError("passing")] * (MAX_ATTEMPTS - 1)), []
+    following(reaction, skipped=skipped)
     await log.append([said("a", "one")])
-    with pytest.raises(ValueError, match="a bug"):
+    await patiently(clock, lambda: reaction.handed)
+    assert (skipped, reaction.handed) == ([], ["one"])
+
+
+async def test_a_skipped_event_is_told_of_with_its_position_and_not_with_what_it_says(log, clock, following, capsys):
+    reaction, skipped = Poisoned("two"), []
+    following(reaction, skipped=skipped)
+    await log.append([said("a", "one", "two")])
+    await patiently(clock, lambda: skipped)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "event_skipped" in line]
+    assert "position=2" in line
+    assert "ValueError" in line
+    assert "follower=planner" in line
+
+
+async def test_a_follower_that_is_cancelled_skips_nothing(log, clock, following):
+    reaction, skipped = Poisoned("one", error=asyncio.CancelledError), []
+    task = following(reaction, skipped=skipped)
+    await log.append([said("a", "one")])
+    await asyncio.wait([task], timeout=5)
+    assert task.cancelled()
+    assert (skipped, await log.checkpoint("planner")) == ([], 0)
+
+
+@pytest.mark.parametrize("error", [DiskError("the log is closed"), LogCorrupt("torn", position=3)])
+async def test_a_log_that_is_gone_ends_the_follower_and_skips_nothing(log, following, error):
+    skipped = []
+    task = following(Reaction(error), skipped=skipped)
+    await log.append([said("a", "one")])
+    with pytest.raises(type(error)):
         await asyncio.wait_for(task, 5)
+    assert (skipped, await log.checkpoint("planner")) == ([], 0)
 
 
 async def test_following_ends_when_the_log_is_closed(log, following):

@@ -14,6 +14,7 @@ import pytest
 from cascadenced.bus.base import UNREADABLE_HEADERS
 from cascadenced.bus.memory import MemoryBus
 from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable
+from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Event
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.idea import IdeaRecorded, NoteRecorded
@@ -377,6 +378,16 @@ async def test_a_bad_message_that_is_delivered_again_is_one_letter(inlet: Inlet)
     assert len(inlet.events(MessageDeadLettered)) == 1
 
 
+async def test_a_message_that_is_mended_and_sent_again_under_its_id_is_applied(inlet: Inlet) -> None:
+    async with inlet.flowing() as instance:
+        for body in (b"{", WHO, WHO):
+            inlet.send("ume.run.request.quick", body, {"Nats-Msg-Id": "m1"})
+            await inlet.take_in()
+            await inlet.clock.advance(300)
+        assert instance.refusals.total["duplicate"] == 1
+    assert len(inlet.events(MessageDeadLettered)) == len(inlet.events(RunRequested)) == 1
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -417,8 +428,37 @@ async def test_what_a_newer_version_wrote_is_parked_and_read_after_the_upgrade(
         assert await instance.dead_letters.redrive_parked() == 0
         assert (await instance.answers.dead_letter(letter.position)).redriven
     assert inlet.events(IdeaRecorded) == [IdeaRecorded(text="from the future")]
-    assert inlet.recorded(IdeaRecorded)[0].source == f"redrive:{letter.position}"
+    assert (letter.source, inlet.recorded(IdeaRecorded)[0].source) == ("dead:idea:m1", "idea:m1")
     assert inlet.events(MessageRedriven) == [MessageRedriven(position=letter.position, subject="ume.idea")]
+
+
+async def test_a_letter_that_is_read_again_and_also_delivered_again_is_applied_once(
+    inlet: Inlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, headers = {"schema_version": "2031.01.0", "text": "from the future"}, {"Nats-Msg-Id": "m1"}
+    async with inlet.flowing():
+        inlet.send("ume.idea", body, headers)
+        await inlet.take_in()
+    monkeypatch.setattr("cascadenced.events.inbound.SCHEMA_VERSION", "2031.01.0")
+    await inlet.clock.advance(300)
+    async with inlet.flowing() as instance:
+        assert await instance.dead_letters.redrive_parked() == 1
+        inlet.send("ume.idea", body, headers)
+        await inlet.take_in()
+    assert len(inlet.events(IdeaRecorded)) == 1
+
+
+async def test_a_letter_of_a_log_that_kept_letters_under_their_messages_own_source_is_read_again(inlet: Inlet) -> None:
+    async with inlet.flowing() as instance:
+        inlet.send("ume.idea", {"schema_version": "2031.01.0", "text": "x"}, {"Nats-Msg-Id": "m1"})
+        await inlet.take_in()
+        [letter] = inlet.recorded(MessageDeadLettered)
+        await instance.log.append([Change("dead-letters", [letter.event])], source="idea:m2")
+        position = inlet.recorded(MessageDeadLettered)[-1].position
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cascadenced.events.inbound.SCHEMA_VERSION", "2031.01.0")
+            await instance.dead_letters.redrive(position)
+    assert inlet.recorded(IdeaRecorded)[0].source == f"redrive:{position}"
 
 
 async def test_a_letter_redriven_twice_is_applied_once(inlet: Inlet) -> None:
@@ -466,6 +506,17 @@ async def test_a_wish_of_another_instance_has_no_effect_and_is_counted(inlet: In
         await idle()
     assert inlet.events(RunRequested) == inlet.events(EventDispatched) == []
     assert inlet.events(RequestsRefused) == [RequestsRefused(reason="foreign_request", subject=subject, n_refused=1)]
+
+
+@pytest.mark.parametrize("erase", [True, False])
+@pytest.mark.parametrize("subject", ["ume.run.request.quick", "ume.event.calendar.event.create_request"])
+async def test_a_wish_of_another_instance_that_names_somebody_is_erased_like_any_other(
+    inlet: Inlet, subject: str, erase: bool
+) -> None:
+    async with inlet.flowing(erase=erase):
+        inlet.send(subject, {"payload": {}, **WHO}, {"Cascadence-Origin": "i-other"})
+        await inlet.take_in()
+    assert len(inlet.bus.erased) == int(erase)
 
 
 async def test_news_of_another_instance_is_taken_in(inlet: Inlet) -> None:

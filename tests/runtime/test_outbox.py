@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from cascadenced.bus.memory import MemoryBus
+from cascadenced.errors import VaultDamaged
 from cascadenced.events.base import Context, Recorded
 from cascadenced.events.inbound import UpdatePointer
 from cascadenced.events.run import RunFinished
+from cascadenced.events.stage import StageFinished
 from cascadenced.events.system import RequestsRefused
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.publications import Publications
@@ -70,6 +72,45 @@ class Outlet(World):
     @property
     def ids(self) -> list[str]:
         return [message.headers["Nats-Msg-Id"] for message in self.bus.published]
+
+
+async def test_a_user_whose_vault_row_is_damaged_is_published_without_a_name() -> None:
+    outlet = Outlet(reveal=True)
+
+    async def damaged(_: str) -> str:
+        raise VaultDamaged("the seal is broken")
+
+    outlet.vault.user = damaged  # type: ignore[method-assign]
+    async with outlet.flowing() as (instance, outbox):
+        await run(instance, "staged")
+        await outbox.drained()
+    assert outlet.subjects
+    assert not any(json.loads(message.body).get("user_id") for message in outlet.bus.published)
+
+
+async def test_what_cannot_be_published_at_all_is_counted_and_the_rest_goes_out() -> None:
+    outlet = Outlet()
+    translate, outlet.publications = outlet.publications, poisoned(outlet.publications)  # type: ignore[assignment]
+    async with outlet.flowing() as (instance, outbox):
+        await run(instance, "staged")
+        drained = asyncio.ensure_future(outbox.drained())
+        for _ in range(60):
+            await idle(20)
+            await outlet.clock.advance(0.5)  # type: ignore[attr-defined]
+        await asyncio.wait_for(drained, 5)
+        assert instance.refusals.total == {"event_skipped": 1}
+        expected = [message.subject for recorded in outlet.recorded() for message in await translate([recorded])]
+    assert len(expected) - 2 == len(outlet.subjects)
+    assert outlet.subjects[-1] == expected[-1]
+
+
+def poisoned(translate: Any) -> Any:
+    async def translated(batch: Any) -> Any:
+        if any(isinstance(recorded.event, StageFinished) and recorded.event.stage == "plan" for recorded in batch):
+            raise RuntimeError("a fault of ours")
+        return await translate(batch)
+
+    return translated
 
 
 async def test_a_run_is_published_as_one_update_and_two_audits_a_stage_and_one_task_run() -> None:
