@@ -19,6 +19,9 @@ CRASHPOINTS = {
     "outbox.before_publish": "events are read from the log, not yet published",
     "outbox.after_publish": "published and acknowledged, the checkpoint not yet moved",
     "vault.after_write": "raw identities are sealed, their events not yet recorded",
+    "backup.half": "of a backup the log is copied, the vault is not",
+    "restore.copied": "a backup is copied into the data folder, nothing there has been moved yet",
+    "restore.half": "what was in the data folder is moved aside, the backup's files are not in their place",
 }
 
 _name, _, _nth = os.environ.get("CASCADENCED_CRASH_AT", "").partition(":")

@@ -53,6 +53,12 @@ class VaultDamaged(CascadenceError):
     code = "vault_damaged"
 
 
+class BackupDamaged(CascadenceError):
+    """A backup's bytes are not what was written, or some are missing. Exit 74: use another backup."""
+
+    code = "backup_damaged"
+
+
 class DiskError(CascadenceError):
     """A write or sync of the log failed. The daemon stops (exit 74): what is on disk is known only after a restart."""
 

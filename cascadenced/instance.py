@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 import structlog
 
 from cascadenced import __version__
+from cascadenced.backup import refuse_half_restored
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, Invalid
@@ -133,6 +135,8 @@ class Instance:
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands)
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""
+        self.backing_up = asyncio.Lock()
+        """Held while a backup is made."""
         self.answers = Answers(log.tables, log.read_stream, self._projection_states)
 
     async def register_tasks(self) -> None:
@@ -260,6 +264,7 @@ async def open_instance(
     async with AsyncExitStack() as stack:
         lock = await DataFolderLock.acquire_within(config.data_dir, config.lock_wait_s, clock, who)
         stack.callback(lock.release)
+        refuse_half_restored(config)
         pseudonyms = Pseudonyms(
             config.hash_secret or read_or_create_hex(config.hash_secret_path, 32),
             compat_sha256=config.hash_compat == "sha256",

@@ -43,7 +43,7 @@ def private_folder(path: Path) -> None:
     try:
         os.makedirs(path, mode=FOLDER_MODE)
         os.chmod(path, FOLDER_MODE)  # the umask may have taken away from us, too
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except FileExistsError:
         if not path.is_dir():
             raise ConfigError(f"{path} is not a folder: move it away, or choose another one") from None
@@ -92,7 +92,18 @@ def read_or_create(path: Path, n_bytes: int) -> bytes:
     Of two processes that create it at the same time, both get the same bytes. Raises ConfigError for a file that is
     not such a key, or that others may read.
     """
-    content = _read_or_create(path, lambda: secrets.token_bytes(n_bytes))
+    return _of_length(_read_or_create(path, lambda: secrets.token_bytes(n_bytes)), n_bytes, path)
+
+
+def read_key(path: Path, n_bytes: int) -> bytes:
+    """The `n_bytes` in the file. Raises ConfigError if there is none, it is not such a key, or others may read it."""
+    try:
+        return _of_length(_read(path), n_bytes, path)
+    except OSError as error:
+        raise translated(error, f"the key {path} cannot be read") from error
+
+
+def _of_length(content: bytes, n_bytes: int, path: Path) -> bytes:
     if len(content) != n_bytes:
         raise ConfigError(f"{path} has {len(content)} bytes, not {n_bytes}: put the original back from a backup")
     return content
@@ -146,10 +157,19 @@ def _create_durably(path: Path, content: bytes) -> None:
         os.link(draft, path)  # unlike a rename, it never replaces
     finally:
         draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def copy_key(source: Path, target: Path) -> None:
+    """The same key in a second place (0600), on disk on return. Raises ConfigError when it cannot be read or written,
+    or is there already; DiskFull, DiskError."""
+    try:
+        _create_durably(target, _read(source))
+    except OSError as error:
+        raise translated(error, f"the key {source} cannot be copied to {target}") from error
+
+
+def sync_folder(path: Path) -> None:
     """Make the names in a folder as durable as the files behind them."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

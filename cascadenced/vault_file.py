@@ -16,13 +16,29 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, Unavailable, VaultDamaged
-from cascadenced.private_files import FILE_MODE, create_private, private_folder, read_or_create, translated
+from cascadenced.errors import (
+    BackupDamaged,
+    CascadenceError,
+    ConfigError,
+    DiskError,
+    DiskFull,
+    Unavailable,
+    VaultDamaged,
+)
+from cascadenced.private_files import (
+    FILE_MODE,
+    create_private,
+    private_folder,
+    read_key,
+    read_or_create,
+    translated,
+)
 
 KEY_BYTES = 32
 SCHEMA_VERSION = 1
@@ -59,10 +75,10 @@ T = TypeVar("T")
 class JobThread:
     """One thread that does jobs in turn; how each went goes to a future on the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str = "vault") -> None:
         self._loop = loop
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="vault", daemon=True).start()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def do(self, job: Callable[[], T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()
@@ -188,10 +204,10 @@ class VaultFile:
         return nonce + self._cipher.encrypt(nonce, content, f"{kind}\0{name}".encode())
 
     def _opened(self, kind: str, name: str, sealed: bytes) -> bytes:
-        try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], f"{kind}\0{name}".encode())
-        except (InvalidTag, ValueError) as error:
-            raise VaultDamaged(f"the {kind} {name} in {self._path} was changed after it was sealed") from error
+        content = _unsealed(self._cipher, kind, name, sealed)
+        if content is None:
+            raise VaultDamaged(f"the {kind} {name} in {self._path} was changed after it was sealed")
+        return content
 
     def _prepare(self, key_path: Path) -> None:
         """Make the tables in a new file; in an old one, make sure that the key is the one it was sealed with."""
@@ -212,6 +228,43 @@ class VaultFile:
             fits = False
         if not fits:
             raise ConfigError(f"{key_path} is not the key of {self._path}: put the right one back from a backup")
+
+
+def check_copy(path: Path, key_path: Path | None) -> tuple[str, str] | None:
+    """Check a vault that nobody uses, without changing it: SQLite's own check, and that the key is its key.
+
+    Returns a user's pseudonym and raw id, to check a hash secret with; None without a key, or when it keeps nobody.
+    Raises BackupDamaged for a damaged file, ConfigError for a key that is not its key.
+    """
+    try:
+        uri = f"file:{quote(str(path))}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if found != "ok":
+                raise BackupDamaged(f"{path} is damaged: {found}")
+            if key_path is None:
+                return None
+            (check,) = connection.execute("SELECT sealed FROM seal WHERE name = 'check'").fetchone()
+            user = connection.execute("SELECT pseudonym, sealed FROM identity WHERE kind = 'user' LIMIT 1").fetchone()
+    except (sqlite3.Error, TypeError) as error:
+        raise BackupDamaged(f"{path} is damaged or not a vault: {error}") from None
+    cipher = AESGCM(read_key(key_path, KEY_BYTES))
+    if _unsealed(cipher, "seal", "check", check) != _CHECK:
+        raise ConfigError(f"{key_path} is not the key of {path}: name the right one")
+    if user is None:
+        return None
+    raw = _unsealed(cipher, "user", *user)
+    if raw is None:
+        raise BackupDamaged(f"the user {user[0]} in {path} was changed after it was sealed")
+    return user[0], raw.decode()
+
+
+def _unsealed(cipher: AESGCM, kind: str, name: str, sealed: bytes) -> bytes | None:
+    """The content, None if the seal is broken."""
+    try:
+        return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], f"{kind}\0{name}".encode())
+    except (InvalidTag, ValueError):
+        return None
 
 
 def _key(path: Path, key_path: Path) -> bytes:

@@ -6,12 +6,16 @@ A result is anything msgspec can encode; it is what the HTTP route of the same n
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from cascadenced.errors import BadMessage, Conflict, Invalid, Refused, RunFailedError, Unknown
+from cascadenced.backup import Summary, make
+from cascadenced.errors import BadMessage, Conflict, Invalid, Refused, RunFailedError, Unavailable, Unknown
 from cascadenced.events.base import Context, Json
 from cascadenced.events.inbound import MAX_PRIORITY, UpdatePointer
 from cascadenced.events.strict import shaped
@@ -23,6 +27,7 @@ from cascadenced.pipeline.admission import Switch
 from cascadenced.pipeline.model import Run
 from cascadenced.projections.audit_trail import Category
 from cascadenced.runtime.runs import Accepted
+from cascadenced.vault_file import JobThread
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
 
@@ -133,6 +138,13 @@ class RebuildArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     """projections: names; empty for all."""
 
     projections: tuple[str, ...] = ()
+
+
+class BackupArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """folder: absolute; not there yet, or empty.  keys: whether the vault's key and the hash secret go along."""
+
+    folder: str
+    keys: bool = True
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -355,6 +367,30 @@ async def _rebuild(instance: Instance, asked: RebuildArguments) -> Any:
     return await instance.log.rebuild(asked.projections or None)
 
 
+_BACKUP_PAUSE_S = 0.002
+"""What a backup leaves to others after each megabyte, and after every 2,000 events that it has checked."""
+
+
+async def _backup(instance: Instance, asked: BackupArguments) -> Summary:
+    if instance.backing_up.locked():
+        raise Conflict("a backup is being made already: wait until it is done")
+    given_up = threading.Event()
+
+    def pause() -> None:
+        if given_up.wait(_BACKUP_PAUSE_S):
+            raise Unavailable("the backup was given up", code="stopping")
+
+    async with instance.backing_up:
+        thread = JobThread(asyncio.get_running_loop(), "backup")
+        try:
+            return await thread.do(
+                lambda: make(instance.config, Path(asked.folder), keys=asked.keys, clock=instance.clock, pause=pause)
+            )
+        finally:
+            given_up.set()
+            thread.stop()
+
+
 def _verb(
     name: str, takes: type[Arguments], do: Callable[[Instance, Arguments], Awaitable[Any]], help_: str
 ) -> Verb[Any]:
@@ -390,6 +426,7 @@ LOCAL_VERBS: Mapping[str, Verb[Any]] = {
     verb.name: verb
     for verb in (
         _verb("dead_letter", LetterArguments, _dead_letter, "one dead letter, opened"),
+        _verb("log_backup", BackupArguments, _backup, "back up log, vault and keys"),
         _verb("log_verify", Nothing, _verify, "check the whole hash chain"),
         _verb("log_rebuild", RebuildArguments, _rebuild, "fold projections again from the log"),
         _verb("redrive", LetterArguments, _redrive, "read a dead letter again"),

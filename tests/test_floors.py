@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
         ),
         0,
     ),
-    **dict.fromkeys(("eventlog", "bus", "vault", "vault_file"), 1),
+    **dict.fromkeys(("eventlog", "bus", "vault", "vault_file", "backup"), 1),
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "projections": 3,
     "runtime": 4,

@@ -15,11 +15,13 @@ import msgspec
 from cascadenced.commands import wire
 from cascadenced.config import Config, load
 from cascadenced.errors import (
+    BackupDamaged,
     CascadenceError,
     Conflict,
     DiskError,
     DiskFull,
     Invalid,
+    LogCorrupt,
     LogHeld,
     NotAllowed,
     Overloaded,
@@ -34,7 +36,7 @@ READING = frozenset(
     {"list", "status", "runs", "show", "trail", "pointers", "schedules", "followups", "dead_letters"}
 )  # fmt: skip
 """Verbs that need no writable log."""
-_LONG = frozenset({"run", "trigger", "dispatch", "redrive", "log_rebuild", "log_verify"})
+_LONG = frozenset({"run", "trigger", "dispatch", "redrive", "log_backup", "log_rebuild", "log_verify"})
 """Verbs that take as long as the work they wait for."""
 ONCE = frozenset({"run", "trigger", "dispatch", "redrive"})
 """Verbs that do more when they are repeated, unless the caller names an idempotency key."""
@@ -52,6 +54,8 @@ _CLASSES: dict[int, type[CascadenceError]] = {
     507: DiskFull,
 }
 """The inverse of the table in refusals.py."""
+_DISK = frozenset({DiskError.code, LogCorrupt.code, BackupDamaged.code})
+"""What exits 74: the bytes on a disk are not what they should be."""
 
 
 def call(config: Config, verb: str, arguments: dict[str, Json]) -> Any:
@@ -104,6 +108,8 @@ async def ask(verb: str, arguments: dict[str, Json], config: Config | None = Non
 async def _alone(config: Config, verb: str, arguments: dict[str, Json]) -> Any:
     from cascadenced.commands import offline
 
+    if verb == "log_backup":
+        return await offline.backup(config, arguments)
     return await (offline.read if verb in READING else offline.write)(config, verb, arguments)
 
 
@@ -124,7 +130,7 @@ def error_of(status: int, body: bytes) -> CascadenceError:
         return RunFailedError(said.detail, error_type=said.error_type or said.error, run_id=said.run_id)
     if status == 429:
         return Overloaded(said.detail)
-    cls = DiskError if said.error == DiskError.code else _CLASSES.get(status, CascadenceError)
+    cls = DiskError if said.error in _DISK else _CLASSES.get(status, CascadenceError)
     return cls(said.detail, code=said.error)
 
 

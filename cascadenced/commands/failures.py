@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from cascadenced.errors import (
+    BackupDamaged,
     CascadenceError,
     ConfigError,
     DiskError,
@@ -27,6 +28,7 @@ _CODES: tuple[tuple[type[CascadenceError], int], ...] = (
     (ConfigError, CONFIGURATION),
     (LogHeld, HELD),
     (LogCorrupt, DISK),
+    (BackupDamaged, DISK),
     (DiskError, DISK),
     (DiskFull, DISK),
 )

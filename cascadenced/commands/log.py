@@ -8,7 +8,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import msgspec
@@ -16,17 +16,20 @@ import msgspec
 from cascadenced.commands.folder import has_log, read_only
 from cascadenced.commands.options import Command, shared
 from cascadenced.commands.session import Session, pass_session, patience, remark
-from cascadenced.commands.tables import table
+from cascadenced.commands.tables import fields, table
 from cascadenced.config import Config
 from cascadenced.errors import ConfigError, Invalid
 from cascadenced.private_files import translated
+
+if TYPE_CHECKING:
+    from cascadenced.backup import Summary
 
 _BATCH = 1_000
 
 
 @click.group(params=shared())
 def log() -> None:
-    """The event log: verify, rebuild, export."""
+    """The event log: verify, rebuild, export, back up, restore."""
 
 
 @log.command(cls=Command)
@@ -81,6 +84,80 @@ def export(session: Session, after: int, out: Path | None) -> None:
         file.flush()
     if out is not None:
         remark(f"{n_events} events written to {out}")
+
+
+@log.command(cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option(
+    "--without-keys", is_flag=True, help="Leave out vault.key and hash.secret; keep copies of them elsewhere."
+)
+@pass_session
+def backup(session: Session, folder: Path, without_keys: bool) -> None:
+    """Back up log, vault and keys into a new folder.
+
+    Beside a running daemon, which goes on with its work, or without one. FOLDER appears when the backup is complete and
+    checked: every event's hash, and SQLite's own check of both files. It is for its owner only.
+
+    With the keys in it, whoever can read a backup can name the users; without them it cannot be restored until they are
+    put beside it again (`restore --keys`). Configuration, task code and the broker's store are not part of it.
+
+    \b
+    Example: cascadenced log backup /var/backups/cascadence/$(date +%F)
+    """
+    from cascadenced.backup import MANIFEST, Summary
+
+    path = Path(os.path.abspath(folder))
+    made = msgspec.convert(session.ask("log_backup", folder=str(path), keys=not without_keys), Summary)
+    if not (path / MANIFEST).exists():
+        raise Invalid(
+            f"the daemon has written {path}, but sees another file system than you (a container, PrivateTmp?): name a "
+            "folder that both of you see"
+        )
+    session.show(msgspec.to_builtins(made), _about(made))
+    if made.has_keys and not session.as_json:
+        remark("it holds the vault's key and the hash secret: whoever can read it can name the users")
+
+
+@log.command(cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="BACKUP")
+@click.option("--keys", type=click.Path(path_type=Path), metavar="FOLDER", help="Where the keys lie, if left out.")
+@click.option("--force", is_flag=True, help="Move log, vault and keys that are in the data folder aside.")
+@pass_session
+def restore(session: Session, folder: Path, keys: Path | None, force: bool) -> None:
+    """Put a backup into the data folder.
+
+    No daemon may run on it. The backup is checked before anything is touched, and what was copied is checked again. The
+    next daemon goes on with the runs that were under way; the log's epoch is raised, so that what this log records
+    from here can be told from what the old one recorded after the backup.
+
+    \b
+    Example: cascadenced log restore /var/backups/cascadence/2026-11-01 --data-dir /srv/cascadence
+    """
+    from cascadenced.backup import restore as put_back
+    from cascadenced.clock import SystemClock
+    from cascadenced.eventlog.lock import DataFolderLock
+
+    lock = DataFolderLock.acquire(session.config.data_dir, "the command log restore")
+    try:
+        with patience("copying and checking"):
+            done = put_back(session.config, folder, keys=keys, force=force, clock=SystemClock())
+    finally:
+        lock.release()
+    session.show(msgspec.to_builtins(done), _about(done))
+
+
+def _about(summary: Summary) -> str:
+    return fields(
+        [
+            ("folder", summary.path),
+            ("position", str(summary.position)),
+            ("epoch", str(summary.epoch)),
+            ("hash", summary.hash),
+            ("instance", summary.instance_id),
+            ("size", f"{summary.n_bytes} bytes"),
+            ("moved aside", summary.replaced),
+        ]
+    )
 
 
 def _lines(connection: sqlite3.Connection | None, after: int) -> Iterator[bytes]:

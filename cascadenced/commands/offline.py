@@ -18,16 +18,19 @@ from typing import Any, cast
 import msgspec
 
 from cascadenced import __version__
+from cascadenced.backup import make, refuse_half_restored
 from cascadenced.clock import SystemClock
 from cascadenced.commands.folder import has_log
 from cascadenced.config import Config
-from cascadenced.errors import Conflict, Unavailable, Unknown
+from cascadenced.errors import BadMessage, Conflict, Invalid, Unavailable, Unknown
 from cascadenced.eventlog.base import ProjectionState
 from cascadenced.eventlog.database import unreadable
+from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.eventlog.reader import Reader
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.events.strict import shaped
 from cascadenced.identity import Pseudonyms
 from cascadenced.ids import SystemIds
 from cascadenced.instance import Instance, Status, open_instance
@@ -38,7 +41,7 @@ from cascadenced.projections import all_projections, task_status
 from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
 from cascadenced.projections.task_status import StoredTask, TaskStatus
-from cascadenced.verbs import LOCAL_VERBS, VERBS, DispatchResult, RunResult, Verb, perform
+from cascadenced.verbs import LOCAL_VERBS, VERBS, BackupArguments, DispatchResult, RunResult, Verb, perform
 
 _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
@@ -169,6 +172,24 @@ async def write(config: Config, name: str, arguments: dict[str, Json]) -> Any:
         if isinstance(outcome, BaseException):
             raise outcome
         return _as_json(outcome)
+
+
+async def backup(config: Config, arguments: dict[str, Json]) -> Any:
+    """The verb `log_backup` on a folder that is ours as long as it takes: nothing is opened for writing, so that the
+    copy is what lies there. One attempt at the lock: raises LogHeld if it is taken."""
+    try:
+        asked = shaped(arguments, BackupArguments)
+    except BadMessage as error:
+        raise Invalid(str(error)) from None
+    if not has_log(config):
+        raise Unknown(f"nothing is recorded in {config.data_dir} yet: there is nothing to back up")
+    lock = DataFolderLock.acquire(config.data_dir, "the command log_backup")
+    try:
+        refuse_half_restored(config)
+        summary = make(config, Path(asked.folder), keys=asked.keys, clock=SystemClock(), pause=lambda: None)
+    finally:
+        lock.release()
+    return _as_json(summary)
 
 
 async def _performed(verb: Verb[Any], instance: Instance, arguments: dict[str, Json]) -> Any:
