@@ -30,7 +30,7 @@ bench: $(READY) ## measure this machine
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove everything the targets above have made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an installation that was interrupted is done again.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import durable_runs, full_path, ingest
+from bench import commands, durable_runs, full_path, growth, ingest, rebuild, status_gets
 from bench.sides import Benchmark, Goal, Ratio, Side
 
 
@@ -70,4 +70,64 @@ FULL_PATH = Benchmark(
     (Ratio("own (synced) to default", "own.runs_per_s", "default.runs_per_s"),),
 )
 
-BENCHMARKS = (DURABLE_RUNS, IDLE, INGEST, FULL_PATH)
+_SMALL, _LARGE = (10_000, 10_000, 100), (1_000_000, 100_000, 1_000)
+
+GROWTH = Benchmark(
+    "growth",
+    "runs as in durable_runs, 50 at once, with 10 thousand (10k) or a million (1M; --quick: 100 thousand) events in "
+    "the log; requests called by ids that rise with time (ordered) or by uuid4 (random), as senders name messages",
+    (
+        Side("ordered_10k", growth.measure, _SMALL, {"ids": "ordered"}),
+        Side("ordered_1M", growth.measure, _LARGE, {"ids": "ordered"}),
+        Side("random_10k", growth.measure, _SMALL, {"ids": "random"}),
+        Side("random_1M", growth.measure, _LARGE, {"ids": "random"}),
+    ),
+    (
+        Ratio("1M to 10k, ordered ids", "ordered_1M.runs_per_s", "ordered_10k.runs_per_s", Goal(0.9)),
+        Ratio("1M to 10k, random ids", "random_1M.runs_per_s", "random_10k.runs_per_s"),
+        Ratio("1M to 10k, ordered ids, CPU per run", "ordered_1M.cpu_ms_per_run", "ordered_10k.cpu_ms_per_run"),
+        Ratio("1M to 10k, random ids, CPU per run", "random_1M.cpu_ms_per_run", "random_10k.cpu_ms_per_run"),
+        Ratio("1M to 10k, memory", "ordered_1M.peak_rss_mib", "ordered_10k.peak_rss_mib", Goal(1.1, at_most=True)),
+    ),
+)
+
+REBUILD = Benchmark(
+    "rebuild",
+    "all projections of a million events (--quick: 100 thousand) folded again, as `log rebuild` does it; beside "
+    "reading the same rows in order and decoding them with the same decoder, once",
+    (Side("all", rebuild.measure, (1_000_000, 100_000, 1_000)),),
+    (Ratio("rebuild to scan and decode", "all.events_per_s", "all.scan_and_decode_events_per_s", Goal(0.4, 0.55)),),
+)
+
+STATUS_GETS = Benchmark(
+    "status_gets",
+    "GETs on the real daemon over 32 connections from another process. idle: beside a bare aiohttp application that "
+    "answers the same bytes. busy: /status with 50 runs outstanding, and those runs without and beside 500 GETs/s",
+    (
+        Side("idle", status_gets.measure_idle, (30_000, 10_000, 300)),
+        Side("busy", status_gets.measure_busy, (10_000, 3_000, 300)),
+    ),
+    (
+        Ratio("/status to bare aiohttp", "idle.status_gets_per_s", "idle.status_bare_gets_per_s", Goal(0.6)),
+        Ratio("/healthz to bare aiohttp", "idle.healthz_gets_per_s", "idle.healthz_bare_gets_per_s", Goal(0.6)),
+        Ratio(
+            "runs beside 500 GETs/s to runs alone",
+            "busy.runs_per_s_beside_500_gets_per_s",
+            "busy.runs_per_s_without_gets",
+            Goal(0.75),
+        ),
+    ),
+)
+
+COMMANDS = Benchmark(
+    "commands",
+    "the daemon's start until it is ready, its own nats-server included; commands beside it, from the start of their "
+    "process to its end, and `python -c pass`; memory and CPU of the idle daemon",
+    (Side("wall", commands.measure, (20, 10, 1)),),
+    (
+        Ratio("list to python -c pass", "wall.list_ms", "wall.python_c_pass_ms"),
+        Ratio("start to python -c pass", "wall.start_to_ready_ms", "wall.python_c_pass_ms"),
+    ),
+)  # fmt: skip
+
+BENCHMARKS = (DURABLE_RUNS, IDLE, GROWTH, INGEST, FULL_PATH, REBUILD, STATUS_GETS, COMMANDS)

@@ -98,6 +98,15 @@ class Requests:
             while self.n_confirmed < self._n_asked:
                 await asyncio.sleep(0.001)
 
+    async def run_until(self, enough: asyncio.Event, outstanding: int) -> None:
+        """Keep so many outstanding until there are enough; returns when all have ended."""
+        while not enough.is_set():
+            await self._ask()
+            async with asyncio.timeout(WITHIN_S):
+                await self._until(self._n_asked - outstanding + 1)
+        async with asyncio.timeout(WITHIN_S):
+            await self._until(self._n_asked)
+
     async def one(self) -> float:
         """Do one run; milliseconds."""
         began, n_ended = time.perf_counter(), self.n_ended
