@@ -276,6 +276,9 @@ class Maker:
             (64, 65, 1000, 20_000)
         )
 
+    def many_brackets(self, body: bytes) -> bytes:
+        return self.random.choice((b"[", b'{"a":', b'"[')) * 50_000
+
     def too_large(self, body: bytes) -> bytes:
         return body + b" " * (grammar.MAX_BYTES - len(body) + self.random.choice((0, 1, 100_000)))
 
@@ -308,6 +311,7 @@ _BYTE_WEIGHTS: dict[Callable[[Maker, bytes], bytes], int] = {
     Maker.other_encoding: 30,
     Maker.noise: 30,
     Maker.brackets: 30,
+    Maker.many_brackets: 1,
     Maker.too_large: 1,
 }
 
