@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import aiohttp
+
+from tests.acceptance.conftest import Daemon
 
 WINDOW = 1000
 """Messages without an answer yet. The broker's own buffers must not be what is tested."""
@@ -61,3 +69,39 @@ class Flood:
         self._n_sent += 1
         if self._n_sent == len(self.told):
             self._all_told.set()
+
+
+async def numbers(daemon: Daemon) -> dict[str, float]:
+    """Everything at /metrics: `name{labels}` → value."""
+    async with aiohttp.ClientSession() as session, session.get(daemon.found["http_url"] + "/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+
+def total(found: dict[str, float], name: str) -> int:
+    """The sum over all labels."""
+    return int(sum(value for key, value in found.items() if key.partition("{")[0] == name))
+
+
+def memory_mib(daemon: Daemon) -> float:
+    """What the daemon has in memory now (RSS); 0 where the system does not say it in this way."""
+    assert daemon.process is not None
+    try:
+        with open(f"/proc/{daemon.process.pid}/statm") as file:
+            pages = int(file.read().split()[1])
+    except FileNotFoundError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+@asynccontextmanager
+async def daemon_in_memory() -> AsyncIterator[Daemon]:
+    """A daemon whose folder is in memory where the system has such a place: for what is about numbers, not disks."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="cascadenced-") as folder:
+        daemon = Daemon(Path(folder))
+        try:
+            yield daemon
+        finally:
+            if daemon.process is not None and daemon.process.returncode is None:
+                await daemon.kill()

@@ -58,6 +58,8 @@ class _Reader:
                     break
                 return self.found
             following = self._after(expected, kind, token)
+            if len(self.open) > MAX_DEPTH:
+                return self.found | {"too_deep"}  # whatever comes
             if following is None:
                 break
             expected = following
@@ -86,8 +88,6 @@ class _Reader:
                 return None
             self.open.append(token)
             self.keys.append(set())
-            if len(self.open) > MAX_DEPTH:
-                self.found.add("too_deep")
             return "key or }" if token == "{" else "value or ]"
         if kind == "string":
             self._string(token)
@@ -102,6 +102,8 @@ class _Reader:
         return "more" if self.open else "end"
 
     def _string(self, token: str) -> str:
+        if "\\" not in token:
+            return token[1:-1]
         value: str = json.loads(token)
         if any("\ud800" <= char <= "\udfff" for char in value):
             self.found.add("undecodable")
