@@ -30,6 +30,8 @@ GOOD_EVERY = 100
 """One good run of five stages among so many others."""
 WITHIN_S = 120 + N / 100
 """What is sent must be done with so soon; ten times what it takes."""
+STALLED_S = 20
+"""Without a single new event."""
 MAX_GROWTH_MIB = 100
 """From a fifth of them to all of them; it is less than half of that."""
 STAGES = 5
@@ -139,6 +141,7 @@ async def _watch(daemon: Daemon) -> float:
 async def _done(daemon: Daemon, ledger: Ledger, n_good: int, watching: asyncio.Task[float], began: float) -> str:
     """Return when everything that must be recorded is, and memory has not grown with it."""
     n_runs = ledger.must["run.requested"] + n_good
+    last, since = 0, began
     while True:
         found = await numbers(daemon)
         n_dead = total(found, "cascadence_dead_letters_total")
@@ -147,7 +150,12 @@ async def _done(daemon: Daemon, ledger: Ledger, n_good: int, watching: asyncio.T
         missing = {kind: n - recorded[kind] for kind, n in ledger.must.items() if kind != "dead" and recorded[kind] < n}
         if n_dead >= ledger.must["dead"] and n_finished >= n_runs and not missing:
             break
-        assert time.monotonic() - began < WITHIN_S, f"still {n_dead=} {n_finished=} {missing=}\n{REPLAY}"
+        now, position = time.monotonic(), total(found, "cascadence_events_total")
+        assert now - began < WITHIN_S, f"still {n_dead=} {n_finished=} {missing=}\n{REPLAY}"
+        if position != last:
+            last, since = position, now
+        elif now - since > STALLED_S:
+            break  # nothing more comes: which messages are missing, the log will tell
         await asyncio.sleep(0.2)
     early, late = await watching, memory_mib(daemon)
     assert late - early < MAX_GROWTH_MIB, f"{early:.0f} MiB after a fifth, {late:.0f} MiB after all\n{REPLAY}"
