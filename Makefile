@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench clean
+.PHONY: help demo run test storm lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: $(READY) ## the daemon, in the foreground
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+storm: $(READY) ## broken messages by the ten thousand, each accounted for (N=50000 SEED=1)
+	STORM_N=$(or $(N),50000) STORM_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/acceptance/test_storm.py $(ARGS)
 
 lint: $(READY) ## style, layout and types
 	$(BIN)/ruff check .

@@ -56,13 +56,13 @@ class BusCommands:
                 self._count(not await self._facts.pointer(command, "bus"), f"pointer.{task}")
             case SetSchedule(task=task):
                 self._refuse_unknown(task)
-                await self._facts.schedule(command, message.source)
-            case ReportRun():
-                await self._facts.report(command, message.source, message.origin)
+                self._count(not await self._facts.schedule(command, message.source), f"schedule.{task}")
+            case ReportRun(task=task):
+                self._count(not await self._facts.report(command, message.source, message.origin), f"task_run.{task}")
             case RecordIdea():
-                await self._facts.idea(command, message.source)
+                self._count(not await self._facts.idea(command, message.source), "idea")
             case RecordNote():
-                await self._facts.note(command, message.source)
+                self._count(not await self._facts.note(command, message.source), "note")
 
     def _refuse_unknown(self, task: str) -> None:
         if self._tasks.get(task) is None:

@@ -7,13 +7,14 @@ from hashlib import sha256
 import structlog
 
 from cascadenced.bus.base import Delivery
-from cascadenced.errors import BadMessage, Unknown
+from cascadenced.errors import BadMessage, Invalid, Unknown
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.inbound import decode
 from cascadenced.events.subjects import printable
 from cascadenced.projections.dead_letters import dead_letter, parked
+from cascadenced.runtime.counting import RefusalCounter
 from cascadenced.runtime.ingest import Handle, Message
 from cascadenced.vault import Letter, VaultPort
 
@@ -26,23 +27,29 @@ _PREFIX = "dead:"
 class DeadLetters:
     """Seals letters, records them, opens them again."""
 
-    def __init__(self, log: EventLog, vault: VaultPort, prefix: str, handle: Handle) -> None:
+    def __init__(self, log: EventLog, vault: VaultPort, prefix: str, handle: Handle, refusals: RefusalCounter) -> None:
         self._log, self._vault, self._prefix, self._handle = log, vault, prefix, handle
+        self._refusals = refusals
 
     async def record(self, delivery: Delivery, message: Message, error: BadMessage) -> None:
-        """`dead_letter` of runtime/ingest.py."""
-        digest = sha256(delivery.data).hexdigest()
-        await self._vault.seal_letter(digest, delivery.subject, delivery.headers, delivery.data)
+        """`dead_letter` of runtime/ingest.py. One that is too large for the vault is recorded without its bytes."""
+        digest, detail = sha256(delivery.data).hexdigest(), str(error)
+        try:
+            await self._vault.seal_letter(digest, delivery.subject, delivery.headers, delivery.data)
+        except Invalid as too_large:
+            detail = f"{detail}; its bytes are lost: {too_large}"
         event = MessageDeadLettered(
             subject=printable(delivery.subject),
             reason=error.code,
-            detail=str(error),
+            detail=detail,
             n_bytes=len(delivery.data),
             digest=digest,
         )
         context = Context(traceparent=message.traceparent)
         # A source of its own: the same message, mended and sent again under its id, is still to be applied.
-        await self._log.append([Change(STREAM, [event], None, context)], source=_PREFIX + message.source)
+        receipt = await self._log.append([Change(STREAM, [event], None, context)], source=_PREFIX + message.source)
+        if receipt.duplicate_of is not None:
+            self._refusals.count("duplicate", STREAM)
 
     async def open(self, position: int) -> Letter:
         """The sealed message. Raises Unknown: no such letter, or its bytes have dropped out of the vault."""

@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 from croniter import croniter
 
 from cascadenced.errors import Invalid, NotAllowed
-from cascadenced.eventlog.base import Change, EventLog, Receipt
+from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event
 from cascadenced.events.idea import IdeaRecorded, NoteRecorded
 from cascadenced.events.inbound import RecordIdea, RecordNote, ReportRun, SetSchedule, UpdatePointer
@@ -23,7 +23,10 @@ MAX_EXPR_CHARS = 256
 
 
 class Facts:
-    """Records facts by pseudonym. Raw ids that came along go to the vault first."""
+    """Records facts by pseudonym. Raw ids that came along go to the vault first.
+
+    Each method says whether the fact is new: False for one whose source, or for pointers whose content, is known.
+    """
 
     def __init__(
         self, log: EventLog, vault: VaultPort, pseudonyms: Pseudonyms, *, timezone: str, schedules: bool
@@ -33,7 +36,7 @@ class Facts:
         self._timezone, self._schedules = timezone, schedules
 
     async def pointer(self, update: UpdatePointer, via: str) -> bool:
-        """Store a pointer; False if it was there. Its own content is its identity, whatever message brought it."""
+        """Store a pointer. Its own content is its identity, whatever message brought it."""
         context = self._somebody(update)
         event = PointerAdded(
             task=update.task,
@@ -43,10 +46,10 @@ class Facts:
             via=via,
         )
         source = f"pointer:{update.task}:{update.run_id}:{event.user_hash}:{event.group_hash or ''}"
-        return (await self._record(f"pointer-{update.task}", event, context, source)).duplicate_of is None
+        return await self._record(f"pointer-{update.task}", event, context, source)
 
-    async def schedule(self, wish: SetSchedule, source: str | None) -> Event:
-        """Set or remove a schedule; returns the event. Raises Invalid, NotAllowed with the scheduler `base`."""
+    async def schedule(self, wish: SetSchedule, source: str | None) -> bool:
+        """Set or remove a schedule. Raises Invalid, NotAllowed with the scheduler `base`."""
         if not self._schedules:
             raise NotAllowed("scheduler lacks cron capabilities")
         event: ScheduleSet | ScheduleRemoved
@@ -65,10 +68,9 @@ class Facts:
         if wish.identity is not None:
             await self._vault.remember([wish.identity], self._pseudonyms)
             context = self._context(wish.identity)
-        await self._record(f"schedule-{wish.task}", event, context, source)
-        return event
+        return await self._record(f"schedule-{wish.task}", event, context, source)
 
-    async def report(self, report: ReportRun, source: str, origin: str | None) -> None:
+    async def report(self, report: ReportRun, source: str, origin: str | None) -> bool:
         """Another system's run."""
         event = ForeignRunReported(
             task=report.task,
@@ -78,17 +80,18 @@ class Facts:
             finished_at=report.finished_at,
             foreign_origin=origin,
         )
-        await self._record(task_stream(report.task), event, self._somebody(report), source)
+        return await self._record(task_stream(report.task), event, self._somebody(report), source)
 
-    async def idea(self, idea: RecordIdea, source: str | None) -> None:
-        await self._record("ideas", IdeaRecorded(text=idea.text), self._somebody(idea), source)
+    async def idea(self, idea: RecordIdea, source: str | None) -> bool:
+        return await self._record("ideas", IdeaRecorded(text=idea.text), self._somebody(idea), source)
 
-    async def note(self, note: RecordNote, source: str | None) -> None:
+    async def note(self, note: RecordNote, source: str | None) -> bool:
         event = NoteRecorded(note=note.note, task=note.task, about_run_id=note.run_id)
-        await self._record("notes", event, self._somebody(note), source)
+        return await self._record("notes", event, self._somebody(note), source)
 
-    async def _record(self, stream: str, event: Event, context: Context, source: str | None) -> Receipt:
-        return await self._log.append([Change(stream, [event], None, context)], source=source)
+    async def _record(self, stream: str, event: Event, context: Context, source: str | None) -> bool:
+        receipt = await self._log.append([Change(stream, [event], None, context)], source=source)
+        return receipt.duplicate_of is None
 
     def _context(self, identity: Identity) -> Context:
         return Context(

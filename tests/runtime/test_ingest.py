@@ -13,7 +13,7 @@ import pytest
 
 from cascadenced.bus.base import UNREADABLE_HEADERS
 from cascadenced.bus.memory import MemoryBus
-from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable
+from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable, Unknown
 from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Event
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
@@ -295,6 +295,38 @@ async def test_a_pointer_is_stored_once_whatever_message_brings_it(inlet: Inlet)
     assert len(inlet.events(PointerAdded)) == 1
 
 
+TWICE: list[tuple[str, Any]] = [
+    ("ume.run.request.quick", WHO),
+    ("ume.event.calendar.event.create_request", WHO),
+    ("ume.event.nobody.listens", WHO),
+    ("ume.pointer.marks", {"run_id": "r1", "user_id": "alice"}),
+    ("ume.schedule.quick", {"expr": "* * * * *"}),
+    ("ume.schedule.quick", {"expr": None}),
+    ("ume.task_run.theirs", {"run_id": "r1", "status": "success"}),
+    ("ume.idea", {"text": "an idea"}),
+    ("ume.note", {"note": "a note"}),
+    ("ume.idea", b"{"),
+    ("ume.unknown", {}),
+]
+
+
+@pytest.mark.parametrize(("subject", "body"), TWICE, ids=[f"{s}-{n}" for n, (s, _) in enumerate(TWICE)])
+async def test_whatever_comes_twice_has_one_effect_and_its_repetition_is_counted(
+    inlet: Inlet, subject: str, body: Any
+) -> None:
+    async with inlet.flowing() as instance:
+        inlet.send(subject, body, {"ce-id": "m1"})
+        await inlet.take_in()
+        n_events = len(inlet.events())
+        assert instance.refusals.total["duplicate"] == 0
+        inlet.send(subject, body, {"ce-id": "m1"})
+        await inlet.take_in()
+        assert instance.refusals.total["duplicate"] == 1
+        assert len(inlet.events()) == n_events
+    (counted,) = inlet.events(RequestsRefused)
+    assert (counted.reason, counted.n_refused) == ("duplicate", 1)
+
+
 # ── dead letters ─────────────────────────────────────────────────────────────────────────────────────────────
 
 BAD: list[tuple[str, Any, str]] = [
@@ -365,6 +397,23 @@ async def test_a_bad_message_is_sealed_and_recorded_and_the_next_one_served(
     assert "mallory" not in inlet.text().replace("ume.strange", "")
     sealed = await inlet.vault.open_letter(digest)
     assert (sealed.raw, sealed.headers["x-secret"]) == (raw, "mallory")
+    assert len(inlet.events(RunRequested)) == 1
+    assert inlet.all_acknowledged()
+
+
+async def test_a_bad_message_that_is_too_large_for_the_vault_is_recorded_without_its_bytes(inlet: Inlet) -> None:
+    inlet.vault = MemoryVault(max_letter_bytes=1000)
+    raw = b'"' + b"mallory" * 1000
+    async with inlet.flowing() as instance:
+        inlet.send("ume.run.request.quick", raw)
+        inlet.send("ume.run.request.quick", WHO)
+        await inlet.take_in()
+        [letter] = inlet.recorded(MessageDeadLettered)
+        with pytest.raises(Unknown):
+            await instance.dead_letters.open(letter.position)
+    assert letter.event.reason == "undecodable"
+    assert letter.event.n_bytes == len(raw)
+    assert "too large to keep" in letter.event.detail
     assert len(inlet.events(RunRequested)) == 1
     assert inlet.all_acknowledged()
 
@@ -672,18 +721,6 @@ async def test_a_handler_that_recovers_costs_nothing(inlet: Inlet) -> None:
         await until(lambda: inlet.events(RunFinished))
         await until(lambda: instance.runs.n_running == 0)
     assert inlet.events(MessageDeadLettered) == []
-
-
-async def test_a_letter_that_cannot_be_sealed_stays_with_the_broker_and_the_next_one_is_served(inlet: Inlet) -> None:
-    inlet.vault = MemoryVault(max_letter_bytes=1_000)
-    async with inlet.flowing():
-        inlet.send("ume.idea", b"x" * 2_000)
-        inlet.send("ume.idea", {"text": "next"})
-        for _ in range(MAX_ATTEMPTS + 2):
-            await idle()
-            await inlet.clock.advance(5.0)
-    assert inlet.events(IdeaRecorded) == [IdeaRecorded(text="next")]
-    assert not inlet.all_acknowledged() or inlet.bus._waiting
 
 
 async def test_a_sealing_that_fails_in_an_unknown_way_does_not_stop_the_loop(
