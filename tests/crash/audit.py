@@ -1,0 +1,306 @@
+"""What a crash may never do: rules over (what was attempted, the log's rows, the effects that happened).
+
+Each rule is pure and yields what it finds wrong as sentences. None of them uses the product's own rules: the pipeline
+and what may follow what are spelled out here once more, on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.crash.attempts import Attempts
+
+PIPELINE = ("intake", "research", "plan", "precheck", "run", "verify")
+DOORS = ("bus", "cli")
+"""`via` of the runs that clients ask for; others follow from these."""
+ENDS = ("run.finished", "run.failed", "run.refused")
+CRASH_LOOP = 5
+"""Starts in a row without an outcome after which a run may be given up."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as it lies in the table. data: its JSON, read."""
+
+    position: int
+    id: str
+    stream: str
+    version: int
+    type: str
+    epoch: int = 1
+    source: str | None = None
+    run_id: str | None = None
+    data: dict[str, Any] = {}
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """The code of a stage has run."""
+
+    run_id: str
+    stage: str
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """attempts: what clients know.  rows: the log, in order.  effects: in order.  published: ids of the events of which
+    the bus has a message."""
+
+    attempts: Attempts
+    rows: Sequence[Row]
+    effects: Sequence[Effect] = ()
+    published: frozenset[str] = frozenset()
+
+
+Rule = Callable[[Evidence], Iterator[str]]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All events of the log at `path`."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        found = connection.execute(
+            "SELECT position, id, stream, version, type, epoch, source, run_id, data FROM events ORDER BY position"
+        )
+        return [
+            Row(
+                position=position, id=id_, stream=stream, version=version, type=type_, epoch=epoch, source=source,
+                run_id=run_id, data=json.loads(data),
+            )
+            for position, id_, stream, version, type_, epoch, source, run_id, data in found
+        ]  # fmt: skip
+
+
+# ── wishes and the log ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def nothing_acknowledged_is_lost(evidence: Evidence) -> Iterator[str]:
+    there = {("run", key) for key in _requests(evidence)} | {("pointer", key) for key in _pointers(evidence)}
+    for attempt in evidence.attempts.with_outcome("acknowledged"):
+        if (attempt.kind, attempt.key) not in there:
+            yield f"the {attempt.kind} {attempt.key} was acknowledged and is not in the log"
+
+
+def nothing_is_there_that_nobody_asked_for(evidence: Evidence) -> Iterator[str]:
+    asked = {(attempt.kind, attempt.key) for attempt in evidence.attempts.by_key.values()}
+    asked_for_by_us = {row.data["followup_run_id"] for row in evidence.rows if row.type == "followup.requested"}
+    for key, rows in _requests(evidence).items():
+        if ("run", key) not in asked:
+            yield f"the run {rows[0].run_id} was asked for by nobody (key {key})"
+    for key in _pointers(evidence):
+        if ("pointer", key) not in asked:
+            yield f"the pointer {key} was set by nobody"
+    for row in evidence.rows:
+        if row.type == "run.requested" and row.data["via"] not in DOORS and row.run_id not in asked_for_by_us:
+            yield f"the run {row.run_id} via {row.data['via']} follows from nothing"
+
+
+def nothing_refused_is_done(evidence: Evidence) -> Iterator[str]:
+    requests, pointers, refused = _requests(evidence), _pointers(evidence), _ids(evidence, "run.refused")
+    for attempt in evidence.attempts.with_outcome("refused"):
+        if attempt.key in pointers or any(row.run_id not in refused for row in requests.get(attempt.key, ())):
+            yield f"the {attempt.kind} {attempt.key} was refused and happened nevertheless"
+
+
+def nothing_is_there_twice(evidence: Evidence) -> Iterator[str]:
+    for what, values in (
+        ("source", (row.source for row in evidence.rows if row.source is not None)),
+        ("event id", (row.id for row in evidence.rows)),
+        ("run of the key", (key for key, rows in _requests(evidence).items() for _ in rows)),
+        ("pointer", (key for key, rows in _pointers(evidence).items() for _ in rows)),
+    ):
+        for value, n in Counter(values).items():
+            if n > 1:
+                yield f"the {what} {value} is there {n} times"
+
+
+def answers_agree_with_the_log(evidence: Evidence) -> Iterator[str]:
+    requests = _requests(evidence)
+    for attempt in evidence.attempts.by_key.values():
+        there = {row.run_id for row in requests.get(attempt.key, ())}
+        if attempt.run_ids - there:
+            yield f"{attempt.key} was answered with the run {attempt.run_ids - there}, the log has {there}"
+        for result in attempt.results:
+            if not isinstance(result, dict) or result.get("n") != attempt.key:
+                yield f"{attempt.key} was answered with the result of another run: {result!r}"
+
+
+def positions_and_versions_have_no_gaps(evidence: Evidence) -> Iterator[str]:
+    heads: Counter[str] = Counter()
+    for n, row in enumerate(evidence.rows, start=1):
+        heads[row.stream] += 1
+        if row.position != n:
+            yield f"position {row.position} stands where {n} should"
+            return
+        if row.version != heads[row.stream]:
+            yield f"{row.stream} has version {row.version} where {heads[row.stream]} should be"
+
+
+def epochs_only_rise(evidence: Evidence) -> Iterator[str]:
+    for before, after in pairwise(evidence.rows):
+        if after.epoch < before.epoch:
+            yield f"position {after.position} was recorded in epoch {after.epoch}, after epoch {before.epoch}"
+
+
+# ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def runs_go_the_lawful_way(evidence: Evidence) -> Iterator[str]:
+    for run_id, rows in _runs(evidence).items():
+        fault = _walk(rows)
+        if fault is not None:
+            yield f"the run {run_id}: {fault}"
+
+
+def every_run_ends(evidence: Evidence) -> Iterator[str]:
+    for run_id, rows in _runs(evidence).items():
+        n_ends = sum(row.type in ENDS for row in rows)
+        if n_ends != 1:
+            yield f"the run {run_id} has {n_ends} ends"
+
+
+def only_the_stage_under_way_is_repeated(evidence: Evidence) -> Iterator[str]:
+    """A stage starts again only in a later life of the daemon; its code runs at most once for each start of it."""
+    effects = Counter((effect.run_id, effect.stage) for effect in evidence.effects)
+    for run_id, rows in _runs(evidence).items():
+        starts: dict[str, list[int]] = defaultdict(list)
+        finished = set()
+        for row in rows:
+            if row.type == "stage.started":
+                starts[row.data["stage"]].append(row.epoch)
+            if row.type == "stage.finished":
+                finished.add(row.data["stage"])
+        for stage, epochs in starts.items():
+            if any(later <= earlier for earlier, later in pairwise(epochs)):
+                yield f"the run {run_id} started {stage} twice in one life of the daemon (epochs {epochs})"
+            if effects[run_id, stage] > len(epochs):
+                yield f"the run {run_id} did {stage} {effects[run_id, stage]} times for {len(epochs)} starts"
+        for stage in finished:
+            if not effects[run_id, stage]:
+                yield f"the run {run_id} finished {stage}, whose code never ran"
+        for (of, stage), n in effects.items():
+            if of == run_id and stage not in starts:
+                yield f"the run {run_id} did {stage} {n} times and never started it"
+
+
+def every_failure_is_answered_once(evidence: Evidence) -> Iterator[str]:
+    answers = Counter(
+        row.data["failed_run_id"] for row in evidence.rows if row.type in ("followup.requested", "followup.skipped")
+    )
+    for run_id in _ids(evidence, "run.failed"):
+        if answers[run_id] != 1:
+            yield f"the failed run {run_id} has {answers[run_id]} follow-ups or reasons why not"
+
+
+def every_end_is_published(evidence: Evidence) -> Iterator[str]:
+    for row in evidence.rows:
+        if row.type in ("run.finished", "run.failed") and row.id not in evidence.published:
+            yield f"the end of the run {row.run_id} (event {row.id}) is not on the bus"
+
+
+RULES: tuple[Rule, ...] = (
+    nothing_acknowledged_is_lost,
+    nothing_is_there_that_nobody_asked_for,
+    nothing_refused_is_done,
+    nothing_is_there_twice,
+    answers_agree_with_the_log,
+    positions_and_versions_have_no_gaps,
+    epochs_only_rise,
+    runs_go_the_lawful_way,
+    every_run_ends,
+    only_the_stage_under_way_is_repeated,
+    every_failure_is_answered_once,
+    every_end_is_published,
+)
+
+
+def audit(evidence: Evidence, rules: Iterable[Rule] = RULES) -> list[str]:
+    """What is wrong, each with the rule that says so; nothing if nothing is."""
+    return [f"{rule.__name__}: {fault}" for rule in rules for fault in rule(evidence)]
+
+
+# ── the way of a run ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _walk(rows: Sequence[Row]) -> str | None:
+    """The first step of a run's stream that may not follow the ones before it."""
+    stages: Sequence[str] = ()
+    rest: list[str] = []
+    state, stage, attempt, open_starts = "new", "", 0, 0
+    for row in rows:
+        step, data = row.type, row.data
+        if step in ("followup.requested", "followup.skipped"):
+            if state != "failed":
+                return f"{step} after {state}"
+            continue
+        match state, step:
+            case "new", "run.requested":
+                state = "asked"
+            case "asked", "run.refused":
+                state = "refused"
+            case (("asked" | "between" | "under way" | "interrupted"), "run.held"):
+                open_starts = 0
+            case "asked", "run.started":
+                stages = rest = [name for name in PIPELINE if name in data["stages"]]
+                state = "between"
+            case "between", "stage.started" if rest and (data["stage"], data["attempt"]) == (rest[0], 1):
+                state, stage, attempt, open_starts = "under way", rest[0], 1, 1
+            case (("under way" | "interrupted"), "stage.started") if (data["stage"], data["attempt"]) == (
+                stage,
+                attempt + 1,
+            ):
+                state, attempt, open_starts = "under way", attempt + 1, open_starts + 1
+            case "under way", "stage.interrupted" if (data["stage"], data["attempt"]) == (stage, attempt):
+                state, open_starts = "interrupted", 0
+            case "under way", "stage.finished" if (data["stage"], data["attempt"]) == (stage, attempt):
+                state, rest = "between", rest[1:]
+            case "under way", "stage.failed" if (data["stage"], data["attempt"]) == (stage, attempt):
+                state, rest = ("fallen" if data.get("fatal", True) else "between"), rest[1:]
+            case "fallen", "run.failed":
+                state = "failed"
+            case "under way", "run.failed" if data["error_type"] == "crash_loop" and open_starts >= CRASH_LOOP:
+                state = "failed"
+            case "between", "run.finished" if not rest and stages:
+                state = "finished"
+            case _:
+                named = f" of {data['stage']}, attempt {data['attempt']}," if "attempt" in data else ""
+                return f"{step}{named} at version {row.version} after {state} {stage}".rstrip()
+    return None
+
+
+# ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _runs(evidence: Evidence) -> dict[str, list[Row]]:
+    """Run id → the rows of its stream."""
+    runs: dict[str, list[Row]] = defaultdict(list)
+    for row in evidence.rows:
+        if row.stream.startswith("run-"):
+            runs[row.stream.removeprefix("run-")].append(row)
+    return runs
+
+
+def _requests(evidence: Evidence) -> dict[str, list[Row]]:
+    """Key → the runs that clients asked for under it."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in evidence.rows:
+        if row.type == "run.requested" and row.data["via"] in DOORS:
+            found[str(row.data.get("args", {}).get("n"))].append(row)
+    return found
+
+
+def _pointers(evidence: Evidence) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in evidence.rows:
+        if row.type == "pointer.added":
+            found[row.data["run_id"]].append(row)
+    return found
+
+
+def _ids(evidence: Evidence, type_: str) -> set[str | None]:
+    return {row.run_id for row in evidence.rows if row.type == type_}
