@@ -126,7 +126,7 @@ class Hasty(SqliteEventLog):
     """Tells its callers before it commits."""
 
     def _commit(self, waiting):
-        batch = self._tail.sequence(waiting, self._head_of, self._position_of)
+        batch = self._tail.sequence(waiting, self._heads_of, self._positions_of)
         heard = threading.Event()
 
         def tell():
@@ -149,7 +149,7 @@ class TwoSteps(SqliteEventLog):
 
     def _write_batch(self, batch):
         fold, self._folding.fold = self._folding.fold, lambda recorded: None
-        super()._write_batch(Batch(batch.recorded, [], batch.opened, batch.closed, batch.heads, batch.hash))
+        super()._write_batch(Batch(batch.recorded, batch.rows, [], batch.opened, batch.closed, batch.heads, batch.hash))
         self._folding.fold = fold
         with self._transaction():
             fold(batch.recorded)
