@@ -46,8 +46,6 @@ class StageRunner:
         crashpoint("stage.before_effect")
         began = self._clock.monotonic()
         try:
-            if live.instance is None:
-                await self._make(live)
             output = await self._output(live, stage)
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
@@ -71,38 +69,38 @@ class StageRunner:
         crashpoint("stage.after_effect")
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
-    async def _make(self, live: LiveRun) -> None:
+    def _make(self, live: LiveRun) -> None:
         entry, identity = live.entry, live.identity
         assert entry is not None
         assert identity is not None
-
-        def make() -> None:
-            instance = entry.make()
-            for name, value in (
-                ("user_id", identity.user_id),
-                ("group_id", identity.group_id),
-                ("run_id", live.run_id),
-                ("args", _own_copy(live.run.args)),
-                ("context", []),
-            ):
-                setattr(instance, name, value)
-            self._equip(instance, live)
-            live.instance = instance
-
-        await self._spawner.call(make)
+        instance = entry.make()
+        for name, value in (
+            ("user_id", identity.user_id),
+            ("group_id", identity.group_id),
+            ("run_id", live.run_id),
+            ("args", _own_copy(live.run.args)),
+            ("context", []),
+        ):
+            setattr(instance, name, value)
+        self._equip(instance, live)
+        live.instance = instance
 
     async def _output(self, live: LiveRun, stage: str) -> Json:
         """What is recorded of the stage: JSON as it will be read back. Raises whatever the hook raises."""
         assert live.entry is not None
-        hook, instance, keep = live.entry.hooks.get(stage), live.instance, _KEPT.get(stage, recordable)
+        hook, keep = live.entry.hooks.get(stage), _KEPT.get(stage, recordable)
         if hook is None:
             raise _no_hook(stage)
+        if live.instance is None and hook.is_async and not live.entry.inert:
+            await self._spawner.call(self._make, live)  # its constructor may block; it is a plain function
         before = _FED_BY.get(stage)
         arguments = (_own_copy(live.run.outputs.get(before)),) if hook.takes and before is not None else ()
 
         # Whatever looks at the task or at what it returns may run its code, hence in here, where the spawner runs it.
         def perform() -> Any:
-            function = getattr(instance, stage, None)
+            if live.instance is None:
+                self._make(live)
+            function = getattr(live.instance, stage, None)
             if function is None:
                 raise _no_hook(stage)
             value = function(*arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
         code=_digest(cls),
         description=(inspect.getdoc(cls) or "").partition("\n")[0][:200] if cls.__doc__ else "",
         make=_factory(target, registered),
+        inert=isinstance(target, type) and _is_inert(target),
     )
 
 
@@ -70,7 +72,7 @@ def describe_once(target: object) -> TaskEntry:
     entry = describe(target)
     if isinstance(target, type) or entry.listens_to is not None:
         return entry
-    return msgspec.structs.replace(entry, make=lambda: target)
+    return msgspec.structs.replace(entry, make=lambda: target, inert=False)
 
 
 def _has(target: object, stage: str) -> bool:
@@ -136,6 +138,13 @@ def _factory(target: object, name: str) -> Callable[[], Any]:
     return lambda: copy.deepcopy(target)
 
 
+def _is_inert(cls: type) -> bool:
+    """Whether nothing of the class's own runs when an instance is made and given its attributes."""
+    plain = all(getattr(cls, name) is getattr(object, name) for name in ("__init__", "__new__", "__setattr__"))
+    given = [inspect.getattr_static(cls, name, None) for name in _GIVEN]
+    return type(cls) in (type, ABCMeta) and plain and not any(hasattr(type(found), "__set__") for found in given)
+
+
 def _digest(target: object) -> str:
     """16 hex digits that change when the source changes; of the name alone where there is no source."""
     try:
@@ -159,9 +168,13 @@ def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:
         code=_digest(function),
         description=(inspect.getdoc(function) or "").partition("\n")[0][:200],
         make=lambda: WorkflowTask(function),
+        inert=True,
         listens_to=event,
     )
 
+
+_GIVEN = ("user_id", "group_id", "run_id", "args", "context", "_host", "dispatch")
+"""What an instance is given before its first stage."""
 
 _OFFERED = ("payload", "user_id", "group_id", "run_id", "dispatch")
 

@@ -27,7 +27,8 @@ class Hook(msgspec.Struct, frozen=True):
 
 
 class TaskEntry(msgspec.Struct, frozen=True):
-    """make: a fresh instance for one run.  code: digest of the source.  listens_to: a workflow's event name."""
+    """make: a fresh instance for one run.  inert: making one and giving it its attributes runs none of its code.
+    code: digest of the source.  listens_to: a workflow's event name."""
 
     name: str
     kind: str
@@ -36,6 +37,7 @@ class TaskEntry(msgspec.Struct, frozen=True):
     code: str
     description: str
     make: Callable[[], Any]
+    inert: bool = False
     listens_to: str | None = None
 
     @property
