@@ -13,6 +13,7 @@ from bench.workloads import STAGES
 from cascadenced import logs
 from cascadenced.bus.base import Bus, BusInfo, Delivery, Responder
 from cascadenced.config import Config
+from cascadenced.events.base import Recorded
 from cascadenced.events.outbound import Outgoing
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
@@ -72,6 +73,10 @@ async def followed(instance: Instance, bus: Bus) -> AsyncIterator[Outbox]:
     planner = CapabilityPlanner(instance.log, instance.runs, instance.tasks, instance.vault, rule)
     async with anyio.create_task_group() as followers:
         followers.start_soon(outbox.run)
-        followers.start_soon(follow, instance.log, instance.clock, PLANNER, planner)
+        followers.start_soon(follow, instance.log, instance.clock, PLANNER, planner, _never)
         yield outbox
         followers.cancel_scope.cancel()
+
+
+def _never(recorded: Recorded) -> None:
+    raise AssertionError(f"the planner cannot do anything about event {recorded.position}")

@@ -40,7 +40,8 @@ def checked(value: str | None, field: str) -> str:
         raise Invalid(f"{field} is required")
     if len(value) > MAX_ID_CHARS:
         raise Invalid(f"{field} has {len(value)} characters; {MAX_ID_CHARS} are allowed")
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
+    plain = value.isascii() and value.isprintable()
+    if not plain and any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
         raise Invalid(f"{field} contains a control character")
     return value
 

@@ -6,7 +6,7 @@ Commands carry raw identities, because the sender does; they live only until the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -245,20 +245,23 @@ def carries_identity(command: Command) -> bool:
     return any(getattr(command, field, None) is not None for field in ("identity", "user_id", "group_id"))
 
 
-def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: str) -> str:
-    """What the outside calls this message: `<family>:<Nats-Msg-Id or ce-id>`, else `fallback` (a digest).
+def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: Callable[[], str]) -> str:
+    """What the outside calls this message: `<family>:<Nats-Msg-Id or ce-id>`, else what `fallback` makes (a digest).
 
     An id that is too long, or that UTF-8 cannot spell, is represented by its digest.
     """
-    named = headers.get("Nats-Msg-Id") or headers.get("ce-id") or fallback
+    named = headers.get("Nats-Msg-Id") or headers.get("ce-id") or fallback()
     try:
         family = subjects.parse(prefix, subject).family
     except BadMessage:
         family = "unknown"
-    spelled = named.encode(errors="surrogatepass")
-    if len(named) > MAX_MESSAGE_ID_CHARS or spelled != named.encode(errors="replace"):
-        named = hashlib.sha256(spelled).hexdigest()
+    if len(named) > MAX_MESSAGE_ID_CHARS or not (named.isascii() or _is_text(named)):
+        named = hashlib.sha256(named.encode(errors="surrogatepass")).hexdigest()
     return f"{family}:{named}"
+
+
+def _is_text(named: str) -> bool:
+    return named.encode(errors="surrogatepass") == named.encode(errors="replace")
 
 
 def _refuse_future(value: dict[str, Json]) -> None:

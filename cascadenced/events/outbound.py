@@ -169,7 +169,8 @@ _encode = msgspec.json.Encoder().encode
 
 def messages(recorded: Recorded, prefix: str, *, broadcast_pointers: bool, reveal: Reveal = _nobody) -> list[Outgoing]:
     """What is published about `recorded`, in order. Empty for events of our own household."""
-    if recorded.type in _SILENT:
+    event = recorded.event
+    if recorded.type in _SILENT or (type(event) is EventDispatched and event.via != "workflow"):
         return []
     return [
         Outgoing(full, _encode(body), _headers(recorded, key, kind))

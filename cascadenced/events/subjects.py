@@ -6,6 +6,7 @@ ume.<family>.<name>[.<stage>]      e.g. ume.pointer.example, ume.event.calendar.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -16,6 +17,8 @@ INBOUND = ("event", "run.request", "pointer", "schedule", "task_run", "idea", "n
 """Families that others publish to us."""
 
 MAX_NAME_CHARS = 128
+_REMEMBERED = 1_024
+"""Subjects whose spelling is not worked out again: few are used, and each for thousands of messages."""
 _EMPTY = "%"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _EVENT_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -28,6 +31,7 @@ class Address(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def subject(prefix: str, family: str, *names: str) -> str:
     """`prefix.family.name…`; each name is one token, whatever it contains."""
     return ".".join([prefix, family, *(token(name) for name in names)])
@@ -57,6 +61,7 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse(prefix: str, full: str) -> Address:
     """The family and name of an inbound subject. Raises BadMessage `unknown_family` if it is none of ours,
     `undecodable` if it is no text.

@@ -130,7 +130,7 @@ class Ingest:
     def _describe(self, delivery: Delivery) -> Message:
         headers = delivery.headers
         return Message(
-            source=message_source(headers, delivery.subject, self._prefix, self._digest(delivery)),
+            source=message_source(headers, delivery.subject, self._prefix, lambda: self._digest(delivery)),
             at_us=delivery.at_us,
             origin=headers.get("Cascadence-Origin"),
             traceparent=_traceparent(headers.get("traceparent")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import structlog
@@ -16,20 +17,21 @@ from cascadenced.runtime.record import LiveRun
 
 _log = structlog.get_logger("cascadenced")
 
-_QUIET = (StageStarted, StageFinished, RunRequested, RunFinished, TaskRegistered)
+_QUIET = frozenset({StageStarted, StageFinished, RunRequested, RunFinished, TaskRegistered})
 """Ordinary events: shown at level debug."""
-_LOUD = (StageFailed, StageInterrupted, RunFailed, RunRefused, MessageDeadLettered, FollowupRequested)
+_LOUD = frozenset({StageFailed, StageInterrupted, RunFailed, RunRefused, MessageDeadLettered, FollowupRequested})
 """Events that somebody may have to look at: shown at level warning."""
 _FIELDS = ("task", "stage", "attempt", "error_type", "reason", "subject", "failed_task")
 
 
 def narrate(batch: Sequence[Recorded]) -> None:
     """An observer of the log. Texts in events are redacted already; contents are never shown."""
+    quiet: frozenset[type] = _QUIET if _log.is_enabled_for(logging.DEBUG) else frozenset()
     for recorded in batch:
         event = recorded.event
-        if isinstance(event, _LOUD):
+        if type(event) in _LOUD:
             say = _log.warning
-        elif isinstance(event, _QUIET):
+        elif type(event) in quiet:
             say = _log.debug
         else:
             continue

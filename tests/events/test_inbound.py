@@ -449,7 +449,7 @@ def test_an_older_or_unreadable_version_is_read_like_ours(version: Any):
 
 
 def source(headers: dict[str, str], subject: str = RUN, prefix: str = "ume") -> str:
-    return message_source(headers, subject, prefix, "digest")
+    return message_source(headers, subject, prefix, lambda: "digest")
 
 
 def test_a_message_is_named_by_its_family_and_nats_id():
