@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench clean
+.PHONY: help demo run test lint bench bench-peers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Options: PYTHON=python3.12 (which Python makes the environment), ARGS='...' (more arguments for the command)."
 
 demo: $(READY) ## see it work: nothing to configure, nothing left behind
@@ -26,8 +26,11 @@ lint: $(READY) ## style, layout and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## measure this machine
+bench: $(READY) ## measure this machine; ARGS=--quick for one short round
 	$(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(READY) ## measure DBOS, Huey and FastStream beside us; installs them in .bench
+	$(BIN)/python -m bench.peers $(ARGS)
 
 clean: ## remove everything the targets above have made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench build dist
