@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench bench-peers clean
+.PHONY: help demo run test lint bench bench-peers bench-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ bench: $(READY) ## measure this machine; ARGS=--quick for one short round
 
 bench-peers: $(READY) ## measure DBOS, Huey and FastStream beside us; installs them in .bench
 	$(BIN)/python -m bench.peers $(ARGS)
+
+bench-docs: $(READY) ## both, and with their figures the chart and tables in docs
+	@mkdir -p .bench
+	$(BIN)/python -m bench --json .bench/ours.json $(ARGS)
+	$(BIN)/python -m bench.peers --json .bench/peers.json $(ARGS)
+	$(BIN)/python -m bench.publish .bench/ours.json .bench/peers.json
 
 clean: ## remove everything the targets above have made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench build dist

@@ -21,5 +21,5 @@ commands.py      start-up, commands, the idle daemon
 engine.py  workloads.py  prefilled.py  raw_sqlite.py  disk.py  percentiles.py    what they share: work and limits
 daemon_process.py  nats_process.py  processes.py  load_generator.py  bare_http.py  what they share: processes
 peers/           the same work by other systems, each in an environment of its own (`make bench-peers`)
-plot.py          the JSON → docs/benchmarks.svg
+chart.py  publish.py    the figures → docs/benchmarks.svg and docs/benchmarks.md (`make bench-docs`)
 """
