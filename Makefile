@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test storm lint bench clean
+.PHONY: help demo run test storm lint bench bench-peers bench-docs clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Options: PYTHON=python3.12 (which Python makes the environment), ARGS='...' (more arguments for the command)."
 
 demo: $(READY) ## see it work: nothing to configure, nothing left behind
@@ -29,8 +29,17 @@ lint: $(READY) ## style, layout and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## measure this machine
+bench: $(READY) ## measure this machine; ARGS=--quick for one short round
 	$(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(READY) ## measure DBOS, Huey and FastStream beside us; installs them in .bench
+	$(BIN)/python -m bench.peers $(ARGS)
+
+bench-docs: $(READY) ## both, and with their figures the chart and tables in docs
+	@mkdir -p .bench
+	$(BIN)/python -m bench --json .bench/ours.json $(ARGS)
+	$(BIN)/python -m bench.peers --json .bench/peers.json $(ARGS)
+	$(BIN)/python -m bench.publish .bench/ours.json .bench/peers.json
 
 clean: ## remove everything the targets above have made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench build dist

@@ -2,7 +2,7 @@
 
 `python -m bench` runs them in interleaved rounds; `docs/benchmarks.md` says what each figure means.
 
-__main__.py      the command: rounds, table, JSON
+command_line.py  the command: what, how often, table, JSON
 catalogue.py     what is measured, beside what, and the goals
 sides.py         the words: Side, Ratio, Goal, Benchmark
 apart.py         each measurement in a process of its own
@@ -18,8 +18,8 @@ rebuild.py       projections folded again, beside reading and decoding the same 
 status_gets.py   GETs on the daemon, beside a bare aiohttp application
 commands.py      start-up, commands, the idle daemon
 
-engine.py  workloads.py  prefilled.py  raw_sqlite.py  disk.py            what they share: work and limits
-daemon_process.py  nats_process.py  processes.py  load_generator.py      what they share: processes
+engine.py  workloads.py  prefilled.py  raw_sqlite.py  disk.py  percentiles.py    what they share: work and limits
+daemon_process.py  nats_process.py  processes.py  load_generator.py  bare_http.py  what they share: processes
 peers/           the same work by other systems, each in an environment of its own (`make bench-peers`)
-plot.py          the JSON → docs/benchmarks.svg
+chart.py  publish.py    the figures → docs/benchmarks.svg and docs/benchmarks.md (`make bench-docs`)
 """

@@ -2,79 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable
-from pathlib import Path
 
-import msgspec
-
-from bench import report
-from bench.apart import Failed, measured
 from bench.catalogue import BENCHMARKS
-from bench.machine import this_machine
-from bench.rounds import Result, interleaved, summary
-from bench.sides import Benchmark, Figures, Side, Size
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [benchmark.name for benchmark in BENCHMARKS]
-    parser.add_argument("--only", action="append", metavar="NAME", help=f"one of {', '.join(names)}, or NAME.SIDE")
-    parser.add_argument("--rounds", type=int, help="rounds; the median counts (default 3)")
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--size", type=Size, choices=list(Size), help="how much work a round does (default full)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds there as well")
-    options = parser.parse_args()
-    chosen = _chosen(options.only) if options.only else list(BENCHMARKS)
-    if not chosen:
-        parser.error(f"{', '.join(options.only)} names no benchmark: there are {', '.join(names)}")
-    size = options.size or (Size.QUICK if options.quick else Size.FULL)
-    n_rounds = options.rounds or (1 if options.quick else 3)
-    return report_on(chosen, size, n_rounds, options.json)
-
-
-def report_on(benchmarks: Iterable[Benchmark], size: Size, n_rounds: int, out: Path | None) -> int:
-    """Measure and print; 1 if something could not be measured."""
-    machine = this_machine()
-    print(f"{machine}; {n_rounds} interleaved round{'s' if n_rounds > 1 else ''}, size {size}\n", flush=True)
-    results: dict[str, Result] = {}
-    n_failed = 0
-    for benchmark in benchmarks:
-        try:
-            result = summary(benchmark, interleaved(benchmark, size, n_rounds, _told))
-        except Failed as failure:
-            n_failed += 1
-            print(f"{benchmark.name} could not be measured: {failure}\n", flush=True)
-            continue
-        results[benchmark.name] = result
-        print(report.text(benchmark.name, result), flush=True)
-    if out is not None:
-        whole = {"machine": machine, "size": size, "n_rounds": n_rounds, "benchmarks": results}
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
-    return 1 if n_failed else 0
-
-
-def _told(side: Side, size: Size) -> Figures:
-    if not sys.stderr.isatty():
-        return measured(side, size)
-    print(f"… {side.name}", end="", file=sys.stderr, flush=True)
-    try:
-        return measured(side, size)
-    finally:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _chosen(only: Iterable[str]) -> list[Benchmark]:
-    """Whole benchmarks, or those of their sides that are named."""
-    wanted = set(only)
-    chosen = []
-    for benchmark in BENCHMARKS:
-        sides = tuple(side for side in benchmark.sides if {benchmark.name, f"{benchmark.name}.{side.name}"} & wanted)
-        if sides:
-            chosen.append(msgspec.structs.replace(benchmark, sides=sides))
-    return chosen
-
+from bench.command_line import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(BENCHMARKS, "python -m bench", __doc__))

@@ -58,6 +58,15 @@ def measure(n: int) -> Figures:
     }
 
 
+def measure_memory(n: int) -> Figures:
+    """n: daemons, one after the other: what each has resident right after its start."""
+    resident = []
+    for _ in range(n):
+        with tempfile.TemporaryDirectory() as folder, daemon(Path(folder)) as up:
+            resident.append(rss_mib(up.pid))
+    return {"empty_rss_mib": median(resident)}
+
+
 def _took_ms(command: list[str], env: Mapping[str, str]) -> float:
     began = time.perf_counter()
     subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=True)

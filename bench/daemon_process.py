@@ -71,7 +71,7 @@ def environment(
 ) -> dict[str, str]:
     """What commands and daemon of one bench share; nothing of the caller's own configuration."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("CASCADENCE", "NATS_", "UME_"))}
-    given = {"data_dir": folder / "data", "http_port": 0, "log_level": "warning", "plugin_entry_points": "false"}
+    given = {"data_dir": folder / "data", "http_port": 0, "plugin_entry_points": "false"}
     given["plugin_paths"] = {"async": "bench.workloads:AsyncStages", "plain": "bench.workloads:PlainStages"}[task]
     clean |= {f"CASCADENCE_{key.upper()}": str(value) for key, value in (given | settings).items()}
     return clean | ({"NATS_URL": nats_url} if nats_url is not None else {})

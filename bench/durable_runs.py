@@ -18,9 +18,10 @@ from pathlib import Path
 
 from bench import disk, raw_sqlite
 from bench.engine import ConfirmingBus, followed, instance_of
+from bench.percentiles import percentile
 from bench.processes import peak_rss_mib
 from bench.sides import Figures
-from bench.workloads import SOMEBODY, percentile
+from bench.workloads import SOMEBODY
 from cascadenced.config import load
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.instance import Instance

@@ -20,16 +20,41 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from bench.daemon_process import Daemon, daemon
+from bench.daemon_process import daemon
 from bench.nats_process import client, nats_server
+from bench.percentiles import percentile
 from bench.processes import cpu_s, peak_rss_mib
 from bench.sides import Figures
-from bench.workloads import SOMEBODY, percentile
+from bench.workloads import SOMEBODY
 
 WITHIN_S = 300
-BODY = json.dumps({"user_id": SOMEBODY.user_id, "group_id": SOMEBODY.group_id, "args": {"n": 1}}).encode()
+
+
+class Subjects(msgspec.Struct, frozen=True):
+    """What a client of a pipeline has to know. stream: where a run's end is announced, on `ended`, saying `said`.
+
+    shared: whether requests are stored in that stream as well.
+    """
+
+    request: str
+    body: bytes
+    stream: str
+    ended: str
+    said: bytes
+    shared: bool
+
+
+OURS = Subjects(
+    request="ume.run.request.stages",
+    body=json.dumps({"user_id": SOMEBODY.user_id, "group_id": SOMEBODY.group_id, "args": {"n": 1}}).encode(),
+    stream="UME",
+    ended="ume.task_run.>",
+    said=b'"status":"success"',
+    shared=False,
+)
 
 
 def measure(n: int, *, server: str, outstanding: int = 200, task: str = "async") -> Figures:
@@ -43,26 +68,27 @@ def measure(n: int, *, server: str, outstanding: int = 200, task: str = "async")
         if server == "own":
             assert up.server_pid is not None
             server_pid = up.server_pid
-        return asyncio.run(_drive(up, server_pid, n, outstanding))
+        return asyncio.run(drive(up.nats_url, OURS, up.pid, server_pid, n, outstanding))
 
 
-async def _drive(up: Daemon, server_pid: int, n: int, outstanding: int) -> Figures:
-    async with client(up.nats_url) as connected:
-        requests = Requests(connected)
+async def drive(url: str, subjects: Subjects, pid: int, server_pid: int, n: int, outstanding: int) -> Figures:
+    """Do `n` runs on whatever process `pid` makes of requests; so many at a time, then some one at a time."""
+    async with client(url) as connected:
+        requests = Requests(connected, subjects)
         await requests.open()
         await requests.run(min(n, outstanding), outstanding)
         n_out, n_confirmed = await requests.n_stored(), requests.n_confirmed
-        pids = {"daemon": up.pid, "nats_server": server_pid}
+        pids = {"daemon": pid, "nats_server": server_pid}
         cpu, own_cpu = {who: cpu_s(pid) for who, pid in pids.items()}, time.process_time()
         began = time.perf_counter()
         await requests.run(n, outstanding)
         took_s = time.perf_counter() - began
         figures = {
             "runs_per_s": n / took_s,
-            "messages_out_per_run": (await requests.n_stored() - n_out) / n,
+            "messages_out_per_run": (await requests.n_stored() - n_out) / n - subjects.shared,
             **{f"{who}_cpu_ms_per_run": (cpu_s(pid) - cpu[who]) / n * 1e3 for who, pid in pids.items()},
             "client_cpu_ms_per_run": (time.process_time() - own_cpu) / n * 1e3,
-            "daemon_peak_rss_mib": peak_rss_mib(up.pid),
+            "daemon_peak_rss_mib": peak_rss_mib(pid),
         }
         assert requests.n_confirmed - n_confirmed == n
         one_by_one = [await requests.one() for _ in range(max(10, min(200, n // 10)))]
@@ -72,7 +98,8 @@ async def _drive(up: Daemon, server_pid: int, n: int, outstanding: int) -> Figur
 class Requests:
     """A client that asks for runs and hears of their ends."""
 
-    def __init__(self, connected: Any) -> None:
+    def __init__(self, connected: Any, subjects: Subjects = OURS) -> None:
+        self._subjects = subjects
         self._client, self._stream = connected, connected.jetstream()
         self._inbox = connected.new_inbox()
         self._n_asked = 0
@@ -83,7 +110,12 @@ class Requests:
         await self._client.subscribe(self._inbox, cb=self._confirmed, pending_msgs_limit=0)
         config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW, mem_storage=True)
         await self._stream.subscribe(
-            "ume.task_run.>", stream="UME", config=config, cb=self._heard, manual_ack=True, pending_msgs_limit=0
+            self._subjects.ended,
+            stream=self._subjects.stream,
+            config=config,
+            cb=self._heard,
+            manual_ack=True,
+            pending_msgs_limit=0,
         )
 
     async def run(self, n: int, outstanding: int) -> None:
@@ -118,7 +150,7 @@ class Requests:
     async def n_stored(self) -> int:
         """Messages that the event stream has ever taken, once nothing more comes."""
         last = -1
-        while (now := (await self._stream.stream_info("UME")).state.last_seq) != last:
+        while (now := (await self._stream.stream_info(self._subjects.stream)).state.last_seq) != last:
             last = now
             await asyncio.sleep(0.05)
         return last
@@ -126,7 +158,8 @@ class Requests:
     async def _ask(self) -> None:
         self._n_asked += 1
         headers = {"Nats-Msg-Id": f"{time.time_ns():016x}-{self._n_asked:08d}"}
-        await self._client.publish("ume.run.request.stages", BODY, reply=self._inbox, headers=headers)
+        subjects = self._subjects
+        await self._client.publish(subjects.request, subjects.body, reply=self._inbox, headers=headers)
 
     async def _until(self, n_ended: int) -> None:
         async with self._ended:
@@ -137,7 +170,7 @@ class Requests:
         self.n_confirmed += 1
 
     async def _heard(self, message: Any) -> None:
-        assert b'"status":"success"' in message.data, message.data
+        assert self._subjects.said in message.data, message.data
         async with self._ended:
             self.n_ended += 1
             self._ended.notify_all()

@@ -14,7 +14,7 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from bench.workloads import percentile
+from bench.percentiles import percentile
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 

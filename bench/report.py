@@ -27,7 +27,7 @@ def _sides(result: Result) -> list[str]:
             row.append(f"{(first.max - first.min) / 2 / first.median:.0%}")
         rows.append(row)
     # One line for each figure reads better than a line of a dozen columns.
-    return _aligned([list(column) for column in zip(*rows, strict=True)])
+    return [line.rstrip() for line in _aligned([list(column) for column in zip(*rows, strict=True)])]
 
 
 def _ratios(ratios: Sequence[RatioFound]) -> list[str]:

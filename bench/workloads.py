@@ -50,9 +50,3 @@ class PlainStages:
 
 
 STAGES = {"async": AsyncStages, "plain": PlainStages}
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """The smallest value that at least `percent` of `values` do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

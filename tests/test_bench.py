@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
-from bench import report
+from bench import publish, report
 from bench.apart import ROOT, Failed, from_process, measured
 from bench.catalogue import BENCHMARKS
+from bench.chart import Bar, Group, svg
+from bench.peers.catalogue import BENCHMARKS as AGAINST_PEERS
 from bench.rounds import interleaved, summary
 from bench.sides import Benchmark, Figures, Goal, Ratio, Side, Size
 
@@ -88,3 +92,48 @@ def test_a_goal_that_is_a_ceiling_is_met_below_it() -> None:
 def test_a_measurement_that_fails_says_what_it_wrote_last() -> None:
     with pytest.raises(Failed, match="the disk is made of cheese"):
         from_process([sys.executable, "-c", "raise SystemExit('the disk is made of cheese')"], "a")
+
+
+def test_every_ratio_and_every_bar_of_the_chart_names_a_side_that_is_measured() -> None:
+    everything = (*BENCHMARKS, *AGAINST_PEERS)
+    sides = {(benchmark.name, side.name) for benchmark in everything for side in benchmark.sides}
+
+    named = {(b.name, path.partition(".")[0]) for b in everything for r in b.ratios for path in (r.of, r.to)}
+    drawn = {tuple(path.split(".")[:2]) for _, bars in publish.CHART_OF for _, path, _ in bars}
+
+    assert named | drawn <= sides
+
+
+def test_the_chart_is_an_image_with_a_bar_for_each_value_and_the_longest_ends_inside() -> None:
+    text = svg([Group("Runs & more", [Bar("ours", 1234.5, True), Bar("theirs", 12.25, False)])], "a machine")
+
+    image = ElementTree.fromstring(text)
+    bars = image.findall("{http://www.w3.org/2000/svg}rect")
+    width = float(image.attrib["viewBox"].split()[2])
+    assert [bar.attrib["class"] for bar in bars] == ["ours", "other"]
+    assert float(bars[0].attrib["x"]) + float(bars[0].attrib["width"]) < width
+    assert "1,234" in text
+    assert "12.2" in text
+
+
+def test_new_tables_take_the_place_of_the_old_ones_and_of_nothing_else() -> None:
+    page = "before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter\n"
+
+    assert publish.with_tables(page, "new") == "before\n<!-- tables -->\n\nnew\n<!-- end of tables -->\nafter\n"
+
+
+def test_a_page_without_a_place_for_tables_is_left_alone() -> None:
+    with pytest.raises(ValueError, match="must have"):
+        publish.with_tables("no marks", "new")
+
+
+def test_the_tables_of_a_written_report_read_as_they_were_printed() -> None:
+    found = summary(BOTH, [{"a": {"per_s": 4.0}, "b": {"per_s": 2.0}}])
+    machine = dict.fromkeys(("date", "cascadenced", "system", "python", "sqlite", "nats_server"), "x")
+    written = msgspec.json.encode(
+        {"machine": {**machine, "cpus": 2, "load": 0.1}, "size": "full", "n_rounds": 1, "benchmarks": {"both": found}}
+    )
+
+    read = msgspec.json.decode(written, type=publish.Report)
+
+    assert report.text("both", found).rstrip() in publish.tables([read])
