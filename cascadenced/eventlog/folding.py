@@ -51,8 +51,24 @@ class Folding:
 
         Raises sqlite3.OperationalError when the database itself fails (the savepoint is no refuge then).
         """
+        self._fold(self._projections, batch)
+
+    def rebuild(self, projections: Sequence[Projection], batches: Iterable[Sequence[Recorded]]) -> None:
+        """Fold these projections again from empty tables, in one pass. Each is live afterwards, unless it raises again.
+
+        batches: the whole log.
+        """
+        if not projections:
+            return
+        indexes = [index for projection in projections for index in self._emptied(projection)]
+        for batch in batches:
+            self._fold(projections, batch)
+        for index in indexes:
+            self._connection.execute(index)
+
+    def _fold(self, projections: Sequence[Projection], batch: Sequence[Recorded]) -> None:
         present = {recorded.type for recorded in batch}
-        for projection in self._projections:
+        for projection in projections:
             if projection.name in self.frozen or projection.types.isdisjoint(present):
                 continue
             self._connection.execute("SAVEPOINT fold")
@@ -65,32 +81,23 @@ class Folding:
                 self._freeze(projection, batch[0].position - 1, error)
             self._connection.execute("RELEASE fold")
 
-    def rebuild(self, projection: Projection, batches: Iterable[Sequence[Recorded]]) -> None:
-        """Fold the projection again from an empty table. It is live afterwards, unless it raises again."""
+    def _emptied(self, projection: Projection) -> list[str]:
+        """Make its tables anew; returns what makes its indexes, which is done sooner when the rows are there."""
         for table in projection.tables:
             self._connection.execute(f"DROP TABLE IF EXISTS {table}")
+        indexes = []
         for statement in statements(projection.ddl):
-            self._connection.execute(statement)
+            if statement.lstrip().upper().startswith("CREATE INDEX"):
+                indexes.append(statement)
+            else:
+                self._connection.execute(statement)
         self.frozen = {name: state for name, state in self.frozen.items() if name != projection.name}
         self._connection.execute(
             "INSERT INTO projections (name, version) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET "
             "version = excluded.version, position = NULL, reason = NULL, frozen_at_us = NULL",
             (projection.name, projection.version),
         )
-        folded = 0
-        for batch in batches:
-            self._connection.execute("SAVEPOINT fold")
-            try:
-                projection.apply(self._connection, batch)
-            except BaseException as error:
-                if is_database_failure(error):
-                    raise
-                self._connection.execute("ROLLBACK TO fold")
-                self._freeze(projection, folded, error)
-                self._connection.execute("RELEASE fold")
-                return
-            self._connection.execute("RELEASE fold")
-            folded = batch[-1].position
+        return indexes
 
     def states(self, head: int) -> list[ProjectionState]:
         return [

@@ -75,8 +75,7 @@ class MemoryEventLog:
         write(self._connection, [to_row(event) for event in file.events])
         self.tables = MemoryTables(self._connection)
         self._folding = Folding(self._connection, projections, clock)
-        for projection in self._folding.prepare():
-            self._folding.rebuild(projection, self._batches())
+        self._folding.rebuild(self._folding.prepare(), self._batches())
         self._waiting: list[Pending] = []
         self._checkpoints: dict[str, int] = {}
         self._closed = False
@@ -153,9 +152,8 @@ class MemoryEventLog:
         return self._folding.states(self.position)
 
     async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
-        for projection in self._projections:
-            if names is None or projection.name in names:
-                self._folding.rebuild(projection, self._batches())
+        wanted = [projection for projection in self._projections if names is None or projection.name in names]
+        self._folding.rebuild(wanted, self._batches())
         return self.projection_states()
 
     async def verify(self) -> int:

@@ -43,6 +43,9 @@ VERIFIED_EVERY = 10_000
 WAL_GROWTH_BYTES = 16 * 1024 * 1024
 """Four times what SQLite lets gather before it carries the WAL over. When it has grown by so much, we ask why."""
 
+_REBUILD_AT_ONCE = 5_000
+"""Events folded together: many runs have begun and ended within one such batch, and are written once."""
+
 _VERIFIED = "verified"
 _SAVE_CHECKPOINT = (
     "INSERT INTO checkpoints (name, position) VALUES (?, ?) "
@@ -129,8 +132,7 @@ class SqliteEventLog:
                 ids.not_before(EventId(last[0]))
             connection.execute("BEGIN IMMEDIATE")
             folding = Folding(connection, projections, clock)
-            for projection in folding.prepare():
-                folding.rebuild(projection, _all_events(connection))
+            folding.rebuild(folding.prepare(), _all_events(connection))
             origin, epoch = _open_for_writing(connection, instance_id, ids)
             connection.execute(_SAVE_CHECKPOINT, (_VERIFIED, position))
             connection.execute("COMMIT")
@@ -200,10 +202,9 @@ class SqliteEventLog:
         """Fold projections (all, or those named) again from the log; nothing is appended meanwhile."""
 
         def work() -> object:
+            wanted = [projection for projection in self._projections if names is None or projection.name in names]
             with self._transaction():
-                for projection in self._projections:
-                    if names is None or projection.name in names:
-                        self._folding.rebuild(projection, _all_events(self._connection))
+                self._folding.rebuild(wanted, _all_events(self._connection))
             return None
 
         await self._in_writer(work)
@@ -420,5 +421,5 @@ def _open_for_writing(connection: sqlite3.Connection, instance_id: str | None, i
 
 def _all_events(connection: sqlite3.Connection) -> Iterator[list[Recorded]]:
     cursor = connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position")  # noqa: S608
-    while rows := cursor.fetchmany(1_000):
+    while rows := cursor.fetchmany(_REBUILD_AT_ONCE):
         yield [from_row(row) for row in rows]
