@@ -14,7 +14,7 @@ import structlog
 from cascadenced import __version__
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, Invalid
+from cascadenced.errors import CascadenceError, ConfigError, Invalid
 from cascadenced.eventlog.base import Change, EventLog, ProjectionState
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
@@ -275,6 +275,8 @@ async def open_instance(
             on_fatal=on_fatal,
         )
         stack.push_async_callback(log.close)
+        if await log.remember("hash_secret", pseudonyms.fingerprint) != pseudonyms.fingerprint:
+            raise ConfigError(_other_secret(config))
         spawner = spawner or ThreadSpawner(config.max_threads)
         stack.callback(spawner.close)
         instance = await assemble(
@@ -290,3 +292,14 @@ async def open_instance(
         )
         yield instance
         await instance.refusals.flush()
+
+
+def _other_secret(config: Config) -> str:
+    made = f"the pseudonyms in {config.log_path} were made with another secret than"
+    if config.hash_secret is not None:
+        name = f"hash_secret ({config.sources.get('hash_secret', 'set')})"
+        return f"{made} {name}: set it to what it was, or remove it if {config.hash_secret_path} was in use before"
+    return (
+        f"{made} the one in {config.hash_secret_path}: restore the file from a backup (a new one was drawn if it was "
+        "missing), set hash_secret if that was in use before, or set data_dir to a new folder"
+    )
