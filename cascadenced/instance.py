@@ -29,6 +29,7 @@ from cascadenced.handlers.dead_letters import DeadLetters
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
+from cascadenced.handlers.sources import Sources
 from cascadenced.identity import Pseudonyms, checked
 from cascadenced.ids import Ids, SystemIds
 from cascadenced.plugins.base import BaseTask
@@ -127,9 +128,10 @@ class Instance:
             max_running=config.max_concurrent_runs,
             max_queued=config.max_queued_runs,
         )
-        self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms)
+        sources = Sources(log, pseudonyms)
+        self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
-        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals)
+        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals, sources)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands)
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""
