@@ -110,9 +110,13 @@ class FutureSchema(BadMessage):
 
 
 class Refused(CascadenceError):
-    """The rule says no. Each kind maps to one HTTP status (`refusals.py`)."""
+    """The rule says no. Each kind maps to one HTTP status (`refusals.py`).
+
+    recorded: whether an event of its own says so; else it is only counted.
+    """
 
     code = "refused"
+    recorded = False
 
 
 class Invalid(Refused):

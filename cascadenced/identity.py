@@ -61,6 +61,8 @@ class Pseudonyms:
         self._plain_key = secret.encode() if compat_sha256 else None
         # Keyed once; a copy of the state costs half of what keying again does, and holds the interpreter lock.
         self._keyed = hmac.new(secret.encode(), digestmod="sha256")
+        self.fingerprint = hmac.digest(secret.encode(), b"cascadenced/fingerprint/1", "sha256").hex()[:32]
+        """Tells whether two secrets are the same, without telling them."""
 
     def user(self, user_id: str) -> UserHash:
         return UserHash(self._digest(b"cascadenced/user/1", user_id))

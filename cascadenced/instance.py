@@ -16,7 +16,7 @@ from cascadenced import __version__
 from cascadenced.backup import refuse_half_restored
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, Invalid
+from cascadenced.errors import CascadenceError, ConfigError, Invalid
 from cascadenced.eventlog.base import Change, EventLog, ProjectionState
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
@@ -31,6 +31,7 @@ from cascadenced.handlers.dead_letters import DeadLetters
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
+from cascadenced.handlers.sources import Sources
 from cascadenced.identity import Pseudonyms, checked
 from cascadenced.ids import Ids, SystemIds
 from cascadenced.plugins.base import BaseTask
@@ -129,9 +130,10 @@ class Instance:
             max_running=config.max_concurrent_runs,
             max_queued=config.max_queued_runs,
         )
-        self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms)
+        sources = Sources(log, pseudonyms)
+        self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
-        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals)
+        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals, sources)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""
@@ -280,6 +282,8 @@ async def open_instance(
             on_fatal=on_fatal,
         )
         stack.push_async_callback(log.close)
+        if await log.remember("hash_secret", pseudonyms.fingerprint) != pseudonyms.fingerprint:
+            raise ConfigError(_other_secret(config))
         spawner = spawner or ThreadSpawner(config.max_threads)
         stack.callback(spawner.close)
         instance = await assemble(
@@ -295,3 +299,14 @@ async def open_instance(
         )
         yield instance
         await instance.refusals.flush()
+
+
+def _other_secret(config: Config) -> str:
+    made = f"the pseudonyms in {config.log_path} were made with another secret than"
+    if config.hash_secret is not None:
+        name = f"hash_secret ({config.sources.get('hash_secret', 'set')})"
+        return f"{made} {name}: set it to what it was, or remove it if {config.hash_secret_path} was in use before"
+    return (
+        f"{made} the one in {config.hash_secret_path}: restore the file from a backup (a new one was drawn if it was "
+        "missing), set hash_secret if that was in use before, or set data_dir to a new folder"
+    )

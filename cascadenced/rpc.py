@@ -8,12 +8,12 @@ import msgspec
 import structlog
 
 from cascadenced.bus.base import Reply, Responder
-from cascadenced.errors import BadMessage, CascadenceError, Invalid
+from cascadenced.errors import BadMessage, CascadenceError, Invalid, Overloaded, Refused
 from cascadenced.events.base import Json
 from cascadenced.events.strict import scan
 from cascadenced.instance import Instance
 from cascadenced.refusals import Answer, ErrorBody, answer
-from cascadenced.verbs import VERBS, Verb, perform
+from cascadenced.verbs import VERBS, Verb, is_duplicate, perform
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -22,12 +22,19 @@ _encode = msgspec.json.Encoder().encode
 async def call(
     instance: Instance, verb: Verb[msgspec.Struct], body: bytes, *, via: str | None
 ) -> tuple[int, bytes, Answer | None]:
-    """(status as in HTTP, JSON, the refusal if it is one). Never raises."""
+    """(status as in HTTP, JSON, the refusal if it is one). Never raises.
+
+    Wishes that were refused, or made before, are counted where no event says so.
+    """
     try:
         result = await perform(verb, instance, _scanned(body), via=via)
+        if is_duplicate(result):
+            instance.refusals.count("duplicate", f"rpc.{verb.name}")
         return 200, _encode(result), None
     except CascadenceError as error:
         refused = answer(error)
+        if verb.is_wish and (isinstance(error, Overloaded) or (isinstance(error, Refused) and not error.recorded)):
+            instance.refusals.count(error.code, f"rpc.{verb.name}")
     except Exception:  # noqa: BLE001 -- a fault of ours; the daemon goes on serving
         _log.exception("verb_failed", verb=verb.name)
         refused = Answer(500, ErrorBody("an internal error; the daemon's log has the details", "internal"))

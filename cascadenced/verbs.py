@@ -40,6 +40,11 @@ class Verb(msgspec.Struct, Generic[Arguments], frozen=True):
     do: Callable[[Instance, Arguments], Awaitable[Any]]
     help: str
 
+    @property
+    def is_wish(self) -> bool:
+        """Whether it asks for something to happen, rather than how things are."""
+        return issubclass(self.takes, _WISHES)
+
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -95,6 +100,9 @@ class PointerArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     user_id: str | None = None
     user_hash: str | None = None
     group_id: str | None = None
+
+
+_WISHES = (RunArguments, DispatchArguments, SwitchArguments, PointerArguments)
 
 
 class PointersArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -185,6 +193,13 @@ class PointerResult(msgspec.Struct):
     stored: bool
 
 
+def is_duplicate(result: object) -> bool:
+    """Whether a verb answers that the same was asked for before."""
+    if isinstance(result, PointerResult):
+        return not result.stored
+    return isinstance(result, RunResult | DispatchResult) and result.duplicate
+
+
 class Verified(msgspec.Struct):
     position: int
 
@@ -247,7 +262,9 @@ async def _ended(instance: Instance, run_id: str) -> Run:
 
 
 def _refusal(code: str, reason: str) -> Refused:
-    return Unknown(reason, code=code) if code == "unknown_task" else Conflict(reason, code=code)
+    refusal = Unknown(reason, code=code) if code == "unknown_task" else Conflict(reason, code=code)
+    refusal.recorded = True
+    return refusal
 
 
 def _switch(switch: Switch) -> Callable[[Instance, SwitchArguments], Awaitable[Switched]]:

@@ -119,6 +119,52 @@ async def test_whoever_can_wait_waits_for_room_in_the_queue(gated: type[Gated]) 
         await room
 
 
+async def test_requests_at_the_same_moment_do_not_overfill_the_queue(gated: type[Gated]) -> None:
+    world = World(gated, max_concurrent_runs=1, max_queued_runs=3)
+    async with world.up() as instance:
+        answers = await asyncio.gather(*(ask(instance, "gated") for _ in range(20)), return_exceptions=True)
+        assert [type(answer) for answer in answers].count(Overloaded) == 16
+        assert (instance.runs.n_queued, len(world.events(RunRequested))) == (3, 4)
+        gated.gate.set()
+        await until(lambda: instance.runs.n_running == 0)
+
+
+async def test_a_request_that_fails_leaves_its_place_in_the_queue_to_others(gated: type[Gated]) -> None:
+    world = World(gated, max_concurrent_runs=1, max_queued_runs=1)
+    async with world.up() as instance:
+        await ask(instance, "gated")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.vault, "remember", refuse_to_remember)
+            with pytest.raises(DiskFull):
+                await ask(instance, "gated")
+        instance.log.fail_next = DiskFull("no space")  # type: ignore[attr-defined]
+        with pytest.raises(DiskFull):
+            await ask(instance, "gated")
+        await asyncio.wait_for(instance.runs.room(), 5)
+        await ask(instance, "gated")
+        with pytest.raises(Overloaded):
+            await ask(instance, "gated")
+        gated.gate.set()
+        await until(lambda: instance.runs.n_running == 0)
+
+
+async def refuse_to_remember(*_: Any) -> None:
+    raise DiskFull("no space")
+
+
+async def test_the_queue_has_no_room_while_what_fills_it_is_being_recorded(gated: type[Gated]) -> None:
+    async with World(gated, max_concurrent_runs=1, max_queued_runs=1).up() as instance:
+        await ask(instance, "gated")
+        second = asyncio.ensure_future(ask(instance, "gated"))
+        await asyncio.sleep(0)
+        room = asyncio.ensure_future(instance.runs.room())
+        await second
+        await idle()
+        assert not room.done()
+        gated.gate.set()
+        await room
+
+
 async def test_only_the_ids_of_a_long_queue_are_kept_and_they_run_all_the_same(
     gated: type[Gated], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from cascadenced.errors import (
     WrongVersion,
 )
 from cascadenced.events.run import RunRequested
+from cascadenced.events.system import RequestsRefused
 from cascadenced.instance import Instance
 from cascadenced.refusals import answer
 from cascadenced.rpc import call, responders
@@ -182,6 +183,68 @@ async def test_a_result_that_cannot_be_encoded_is_a_500_too(world: World, monkey
 
         monkeypatch.setattr(instance, "status", odd)
         assert (await called(instance, "status", b""))[0] == 500
+
+
+# ── what is counted ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "reason"),
+    [
+        ("run", b"{", "undecodable"),
+        ("run", b'{"task": "adds"}', "invalid"),
+        ("run", b'{"task": "adds", "user_id": "", "group_id": "eng"}', "invalid"),
+        ("dispatch", b'{"event": "..", "user_id": "alice", "group_id": "eng"}', "invalid"),
+        ("trigger", b'{"task": "adds", "user_id": "alice", "group_id": "eng"}', "conflict"),
+        ("pause", b'{"task": "nothing"}', "unknown"),
+        ("pointer_add", b'{"task": "adds", "run_id": "r", "user_id": "alice"}', "invalid"),
+    ],
+)
+async def test_a_refused_request_is_counted(world: World, verb: str, body: bytes, reason: str) -> None:
+    async with world.up() as instance:
+        assert (await called(instance, verb, body))[0] >= 400
+        assert instance.refusals.total == {reason: 1}
+    assert world.events(RequestsRefused) == [RequestsRefused(reason=reason, subject=f"rpc.{verb}", n_refused=1)]
+
+
+async def test_a_request_that_finds_the_queue_full_is_counted(world: World) -> None:
+    async with world.up() as instance:
+        instance.runs._max_queued = 0
+        body = json.dumps({**WHO, "task": "adds", "args": {"numbers": []}}).encode()
+        assert (await called(instance, "run", body))[0] == 429
+        assert instance.refusals.total == {"overloaded": 1}
+
+
+async def test_a_request_that_was_made_before_is_counted_as_a_duplicate(world: World) -> None:
+    run = json.dumps({**WHO, "task": "adds", "args": {"numbers": []}, "idempotency_key": "k"}).encode()
+    dispatch = json.dumps({**WHO, "event": "nobody.listens", "idempotency_key": "k"}).encode()
+    pointer = json.dumps({"task": "marks", "run_id": "r", "user_id": "alice"}).encode()
+    async with world.up() as instance:
+        for _ in range(3):
+            for verb, body in (("run", run), ("dispatch", dispatch), ("pointer_receive", pointer)):
+                assert (await called(instance, verb, body))[0] == 200
+        assert instance.refusals.total == {"duplicate": 6}
+
+
+async def test_what_is_recorded_as_a_refused_run_is_not_counted_beside_it(world: World) -> None:
+    async with world.up() as instance:
+        assert (await called(instance, "run", json.dumps({**WHO, "task": "nothing"}).encode()))[0] == 404
+        assert instance.refusals.total == {}
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"), [("show", b'{"run": "nothing"}'), ("runs", b'{"limit": -1}'), ("list", b"{")]
+)
+async def test_a_question_that_has_no_answer_is_not_counted(world: World, verb: str, body: bytes) -> None:
+    async with world.up() as instance:
+        assert (await called(instance, verb, body))[0] >= 400
+        assert instance.refusals.total == {}
+
+
+async def test_a_run_that_failed_was_not_refused(world: World) -> None:
+    async with world.up() as instance:
+        assert (await called(instance, "run", json.dumps({**WHO, "task": "fails"}).encode()))[0] == 400
+        assert instance.refusals.total == {}
 
 
 # ── the micro service ────────────────────────────────────────────────────────────────────────────────────────

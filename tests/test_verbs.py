@@ -318,10 +318,11 @@ def a_schedule(expr: Any, timezone: str | None = None) -> SetSchedule:
         (7, None, "adds: 'expr' must be a non-empty string"),
         ("* * *", None, "Wrong number of fields; got 3, expected 5"),
         ("* * * * * *", None, "Wrong number of fields; got 6, expected 5"),
-        ("61 * * * *", None, "'61 \\* \\* \\* \\*' is not a cron expression"),
-        ("@never", None, "'@never' is not a cron expression"),
+        ("61 * * * *", None, r"'expr' \(61 \* \* \* \*\) is not a cron expression: five fields, minute to weekday"),
+        ("@alice", None, "'expr' is not a cron expression: five fields, minute to weekday"),
+        ("0 9 * * alice", None, "'expr' is not a cron expression: five fields, minute to weekday"),
         ("1," * 200 + "1 * * * *", None, "'expr' has 409 characters; 256 are allowed"),
-        ("* * * * *", "Mars/Base", "'Mars/Base' is not an IANA time zone"),
+        ("* * * * *", "Mars/Base", "'timezone' is not an IANA time zone, such as Europe/Berlin"),
     ],
 )
 async def test_a_schedule_that_cannot_be_one_is_invalid(

@@ -210,6 +210,18 @@ class SqliteEventLog:
         await self._in_writer(work)
         return self.projection_states()
 
+    async def remember(self, key: str, value: str) -> str:
+        """What the file says under `key`: `value`, durably, if it said nothing so far."""
+
+        def work() -> object:
+            with self._transaction():
+                self._connection.execute(
+                    "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (key, value)
+                )
+            return self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+
+        return str(await self._in_writer(work))
+
     async def verify(self) -> int:
         """Check the whole chain against the file, while appends go on; returns the position reached.
 

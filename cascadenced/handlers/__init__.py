@@ -3,6 +3,7 @@
 run_stage.py     do the current stage of a run, say how it went
 failure.py       what an exception of task code says
 run_requests.py  a run, or a workflow, is asked for
+sources.py       what counts as the same request
 commands.py      what the bus brings → the handler that records it
 facts.py         pointers, schedules, reports, ideas and notes: recorded, starting nothing
 research.py      the answer to a research query

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cascadenced.errors import BadMessage, NotAllowed, Refused
+from msgspec.structs import replace
+
+from cascadenced.errors import BadMessage, Conflict, NotAllowed, Refused
 from cascadenced.events.inbound import (
     Command,
     DispatchEvent,
@@ -15,6 +17,7 @@ from cascadenced.events.inbound import (
 )
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.run_requests import Origin, RunRequests
+from cascadenced.handlers.sources import Sources
 from cascadenced.runtime.counting import RefusalCounter
 from cascadenced.runtime.ingest import Message
 from cascadenced.runtime.tasks import Tasks
@@ -23,15 +26,21 @@ from cascadenced.runtime.tasks import Tasks
 class BusCommands:
     """`handle` of runtime/ingest.py."""
 
-    def __init__(self, requests: RunRequests, facts: Facts, tasks: Tasks, refusals: RefusalCounter) -> None:
+    def __init__(
+        self, requests: RunRequests, facts: Facts, tasks: Tasks, refusals: RefusalCounter, sources: Sources
+    ) -> None:
         self._requests, self._facts, self._tasks, self._refusals = requests, facts, tasks, refusals
+        self._sources = sources
 
     async def __call__(self, command: Command, message: Message) -> None:
         """Record what follows from `command`. Raises BadMessage with the reason of the dead letter."""
         try:
-            await self._record(command, message)
+            source = await self._sources.of_message(message.source, *_sender(command))
+            await self._record(command, replace(message, source=source))
         except NotAllowed as error:
             raise BadMessage(str(error), code="not_allowed") from None
+        except Conflict as error:
+            raise BadMessage(str(error), code=error.code) from None
         except Refused as error:
             raise BadMessage(str(error), code="invalid") from None
 
@@ -71,3 +80,15 @@ class BusCommands:
     def _count(self, duplicate: bool, subject: str) -> None:
         if duplicate:
             self._refusals.count("duplicate", subject)
+
+
+def _sender(command: Command) -> tuple[str | None, str | None]:
+    """(user_id, group_id) as the message has them."""
+    match command:
+        case RequestRun(identity=who) | DispatchEvent(identity=who):
+            return who.user_id, who.group_id
+        case SetSchedule(identity=who):
+            return (who.user_id, who.group_id) if who is not None else (None, None)
+        case UpdatePointer() | ReportRun() | RecordIdea() | RecordNote():
+            return command.user_id, command.group_id
+    return None, None

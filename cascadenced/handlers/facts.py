@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from zoneinfo import available_timezones
 
@@ -20,6 +21,7 @@ from cascadenced.runtime.tasks import task_stream
 from cascadenced.vault import VaultPort
 
 MAX_EXPR_CHARS = 256
+_UNTELLING = re.compile(r"[0-9*/,?# -]+")
 
 
 class Facts:
@@ -121,7 +123,9 @@ def _checked_expression(expr: str | None, task: str) -> str:
     if not text.startswith("@") and n_fields != 5:
         raise Invalid(f"Wrong number of fields; got {n_fields}, expected 5")
     if not croniter.is_valid(text):
-        raise Invalid(f"{text[:64]!r} is not a cron expression")
+        # Shown only where it cannot name anybody: the reason of a refusal is read by others than the sender.
+        shown = f" ({text})" if _UNTELLING.fullmatch(text) else ""
+        raise Invalid(f"'expr'{shown} is not a cron expression: five fields, minute to weekday")
     return text
 
 
@@ -133,5 +137,5 @@ def _zones() -> frozenset[str]:
 
 def _checked_zone(zone: str) -> str:
     if zone not in _zones():
-        raise Invalid(f"{zone[:64]!r} is not an IANA time zone")
+        raise Invalid("'timezone' is not an IANA time zone, such as Europe/Berlin")
     return zone

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import msgspec
 from msgspec.structs import replace
 
-from cascadenced.errors import Invalid, Unknown
+from cascadenced.errors import Conflict, Invalid, Unknown
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Json
 from cascadenced.events.content import recordable
-from cascadenced.events.inbound import MAX_KEY_CHARS
+from cascadenced.events.run import RunRefused, RunRequested
 from cascadenced.events.subjects import checked_event_name, checked_reported_name
 from cascadenced.events.workflow import EventDispatched
+from cascadenced.handlers.sources import Sources
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import RunId
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Accepted, Request, Runs
-from cascadenced.runtime.tasks import Tasks
+from cascadenced.runtime.tasks import WORKFLOW_PREFIX, Tasks
 from cascadenced.vault import VaultPort
 
 
@@ -43,8 +46,10 @@ class Dispatched(msgspec.Struct, frozen=True):
 class RunRequests:
     """The one way to ask for runs."""
 
-    def __init__(self, log: EventLog, runs: Runs, tasks: Tasks, vault: VaultPort, pseudonyms: Pseudonyms) -> None:
-        self._log, self._runs, self._tasks = log, runs, tasks
+    def __init__(
+        self, log: EventLog, runs: Runs, tasks: Tasks, vault: VaultPort, pseudonyms: Pseudonyms, sources: Sources
+    ) -> None:
+        self._log, self._runs, self._tasks, self._sources = log, runs, tasks, sources
         self._vault, self._pseudonyms = vault, pseudonyms
 
     async def run(
@@ -57,26 +62,33 @@ class RunRequests:
         idempotency_key: str | None = None,
         priority: int = 0,
     ) -> Accepted:
-        """Ask for a run of `task`. The same idempotency key of the same user names the same run, for ever.
+        """Ask for a run of `task`. The same idempotency key of the same user names the same run, for ever; after a
+        refusal, the next one that is not refused.
 
-        args: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded.
+        args: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded,
+        Conflict for a key that was used with other arguments.
         """
         checked_reported_name(task)
-        source = self._source(task, identity, idempotency_key) or origin.source
-        return await self._runs.request(
-            Request(
-                task=task,
-                identity=identity,
-                via=origin.via,
-                args=args,
-                priority=priority,
-                source=source,
-                at_us=origin.at_us,
-                cause=origin.cause,
-                correlation=origin.correlation,
-                traceparent=origin.traceparent,
-            )
+        request = Request(
+            task=task,
+            identity=identity,
+            via=origin.via,
+            args=args,
+            priority=priority,
+            source=origin.source,
+            at_us=origin.at_us,
+            cause=origin.cause,
+            correlation=origin.correlation,
+            traceparent=origin.traceparent,
         )
+        if idempotency_key is None:
+            return await self._runs.request(request)
+        for nth in count(1):
+            source = await self._sources.of_run(task, identity, idempotency_key, nth)
+            accepted = await self._runs.request(replace(request, source=source))
+            if not accepted.duplicate or not await self._is_free(source, identity, args, task):
+                break
+        return accepted
 
     async def dispatch(
         self,
@@ -89,11 +101,20 @@ class RunRequests:
     ) -> Dispatched:
         """Record the event and ask for a run of the workflow that listens to it, in one append.
 
-        payload: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded.
+        payload: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded,
+        Conflict for a key that was used with another payload.
         """
         checked_event_name(name)
-        if idempotency_key is not None:
-            origin = replace(origin, source=self._source(f"event.{name}", identity, idempotency_key))
+        if idempotency_key is None:
+            return await self._dispatch(name, payload, identity, origin)
+        for nth in count(1):
+            source = await self._sources.of_event(name, identity, idempotency_key, nth)
+            dispatched = await self._dispatch(name, payload, identity, replace(origin, source=source))
+            if not dispatched.duplicate or not await self._is_free(source, identity, payload, WORKFLOW_PREFIX + name):
+                break
+        return dispatched
+
+    async def _dispatch(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
         workflow = self._tasks.listener(name)
         if workflow is None:
             return await self._unhandled(name, payload, identity, origin)
@@ -133,10 +154,24 @@ class RunRequests:
         )
         return await self.dispatch(name, value, live.identity, origin)
 
-    def _source(self, what: str, identity: Identity, key: str | None) -> str | None:
-        if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
-            raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
-        return None if key is None else f"key:{what}:{self._pseudonyms.user(identity.user_id)}:{key}"
+    async def _is_free(self, source: str, identity: Identity, args: dict[str, Json], task: str) -> bool:
+        """Whether the same may be asked for once more: its run was refused, and would not be now.
+
+        Raises Conflict if it was not the same that was asked for.
+        """
+        before = await self._sources.recorded(source)
+        match before[0].event:
+            case RunRequested(args=args_before) | EventDispatched(payload=args_before):
+                same = _canonical(args_before) == _canonical(args)
+            case _:
+                same = False
+        if not same or before[0].group_hash != self._pseudonyms.group(identity.group_id):
+            raise Conflict(
+                "the idempotency key was used before with other arguments: choose another key for another request",
+                code="idempotency.conflict",
+            )
+        was_refused = any(isinstance(recorded.event, RunRefused) for recorded in before)
+        return was_refused and self._tasks.refusal(task) is None
 
     async def _unhandled(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
         await self._vault.remember([identity], self._pseudonyms)
@@ -154,6 +189,11 @@ class RunRequests:
             correlation=origin.correlation or run_id,
             traceparent=origin.traceparent,
         )
+
+
+def _canonical(value: Json) -> bytes:
+    """1, 1.0 and True are equal in Python, and three different arguments."""
+    return msgspec.json.encode(value, order="sorted")
 
 
 def workflow_stream(event: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import sys
 from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ _OPTIONS: Mapping[str, object] = {"isolation": "thread", "delivery": "at_least_o
 _FED = ("plan", "run", "verify")
 """Stages that are handed what the one before them put out."""
 _ANYBODY = object()
+RUN_ATTRIBUTES = ("user_id", "group_id", "run_id", "args", "context")
+"""What the instance of a run is given before its first stage."""
 _NOT_YET = ("retries", "timeout_s", "max_concurrent", "dependencies")
 
 
@@ -52,6 +55,7 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
     hooks = {stage: _hook(target, stage, registered) for stage in STAGES if _has(target, stage)}
     if "run" not in hooks:
         raise Invalid(f"Task '{registered}' has no run() method")
+    _refuse_tight_slots(cls, registered)
     kind = next((kind for base, kind in _KINDS if issubclass(cls, base)), "task")
     if kind == "pointer" and not hasattr(target, "name"):
         raise Invalid(f"{cls.__qualname__} needs a `name`: its pointers are kept under it")
@@ -116,6 +120,17 @@ def _refuse_options(target: object, name: str) -> None:
             raise Invalid(f"Task '{name}' sets {option} = {value!r}; this version supports only {given!r}")
 
 
+def _refuse_tight_slots(cls: type, name: str) -> None:
+    """Each run sets attributes on its instance."""
+    if cls.__dictoffset__ != 0:
+        return
+    lacking = [given for given in RUN_ATTRIBUTES if not hasattr(inspect.getattr_static(cls, given, None), "__set__")]
+    if lacking:
+        raise Invalid(
+            f"Task '{name}' has no room for {', '.join(lacking)}: add them to its __slots__, or leave those out"
+        )
+
+
 def _factory(target: object, name: str) -> Callable[[], Any]:
     """A class is called without arguments for each run; an object is deep-copied, so it must be able to be."""
     if isinstance(target, type):
@@ -146,12 +161,22 @@ def _is_inert(cls: type) -> bool:
 
 
 def _digest(target: object) -> str:
-    """16 hex digits that change when the source changes; of the name alone where there is no source."""
+    """16 hex digits that change when the source changes, that of base classes included; not with Python or with us."""
+    code = [base for base in target.__mro__ if _is_the_tasks_own(base)] if isinstance(target, type) else [target]
+    return hashlib.sha256("\0".join(map(_source, code or [target])).encode(errors="replace")).hexdigest()[:16]
+
+
+def _is_the_tasks_own(base: type) -> bool:
+    package = base.__module__.partition(".")[0]
+    return package != "cascadenced" and package not in sys.stdlib_module_names
+
+
+def _source(target: object) -> str:
+    """Its name where there is no source."""
     try:
-        source = inspect.getsource(target)  # type: ignore[arg-type]
+        return inspect.getsource(target)  # type: ignore[arg-type]
     except (OSError, TypeError):
-        source = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-    return hashlib.sha256(source.encode(errors="replace")).hexdigest()[:16]
+        return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
 
 
 def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cascadenced.errors import Invalid
+from cascadenced.events.content import text_of, type_name
 from cascadenced.plugins.builtin import BUILTINS
 from cascadenced.plugins.describe import describe
 from cascadenced.runtime.tasks import TaskEntry
@@ -68,7 +69,9 @@ def load(path: str) -> object:
         return attrgetter(attribute)(module)
     except AttributeError:
         raise Invalid(f"{module_name} has no {attribute}") from None
-    except Exception as error:  # noqa: BLE001 -- the module's own __getattr__
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 -- the module's own __getattr__
         raise Invalid(f"{module_name} does not give its {attribute}: {_text(error)}") from None
 
 
@@ -84,7 +87,9 @@ def collect(found: Iterable[tuple[str, object]], rejected: Iterable[Rejected] = 
         except Invalid as error:
             refused.append(Rejected(path, str(error)))
             continue
-        except Exception as error:  # noqa: BLE001 -- looking at a plugin runs its code: metaclasses, descriptors
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 -- looking at a plugin runs its code: metaclasses, descriptors
             refused.append(Rejected(path, f"cannot be described: {_text(error)}"))
             continue
         tasks[entry.name] = entry
@@ -92,8 +97,4 @@ def collect(found: Iterable[tuple[str, object]], rejected: Iterable[Rejected] = 
 
 
 def _text(error: BaseException) -> str:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 -- its __str__ is the plugin's code too
-        text = type(error).__name__
-    return text.encode(errors="backslashreplace").decode()
+    return f"{type_name(error)}: {text_of(error)}"

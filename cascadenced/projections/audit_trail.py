@@ -29,6 +29,9 @@ CREATE TABLE audit_trail (
 
 _COLUMNS = ", ".join(f"e.{column}" for column in COLUMNS.split(", "))
 
+_CHUNK = 500
+"""Events read at a time: of a category that is rare among them, a page needs many."""
+
 Category = Literal["stage", "audit", "all"]
 
 
@@ -81,21 +84,48 @@ async def trail(
     limit: int = 100,
     after: str | None = None,
 ) -> Page:
-    """Chronological. limit counts events, each of which may give several rows. The filters match exactly."""
+    """Chronological. The filters match exactly.
+
+    after: `<position>` of the last event shown, or `<position>:<rows>` where a page ended amid an event's rows.
+    """
     checked_limit(limit)
+    position, n_shown = _cursor(after)
     conditions, values = "", list[str]()
     for column, value in (("user_hash", user_hash), ("group_hash", group_hash)):
         if value is not None:
             conditions += f" AND e.{column} = ?"
             values.append(value)
-    rows = await tables.fetch(
-        f"SELECT {_COLUMNS} "  # noqa: S608 -- constants only
-        "FROM audit_trail AS a JOIN events AS e ON e.position = a.position "
-        f"WHERE a.task = ? AND a.position > ?{conditions} ORDER BY a.position LIMIT ?",
-        (task, checked_position(after) or 0, *values, limit + 1),
-    )
-    items = [item for row in rows[:limit] for item in _trail_rows(from_row(row), category)]
-    return Page(items, str(rows[limit - 1][0]) if len(rows) > limit else None)
+    items: list[TrailRow] = []
+    last = ""
+    while True:
+        rows = await tables.fetch(
+            f"SELECT {_COLUMNS} "  # noqa: S608 -- constants only
+            "FROM audit_trail AS a JOIN events AS e ON e.position = a.position "
+            f"WHERE a.task = ? AND a.position >= ?{conditions} ORDER BY a.position LIMIT ?",
+            (task, position, *values, _CHUNK),
+        )
+        for row in rows:
+            position = row[0]
+            for item in _trail_rows(from_row(row), category)[n_shown:]:
+                if len(items) == limit:
+                    return Page(items, last)
+                items.append(item)
+                n_shown += 1
+                last = f"{position}:{n_shown}"
+            n_shown = 0
+        if len(rows) < _CHUNK:
+            return Page(items)
+        position += 1
+
+
+def _cursor(after: str | None) -> tuple[int, int]:
+    """(position of the next event, how many of its rows were shown)."""
+    if after is None:
+        return 0, 0
+    position, colon, n_shown = after.partition(":")
+    if colon:
+        return checked_position(position) or 0, checked_position(n_shown) or 0
+    return (checked_position(position) or 0) + 1, 0
 
 
 def _trail_rows(recorded: Recorded, category: Category) -> list[TrailRow]:

@@ -94,6 +94,7 @@ class Runs:
         self._perform = perform
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
+        self._n_joining = 0  # those that will be queued as soon as they are recorded
         self._queue: OrderedDict[str, LiveRun | None] = OrderedDict()
         # A run is in one of these three, or this process leaves it alone.
         self._asked: dict[str, LiveRun] = {}  # its first append is under way
@@ -121,8 +122,8 @@ class Runs:
         Raises Overloaded when the queue is full, and nothing is recorded; Unknown for a `source` under which something
         else than a run was recorded.
         """
-        if len(self._queue) >= self._max_queued:
-            raise Overloaded(f"{len(self._queue)} runs are queued already; try again later", retry_after_s=5.0)
+        if not self._has_room():
+            raise Overloaded(f"{self._max_queued} runs are queued already; try again later", retry_after_s=5.0)
         live = self._newborn(request, run_id or self.new_run_id(request.source, request.at_us))
         requested = RunRequested(
             task=request.task, via=request.via, args=request.args, priority=request.priority, depth=request.depth
@@ -136,33 +137,35 @@ class Runs:
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
             events += _start(evolve(Run(), requested), live.entry)
+        to_queue = refused is None and not has_slot
+        self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
+        self._tell_room()
         try:
             await self._vault.remember([request.identity], self._pseudonyms)
             appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
-            if has_slot:
-                self._free_slot()
+            self._give_back(has_slot=has_slot, to_queue=to_queue)
             raise
         self._asked[live.run_id] = live
         # An append cannot be called back, so what follows from it must not depend on a caller that still waits.
-        appending.add_done_callback(lambda done: self._recorded(live, done, has_slot=has_slot))
+        appending.add_done_callback(lambda done: self._recorded(live, done, has_slot=has_slot, to_queue=to_queue))
         receipt: Receipt = await asyncio.shield(appending)
         if receipt.duplicate_of is not None:
             return Accepted(await self._run_at(receipt.duplicate_of), duplicate=True)
         return Accepted(live.run_id, refused=refused)
 
-    def _recorded(self, live: LiveRun, done: asyncio.Future[Receipt], *, has_slot: bool) -> None:
+    def _recorded(self, live: LiveRun, done: asyncio.Future[Receipt], *, has_slot: bool, to_queue: bool) -> None:
         """The append of a request is over: drive the run, or queue it, if there is one."""
         self._asked.pop(live.run_id, None)
         if done.cancelled() or done.exception() is not None or done.result().duplicate_of is not None:
             _tell_unfinished(live)
-            if has_slot:
-                self._free_slot()
+            self._give_back(has_slot=has_slot, to_queue=to_queue)
             return
         live.fold([recorded for recorded in done.result().recorded if recorded.stream == run_stream(live.run_id)])
         if has_slot:
             self._drive(live, self._to_its_end)
-        elif live.run.status not in ENDED:
+        elif to_queue:
+            self._n_joining -= 1
             self._enqueue(live.run_id, live)
 
     async def ended(self, run_id: str) -> Ended:
@@ -277,17 +280,31 @@ class Runs:
         self._n_slots_taken -= 1
         self._start_queued()
 
+    def _give_back(self, *, has_slot: bool, to_queue: bool) -> None:
+        """The place that a request had, which became no run."""
+        self._n_joining -= to_queue
+        self._tell_room()
+        if has_slot:
+            self._free_slot()
+
+    def _has_room(self) -> bool:
+        return len(self._queue) + self._n_joining < self._max_queued
+
+    def _tell_room(self) -> None:
+        if self._has_room():
+            self._room.set()
+        else:
+            self._room.clear()
+
     def _enqueue(self, run_id: str, live: LiveRun | None) -> None:
         self._queue[run_id] = live if len(self._queue) < MAX_QUEUED_IN_MEMORY else None
-        if len(self._queue) >= self._max_queued:
-            self._room.clear()
         self._start_queued()
+        self._tell_room()
 
     def _start_queued(self) -> None:
         while self._queue and not self._stop.is_set() and self._n_slots_taken < self._max_running:
             run_id, live = self._queue.popitem(last=False)
-            if len(self._queue) < self._max_queued:
-                self._room.set()
+            self._tell_room()
             self._n_slots_taken += 1
             self._drive(live or LiveRun(RunId(run_id), Context()), self._begin)
 

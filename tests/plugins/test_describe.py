@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import functools
+import hashlib
 import importlib
+import inspect
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -333,6 +335,19 @@ def test_the_code_digest_changes_with_the_source_and_with_nothing_else(module: C
     assert len(describe(first).code) == 16
 
 
+def test_the_code_digest_changes_with_what_is_inherited(module: Callable[[str], Any]) -> None:
+    text = "class Base:\n    x = {}\n\n\nclass Task(Base):\n    def run(self): return self.x\n"
+    first, same, other = (module(text.format(x)).Task for x in (1, 1, 2))
+    assert describe(first).code == describe(same).code
+    assert describe(first).code != describe(other).code
+
+
+def test_the_code_digest_leaves_out_bases_that_come_with_python_or_with_us(module: Callable[[str], Any]) -> None:
+    text = "import abc\nfrom cascadenced import CronTask\n\n\nclass Task(CronTask, abc.ABC):\n    def run(self): ...\n"
+    target = module(text).Task
+    assert describe(target).code == hashlib.sha256(inspect.getsource(target).encode()).hexdigest()[:16]
+
+
 def test_a_class_without_a_source_has_a_digest_of_its_name() -> None:
     assert describe(task()).code == describe(task()).code
     assert describe(task()).code != describe(type("Other", (), {"run": lambda self: None})).code
@@ -341,3 +356,53 @@ def test_a_class_without_a_source_has_a_digest_of_its_name() -> None:
 @pytest.mark.parametrize("target", BUILTINS, ids=lambda target: target.__name__)
 def test_what_comes_with_us_can_be_used(target: object) -> None:
     assert describe(target).description
+
+
+# ── attributes of a run ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class WithoutRoom:
+    __slots__ = ()
+
+    def run(self) -> None: ...
+
+
+class WithSomeRoom:
+    __slots__ = ("group_id", "user_id")
+
+    def run(self) -> None: ...
+
+
+class WithRoom:
+    __slots__ = ("args", "context", "group_id", "run_id", "user_id")
+
+    def run(self) -> None: ...
+
+
+class WithADict:
+    __slots__ = ("__dict__",)
+
+    def run(self) -> None: ...
+
+
+class Loose(WithoutRoom):
+    """Without slots of its own."""
+
+
+@pytest.mark.parametrize(
+    ("target", "lacking"),
+    [
+        (WithoutRoom, "user_id, group_id, run_id, args, context"),
+        (WithoutRoom(), "user_id, group_id, run_id, args, context"),
+        (WithSomeRoom, "run_id, args, context"),
+    ],
+)
+def test_a_class_whose_slots_have_no_room_for_what_a_run_sets_is_refused(target: object, lacking: str) -> None:
+    said = refusal(target)
+    assert f"no room for {lacking}:" in said
+    assert "__slots__" in said
+
+
+@pytest.mark.parametrize("target", [WithRoom, WithADict, Loose])
+def test_slots_with_room_are_fine(target: type) -> None:
+    assert describe(target).name == target.__name__

@@ -111,7 +111,7 @@ BROKEN = {
     "empty": ("", "shop has no Good"),
     "unspeakable": (
         "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
-        "shop cannot be imported: E",
+        "shop cannot be imported: E: E (its text cannot be shown)",
     ),
     "surrogate": ("raise ValueError('\\ud800')", "shop cannot be imported: ValueError: \\ud800"),
     "lazy": (
@@ -183,3 +183,24 @@ def test_two_workflows_for_one_event_are_one_too_many() -> None:
 def test_what_was_refused_before_stays_listed() -> None:
     earlier = Rejected("shop:Broken", "why")
     assert collect([], [earlier]).rejected == (earlier,)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit()], ids=repr)
+def test_a_class_that_exits_when_it_is_looked_at_costs_itself(error: BaseException) -> None:
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> object:
+            if name == "retries":
+                raise error
+            return type.__getattribute__(cls, name)
+
+    class Hostile(metaclass=Meta):
+        def run(self) -> None: ...
+
+    class Fine:
+        def run(self) -> None: ...
+
+    catalogue = collect([("x:Hostile", Hostile), ("x:Fine", Fine)])
+    assert list(catalogue.tasks) == ["Fine"]
+    [rejected] = catalogue.rejected
+    assert rejected.plugin == "x:Hostile"
+    assert type(error).__name__ in rejected.reason

@@ -298,6 +298,32 @@ async def test_the_pages_of_a_trail_join_while_it_grows(answers, happened):
     assert second.next is None
 
 
+@pytest.mark.parametrize("category", ["all", "stage", "audit"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+async def test_the_limit_of_a_trail_counts_rows_and_no_page_but_the_last_is_short(answers, happened, category, limit):
+    from tests.examples import run_of
+
+    for _ in range(2):
+        await happened(*run_of("intake", "run"), run_id=RUN_ID)
+        await happened(example(TaskDisabled))
+    whole = (await answers.trail("example", category, limit=1000)).items
+    pages, after = [], None
+    while True:
+        page = await answers.trail("example", category, limit=limit, after=after)
+        pages.append(page.items)
+        if (after := page.next) is None:
+            break
+    assert [row for rows in pages for row in rows] == whole
+    assert {len(rows) for rows in pages[:-1]} <= {limit}
+    assert 1 <= len(pages[-1]) <= limit
+
+
+@pytest.mark.parametrize("after", ["x", "-1", "1:", "1:x", ":1", "1:1:1", "1" * 19])
+async def test_a_cursor_of_a_trail_that_is_none_is_refused(answers, after):
+    with pytest.raises(Invalid, match="after must be a cursor"):
+        await answers.trail("example", after=after)
+
+
 # ── frozen ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -275,6 +275,36 @@ async def test_an_idempotency_key_is_one_run_whatever_the_messages_are_called(in
     assert len(inlet.events(RunRequested)) == 2
 
 
+async def test_an_idempotency_key_with_other_arguments_is_a_dead_letter_that_says_so(inlet: Inlet) -> None:
+    async with inlet.flowing():
+        for n in range(2):
+            inlet.send("ume.run.request.quick", {**WHO, "args": {"n": n}, "idempotency_key": "k"})
+            await inlet.take_in()
+    [letter] = inlet.events(MessageDeadLettered)
+    assert letter.reason == "idempotency.conflict"
+
+
+@pytest.mark.parametrize(
+    ("subject", "body"),
+    [
+        ("ume.run.request.quick", {}),
+        ("ume.event.nobody.listens", {}),
+        ("ume.idea", {"text": "x"}),
+        ("ume.note", {"note": "x"}),
+        ("ume.schedule.quick", {"expr": "0 9 * * *"}),
+        ("ume.task_run.quick", {"run_id": "r", "status": "success"}),
+    ],
+)
+async def test_a_message_id_that_names_its_sender_is_kept_by_pseudonym(inlet: Inlet, subject: str, body: Any) -> None:
+    async with inlet.flowing():
+        for _ in range(2):
+            inlet.send(subject, {**WHO, **body}, {"Nats-Msg-Id": "alice/2026"})
+            await inlet.take_in()
+            await inlet.clock.advance(300)
+    [source] = [recorded.source for recorded in inlet.recorded() if recorded.source]
+    assert source.endswith(f":{ALICE_HASH}/2026")
+
+
 async def test_a_run_has_the_same_id_wherever_its_message_is_delivered() -> None:
     ids = []
     for _ in range(2):
