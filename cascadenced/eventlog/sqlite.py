@@ -226,9 +226,7 @@ class SqliteEventLog:
         self._closed = True
         self._live.close()
         await self._reader.close()
-        if not isinstance(self._broken, DataFolderGone):
-            # The last connection to close removes the WAL by its name, which may be another log's by now.
-            self._connection.close()
+        self._connection.close()
 
     async def _in_writer(self, work: Callable[[], object]) -> object:
         if self._stopping:
