@@ -29,7 +29,7 @@ _BATCH = 1_000
 
 @click.group(params=shared())
 def log() -> None:
-    """The event log: verify, rebuild, export, back up, restore; and its schema."""
+    """The event log: verify, export, back up, restore."""
 
 
 @log.command(cls=Command)
