@@ -61,7 +61,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     instance_id: Annotated[str | None, Key(INSTANCE)] = None
     """None: the instance makes a name at its first start and remembers it."""
     timezone: Annotated[str, Key(Kind(check_timezone))] = "UTC"
-    log_level: Annotated[str, Key(one_of("debug", "info", "warning", "error"))] = "info"
+    log_level: Annotated[str, Key(one_of("debug", "info", "warning", "error"), live=True)] = "info"
 
     nats_url: Annotated[
         str | None, Key(Kind(check_nats_url), env=("NATS_URL", "UME_NATS_CONN"), aliases=("ume_nats_conn",))
@@ -81,7 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     http_host: Annotated[str, Key(HOST)] = "127.0.0.1"
     http_port: Annotated[int, whole(0, 65_535)] = 8000
     """0: any free port."""
-    http_token: Annotated[str | None, Key(TOKEN, secret=True)] = None
+    http_token: Annotated[str | None, Key(TOKEN, secret=True, live=True)] = None
     """Required when `http_host` is not this machine's loopback."""
 
     hash_secret: Annotated[str | None, Key(SECRET, secret=True)] = None
@@ -106,11 +106,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Runs after a run failed for good. Empty or null: nothing does."""
     follow_up_max_depth: Annotated[int, whole(0, 10, "follow-ups of follow-ups")] = 3
 
-    max_concurrent_runs: Annotated[int, whole(1, 10_000, "runs")] = 100
-    max_queued_runs: Annotated[int, whole(1, 10_000_000, "runs")] = 100_000
+    max_concurrent_runs: Annotated[int, whole(1, 10_000, "runs", live=True)] = 100
+    max_queued_runs: Annotated[int, whole(1, 10_000_000, "runs", live=True)] = 100_000
     max_threads: Annotated[int, whole(1, 1024, "threads")] = 32
     """For plain functions of tasks; coroutines need none."""
-    stop_grace_s: Annotated[float, seconds(0, 3600)] = 10.0
+    stop_grace_s: Annotated[float, seconds(0, 3600, live=True)] = 10.0
     """How long running stages may take to end when the daemon stops."""
     lock_wait_s: Annotated[float, seconds(0, 3600)] = 10.0
     """How long to wait for another process that holds the data folder."""
@@ -264,6 +264,30 @@ def load(path: str | None, environ: Mapping[str, str], overrides: Mapping[str, o
     if problems:
         raise ConfigError(_all_of(problems))
     return Config(**values, sources={name: entry.source for name, entry in origins.items()})
+
+
+class Reread(NamedTuple):
+    """What a running daemon makes of its configuration, read again.
+
+    config: what is in force now.  changed: settings that are new in it.  waiting: settings that change at a restart.
+    """
+
+    config: Config
+    changed: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+
+def reread(running: Config, found: Config) -> Reread:
+    """Take over from `found` what can change while the daemon runs. Raises ConfigError where that does not fit."""
+    differs = [name for name in _fields() if getattr(running, name) != getattr(found, name)]
+    changed = tuple(name for name in differs if _fields()[name].key.live)
+    values = {name: getattr(found if name in changed else running, name) for name in _fields()}
+    problems = list(_contradictions(values, {}, set()))
+    if problems:
+        raise ConfigError(_all_of([f"{problem}; other settings change at a restart only" for problem in problems]))
+    kept = {name: source for name, source in running.sources.items() if name not in changed}
+    sources = kept | {name: source for name, source in found.sources.items() if name in changed}
+    return Reread(Config(**values, sources=sources), changed, tuple(name for name in differs if name not in changed))
 
 
 def _read(field: _Field, entry: _Entry) -> object:

@@ -6,10 +6,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 import msgspec
@@ -19,8 +19,9 @@ from cascadenced import __version__, logs
 from cascadenced.bus.base import Bus
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, DiskError, Unavailable
+from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, Unavailable
 from cascadenced.eventlog.base import Change
+from cascadenced.eventlog.place import Place
 from cascadenced.events.system import DaemonStarted, DaemonStopped
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
@@ -28,12 +29,15 @@ from cascadenced.handlers.publications import Publications
 from cascadenced.instance import BusStatus, Instance, open_instance
 from cascadenced.pipeline.followups import Planner
 from cascadenced.private_files import read_or_create_hex, write_atomically
+from cascadenced.reloading import reload
 from cascadenced.rpc import responders
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
+from cascadenced.runtime.pulse import EVERY_S, pulse
 from cascadenced.runtime.retry import backoff_s
+from cascadenced.sd_notify import Notifier
 
 if TYPE_CHECKING:
     from cascadenced.bus.embedded import EmbeddedServer
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("cascadenced")
 
 EXIT_DISK_ERROR = 74
+_STDIN = 0
 FLUSH_WITHIN_S = 2.0
 """How long a stop waits for the broker to confirm what is not yet published; the next start sends the rest."""
 
@@ -73,42 +78,80 @@ class Stop:
 
     def fatal(self, error: CascadenceError) -> None:
         _log.error("stopping_on_error", error=str(error))
+        if isinstance(error, DataFolderGone):
+            _leave(EXIT_DISK_ERROR)  # closing would remove files by their names, and they are not ours any more
         self.error = error
         self.hurry.set()
         self.request()
 
 
-def serve(config: Config, announce: Callable[[str], None]) -> int:
-    """Run the daemon in the foreground until it is asked to stop. announce: told what a person wants to read.
+def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Config]) -> int:
+    """Run the daemon in the foreground until it is asked to stop.
+
+    announce: told what a person wants to read.  read: the configuration as it is now; asked at SIGHUP.
 
     Does not return after a start that succeeded: the process ends with `os._exit`, because a hung task thread must not
     keep it. Raises what opening raises (ConfigError, LogHeld, LogCorrupt, DiskError); returns 0 if stopped before that.
     """
     logs.configure(config.log_level)
+    notifier = Notifier.of(os.environ)
+    in_terminal = [descriptor for descriptor in (_STDIN, 1, 2) if os.isatty(descriptor)]
 
     async def main() -> None:
         stop = Stop()
+        daemon = Daemon(config, stop, announce, read, notifier)
+
+        def hang_up() -> None:
+            if _STDIN in in_terminal and not os.isatty(_STDIN):
+                _forget(in_terminal)  # it was closed; writing to it would fail from now on
+                stop.request()
+            else:
+                daemon.reread.set()
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.request)
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
         this = asyncio.current_task()
         assert this is not None
         stop.on_early = this.cancel
-        await Daemon(config, stop, announce).run()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_DISK_ERROR if isinstance(stop.error, DiskError) else 1 if stop.error else 0)
+        await daemon.run()
+        _leave(EXIT_DISK_ERROR if isinstance(stop.error, DiskError) else 1 if stop.error else 0)
 
     with suppress(asyncio.CancelledError):
         asyncio.run(main())
     return 0
 
 
-class Daemon:
-    """One life of the daemon."""
+def _forget(descriptors: Sequence[int]) -> None:
+    """Let what is read from them be empty, and what is written to them go nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
-    def __init__(self, config: Config, stop: Stop, announce: Callable[[str], None]) -> None:
+
+def _leave(code: int) -> NoReturn:
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+class Daemon:
+    """One life of the daemon. reread: set when the configuration is to be read again."""
+
+    def __init__(
+        self,
+        config: Config,
+        stop: Stop,
+        announce: Callable[[str], None],
+        read: Callable[[], Config],
+        notifier: Notifier,
+    ) -> None:
         self._config, self._stop, self._announce = config, stop, announce
+        self._read, self._notifier = read, notifier
+        self.reread = asyncio.Event()
         self._ready = False
 
     async def run(self) -> None:
@@ -125,13 +168,16 @@ class Daemon:
             await connected.bus.serve(responders(instance), version=__version__)
             async with anyio.create_task_group() as carriers:
                 carriers.start_soon(outbox.run)
+                carriers.start_soon(self._pulse, instance)
                 async with anyio.create_task_group() as takers:
                     await self._start(stack, instance, connected, http_url)
                     takers.start_soon(self._ingest(instance, connected).run)
                     takers.start_soon(self._plan, instance)
                     self._say_ready(instance, http_url, connected)
+                    takers.start_soon(self._reread, instance, http_url)
                     await self._stop.asked.wait()
                     self._ready = False
+                    self._notifier.stopping("waiting for stages under way")
                     takers.cancel_scope.cancel()
                 await self._drain(instance, outbox)
                 carriers.cancel_scope.cancel()
@@ -176,6 +222,7 @@ class Daemon:
             except Unavailable as error:
                 attempt += 1
                 _log.warning("waiting_for_nats", attempt=attempt, error=str(error))
+                self._notifier.status(f"waiting for NATS: {error}")
                 await instance.clock.sleep(backoff_s(attempt))
             else:
                 stack.push_async_callback(bus.close)
@@ -241,6 +288,26 @@ class Daemon:
             skip=lambda _: instance.refusals.count("event_skipped", PLANNER),
         )
 
+    async def _pulse(self, instance: Instance) -> None:
+        checks = [Place(path).check for path in (self._config.vault_path, self._config.lock_path)]
+        every_s = min(EVERY_S, (self._notifier.watchdog_s or EVERY_S * 3) / 3)
+        await pulse(
+            instance.log.probe,
+            checks,
+            instance.clock,
+            every_s=every_s,
+            alive=self._notifier.alive,
+            fatal=self._stop.fatal,
+        )
+
+    async def _reread(self, instance: Instance, http_url: str) -> None:
+        while True:
+            self._notifier.ready(f"ready, {http_url}/")
+            await self.reread.wait()
+            self.reread.clear()
+            self._notifier.reloading(instance.clock.monotonic())
+            await reload(instance, self._read)
+
     def _say_ready(self, instance: Instance, http_url: str, connected: Connected) -> None:
         for rejected in instance.catalogue.rejected:
             self._announce(f"warning: {rejected.plugin} is not loaded: {rejected.reason}")
@@ -259,7 +326,7 @@ class Daemon:
         """Stages end or are recorded as interrupted; what is recorded is published, if the broker is quick."""
         if self._stop.error is not None:
             return
-        grace_s = self._config.stop_grace_s
+        grace_s = instance.config.stop_grace_s
         self._announce(f"stopping: waiting up to {grace_s:g} s for stages under way (once more to hurry)")
         try:
             # Recording waits while the disk is full; a stop does not. What is not recorded counts as a crash then.

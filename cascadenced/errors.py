@@ -65,6 +65,13 @@ class DiskError(CascadenceError):
     code = "disk_error"
 
 
+class DataFolderGone(DiskError):
+    """The files we hold open are not the ones in the data folder any more. Exit 74, and nothing is closed or removed by
+    name: what lies there now is not ours."""
+
+    code = "data_folder_gone"
+
+
 class DiskFull(CascadenceError):
     """No space to write. Nothing was recorded; the same request may succeed when there is space (HTTP 507)."""
 

@@ -65,6 +65,8 @@ class WritableLog(EventLog, Protocol):
 
     async def verify(self) -> int: ...
 
+    async def probe(self) -> None: ...
+
 
 class BusStatus(msgspec.Struct):
     """url: without credentials.  outbox_pending: events that are not yet published."""

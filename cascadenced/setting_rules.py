@@ -34,6 +34,7 @@ class Key(NamedTuple):
 
     unit: what a number counts.  env: its variables, `CASCADENCE_<KEY>` when empty.  aliases: other YAML keys.
     secret: never shown.  keeps_empty: an empty variable is a value, not "not set".
+    live: a running daemon takes a new value on when it reads its configuration again.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Key(NamedTuple):
     aliases: tuple[str, ...] = ()
     secret: bool = False
     keeps_empty: bool = False
+    live: bool = False
 
 
 def _number(low: float, high: float, *, whole: bool) -> Kind:
@@ -162,12 +164,12 @@ NAME_OR_NOTHING = text("a task's name, or empty", r".{0,256}")
 PLUGIN_PATHS = Kind(_check_plugin_paths, lambda text: [path.strip() for path in text.split(",") if path.strip()])
 
 
-def whole(low: int, high: int, unit: str = "") -> Key:
-    return Key(_number(low, high, whole=True), unit)
+def whole(low: int, high: int, unit: str = "", *, live: bool = False) -> Key:
+    return Key(_number(low, high, whole=True), unit, live=live)
 
 
-def seconds(low: int, high: int) -> Key:
-    return Key(_number(low, high, whole=False), "seconds")
+def seconds(low: int, high: int, *, live: bool = False) -> Key:
+    return Key(_number(low, high, whole=False), "seconds", live=live)
 
 
 def closest(word: str, known: Any) -> str:

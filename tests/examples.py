@@ -26,7 +26,7 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
-from cascadenced.events.system import DaemonStarted, DaemonStopped, RequestsRefused
+from cascadenced.events.system import ConfigRejected, ConfigReread, DaemonStarted, DaemonStopped, RequestsRefused
 from cascadenced.events.task import (
     TaskDisabled,
     TaskEnabled,
@@ -129,6 +129,8 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     DaemonStarted: {"version": "0.1.0", "pid": 4711, "n_unfinished_runs": 2},
     DaemonStopped: {"reason": "SIGTERM", "n_interrupted": 1},
     RequestsRefused: {"reason": "overload", "subject": "ume.run.request.example", "n_refused": 12},
+    ConfigReread: {"changed": ("log_level",), "waiting": ("http_port",)},
+    ConfigRejected: {"reason": "cascadence.yml:3: max_threds: unknown key (did you mean max_threads?)"},
 }
 
 

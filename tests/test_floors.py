@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
             "private_files",
             "setting_rules",
             "plain_yaml",
+            "sd_notify",
             "events",
         ),
         0,
@@ -31,7 +32,7 @@ FLOORS: dict[str, int] = {
     "runtime": 4,
     **dict.fromkeys(("handlers", "plugins", "workflows"), 5),
     **dict.fromkeys(("instance", "task_pipeline"), 6),
-    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs"), 7),
+    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "reloading"), 7),
     **dict.fromkeys(("daemon",), 8),
     **dict.fromkeys(("cli", "__main__", ""), 9),
 }

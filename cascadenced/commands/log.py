@@ -15,7 +15,7 @@ import msgspec
 
 from cascadenced.commands.folder import has_log, read_only
 from cascadenced.commands.options import Command, shared
-from cascadenced.commands.session import Session, pass_session, patience, remark
+from cascadenced.commands.session import Session, pass_session, patience, print_json, remark
 from cascadenced.commands.tables import fields, table
 from cascadenced.config import Config
 from cascadenced.errors import ConfigError, Invalid
@@ -29,7 +29,7 @@ _BATCH = 1_000
 
 @click.group(params=shared())
 def log() -> None:
-    """The event log: verify, rebuild, export, back up, restore."""
+    """The event log: verify, export, back up, restore."""
 
 
 @log.command(cls=Command)
@@ -144,6 +144,18 @@ def restore(session: Session, folder: Path, keys: Path | None, force: bool) -> N
     finally:
         lock.release()
     session.show(msgspec.to_builtins(done), _about(done))
+
+
+@log.command(cls=Command)
+@pass_session
+def schema(session: Session) -> None:
+    """Print the JSON Schema of the events.
+
+    Draft 2020-12; every line of `log export` is valid under it. A daemon serves it at /events.schema.json.
+    """
+    from cascadenced.events.schema import document
+
+    print_json(msgspec.Raw(document()))
 
 
 def _about(summary: Summary) -> str:

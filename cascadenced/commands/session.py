@@ -31,6 +31,10 @@ class Session:
     @cached_property
     def config(self) -> Config:
         """Raises ConfigError."""
+        return self.reread()
+
+    def reread(self) -> Config:
+        """The configuration as it is now. Raises ConfigError."""
         return load(self.config_path, os.environ, self.overrides)
 
     def ask(self, verb: str, **arguments: Json) -> Any:

@@ -40,7 +40,7 @@ def up(session: Session, detach: bool) -> int:
     if not detach:
         from cascadenced.daemon import serve
 
-        return serve(session.config, click.echo)
+        return serve(session.config, click.echo, session.reread)
     return _detach(session)
 
 

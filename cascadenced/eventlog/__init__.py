@@ -11,4 +11,6 @@ reader.py     reading the file, also beside a daemon
 tail.py       observers and followers
 memory.py     the double
 lock.py       one writer per data folder
+place.py      is the file still where it was opened?
+copying.py    a copy beside the writer; checking a log that lies still
 """

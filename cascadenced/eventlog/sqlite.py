@@ -19,12 +19,13 @@ import structlog
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, WrongVersion
+from cascadenced.errors import CascadenceError, ConfigError, DataFolderGone, DiskError, DiskFull, WrongVersion
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
 from cascadenced.eventlog.bulk import select_many
 from cascadenced.eventlog.chain import check_end
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
+from cascadenced.eventlog.place import Place
 from cascadenced.eventlog.reader import Reader
 from cascadenced.eventlog.rows import COLUMNS, from_row, write
 from cascadenced.eventlog.sequence import Batch, Pending, Tail, prepare
@@ -78,6 +79,7 @@ class SqliteEventLog:
         on_fatal: Callable[[CascadenceError], None] | None,
     ) -> None:
         self.path = path
+        self._place = Place(path)
         self._connection = connection
         self.tables = self._reader = reader
         self._tail = tail
@@ -232,6 +234,13 @@ class SqliteEventLog:
         check_end(reached, committed)
         return reached
 
+    async def probe(self) -> None:
+        """Return when the writer thread has had its turn and found the file where it was opened.
+
+        Raises DataFolderGone; nothing can be recorded then, and `on_fatal` is called.
+        """
+        await self._in_writer(self._place.check)
+
     async def close(self) -> None:
         with self._wanted:
             self._stopping = True
@@ -294,7 +303,8 @@ class SqliteEventLog:
             result = job.work()
         except Exception as error:  # noqa: BLE001 -- whatever it was, its caller hears it
             failure = translated(error, self.path) if isinstance(error, sqlite3.OperationalError) else error
-            self._tell(lambda: None if job.future.done() else job.future.set_exception(failure))
+            fatal = isinstance(failure, DataFolderGone) and self._breaks(failure)
+            self._tell(lambda: self._not_done(job, failure, fatal=fatal))
         else:
             self._tell(lambda: None if job.future.done() else job.future.set_result(result))
 
@@ -307,9 +317,7 @@ class SqliteEventLog:
                 self._write_batch(batch)
         except Exception as error:  # noqa: BLE001 -- the thread must live; the callers hear what happened
             failure = translated(error, self.path) if isinstance(error, sqlite3.Error) else error
-            fatal = isinstance(failure, DiskError) and self._broken is None
-            if isinstance(failure, DiskError):
-                self._broken = failure
+            fatal = self._breaks(failure)
             self._tell(lambda: self._failed(waiting, failure, fatal=fatal))
             return
         self._tail.advance(batch)
@@ -333,6 +341,13 @@ class SqliteEventLog:
                 self._broken = failure
                 self._tell(lambda: self._failed([], failure, fatal=True))
 
+    def _breaks(self, failure: Exception) -> bool:
+        """Whether this is the failure after which nothing is written any more."""
+        if not isinstance(failure, DiskError) or self._broken is not None:
+            return False
+        self._broken = failure
+        return True
+
     def _write_batch(self, batch: Batch) -> None:
         executemany = self._connection.executemany
         checkpoints = self._unsaved_checkpoints(batch.recorded[-1].position)
@@ -345,6 +360,7 @@ class SqliteEventLog:
             self._folding.fold(batch.recorded)
             if checkpoints:
                 executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
+            self._place.check()  # what is committed into a file that nobody finds again is not recorded
             crashpoint("append.before_commit")
         self._saved.update(checkpoints)
 
@@ -414,6 +430,14 @@ class SqliteEventLog:
         for append in waiting:
             if not append.future.done():
                 append.future.set_exception(error)
+        self._say_fatal(fatal)
+
+    def _not_done(self, job: Job, error: Exception, *, fatal: bool) -> None:
+        if not job.future.done():
+            job.future.set_exception(error)
+        self._say_fatal(fatal)
+
+    def _say_fatal(self, fatal: bool) -> None:
         if fatal and self._on_fatal is not None:
             assert self._broken is not None
             self._on_fatal(self._broken)

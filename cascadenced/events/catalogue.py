@@ -20,7 +20,7 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
-from cascadenced.events.system import DaemonStarted, DaemonStopped, RequestsRefused
+from cascadenced.events.system import ConfigRejected, ConfigReread, DaemonStarted, DaemonStopped, RequestsRefused
 from cascadenced.events.task import (
     TaskDisabled,
     TaskEnabled,
@@ -63,6 +63,8 @@ AnyEvent = (
     | DaemonStarted
     | DaemonStopped
     | RequestsRefused
+    | ConfigReread
+    | ConfigRejected
 )
 
 TYPES: dict[str, type[Event]] = {str(t.__struct_config__.tag): t for t in AnyEvent.__args__}

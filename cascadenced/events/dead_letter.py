@@ -6,7 +6,9 @@ from cascadenced.events.base import Event
 
 
 class MessageDeadLettered(Event, tag="message.dead_lettered", frozen=True, kw_only=True):
-    """reason: one word for machines.  detail: a sentence for people, without the message's content.
+    """A message that could not be read.
+
+    reason: one word for machines.  detail: a sentence for people, without the message's content.
 
     digest: SHA-256 of the raw bytes, hex.  headers are sealed together with the bytes.
     """

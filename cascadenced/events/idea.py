@@ -6,13 +6,16 @@ from cascadenced.events.base import Event
 
 
 class IdeaRecorded(Event, tag="idea.recorded", frozen=True, kw_only=True):
-    """text: content."""
+    """Somebody had an idea. text: content."""
 
     text: str
 
 
 class NoteRecorded(Event, tag="note.recorded", frozen=True, kw_only=True):
-    """note: content.  task and run_id: what it is about, in the words of whoever left it."""
+    """Somebody left a note.
+
+    note: content.  task: what it is about, in the words of whoever left it.  about_run_id: likewise.
+    """
 
     note: str
     task: str | None = None

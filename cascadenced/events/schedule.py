@@ -6,7 +6,10 @@ from cascadenced.events.base import Event, Json
 
 
 class ScheduleSet(Event, tag="schedule.set", frozen=True, kw_only=True):
-    """expr: five-field cron.  timezone: IANA name.  calendar_event: node and poll.  recurrence: kept verbatim."""
+    """The task is to run by the clock.
+
+    expr: five-field cron.  timezone: IANA name.  calendar_event: node and poll.  recurrence: kept verbatim.
+    """
 
     task: str
     expr: str | None = None

@@ -26,3 +26,19 @@ class RequestsRefused(Event, tag="requests.refused", frozen=True, kw_only=True):
     reason: str
     subject: str
     n_refused: int
+
+
+class ConfigReread(Event, tag="config.reread", frozen=True, kw_only=True):
+    """The configuration was read again. changed: settings with a new value from now on.
+
+    waiting: settings that differ from what is in force and change at the next start. Names only, never values.
+    """
+
+    changed: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+
+class ConfigRejected(Event, tag="config.rejected", frozen=True, kw_only=True):
+    """The configuration was read again and is wrong: the old one stays in force. reason: secrets masked, cut."""
+
+    reason: str

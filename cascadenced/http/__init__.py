@@ -10,7 +10,7 @@ replies.py    values and refusals → responses; headers that all of them carry
 health.py     how the instance is, in one word and its reasons
 stream.py     the log as server-sent events
 listen.py     sockets, and what may go wrong with them
-openapi.py  asyncapi.py   the documents, made from the structs
+openapi.py  asyncapi.py   the documents, made from the structs (that of the events: events/schema.py)
 page.py  html.py  static/ the pages for people
 
 Control routes and webhooks will be tables of their own beside `routes.READ`, in `app.build_app`.

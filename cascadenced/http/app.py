@@ -36,7 +36,7 @@ def build_app(instance: Instance, ready: Callable[[], bool], metrics: Metrics | 
 
     ready: whether the daemon has started and is not stopping.  metrics: when somebody else has made them already.
     """
-    return _build(READ, Face(instance, ready, metrics or metrics_of(instance)), [guard(instance.config)])
+    return _build(READ, Face(instance, ready, metrics or metrics_of(instance)), [guard(lambda: instance.config)])
 
 
 def build_socket_app(

@@ -25,12 +25,15 @@ OPEN_PATHS = frozenset({"/healthz"})
 _READING = frozenset({"GET", "HEAD"})
 
 
-def guard(config: Config) -> Middleware:
-    """The middleware that refuses who may not ask: 421 foreign Host, 403 foreign Origin, 401 no or a wrong token."""
-    our_name = _host_name(config.http_host if ":" not in config.http_host else f"[{config.http_host}]")
-    token = config.http_token
+def guard(in_force: Callable[[], Config]) -> Middleware:
+    """The middleware that refuses who may not ask: 421 foreign Host, 403 foreign Origin, 401 no or a wrong token.
 
-    def is_ours(host: str) -> bool:
+    in_force: asked at every request, because the token may change.
+    """
+    host = in_force().http_host
+    our_name = _host_name(host if ":" not in host else f"[{host}]")
+
+    def is_ours(host: str, token: str | None) -> bool:
         name = _host_name(host)
         # On a wildcard address we cannot know our names; there always is a token then, which a browser cannot guess.
         return name is not None and (
@@ -45,8 +48,9 @@ def guard(config: Config) -> Middleware:
             request.app[FACE].instance.refusals.count(code, "http")
             return json_reply(ErrorBody(detail, code), status)
 
+        token = in_force().http_token
         hosts = request.headers.getall("Host", [])
-        if len(hosts) != 1 or not is_ours(hosts[0]):
+        if len(hosts) != 1 or not is_ours(hosts[0], token):
             return refuse(421, "bad_host", "this daemon does not answer to that Host; use the address it listens on")
         if request.method not in _READING and not _is_same_origin(request.headers, hosts[0]):
             return refuse(403, "bad_origin", "requests that change something are not taken from other sites' pages")

@@ -97,7 +97,16 @@ def _document(title: str, body: Child, position: int | None) -> str:
         tag("span", class_="live", role="status", data_live=True),
     )
     live = {} if position is None else {"data_after": position or None, "data_types": " ".join(TYPES)}
-    links = ("status", "runs", "schedules", "dead-letters", "metrics", "openapi.json", "asyncapi.json")
+    links = (
+        "status",
+        "runs",
+        "schedules",
+        "dead-letters",
+        "metrics",
+        "openapi.json",
+        "asyncapi.json",
+        "events.schema.json",
+    )
     foot = tag("footer", tag("nav", [tag("a", f"/{link}", href=f"/{link}") for link in links], aria_label="Data"))
     page = tag("html", head, tag("body", top, tag("main", body, **live), foot), lang="en")
     return f"<!doctype html>\n{page}"

@@ -172,6 +172,12 @@ async def _asyncapi(request: web.Request) -> web.Response:
     return json_bytes(document(_instance(request).config.ume_nats_subject))
 
 
+async def _event_schema(_request: web.Request) -> web.Response:
+    from cascadenced.events.schema import document
+
+    return web.Response(body=document(), content_type="application/schema+json")
+
+
 async def _page(request: web.Request) -> web.Response:
     from cascadenced.http.page import overview
 
@@ -274,6 +280,12 @@ READ: tuple[Route, ...] = (
     Route(path="/metrics", summary="Numbers for Prometheus", handle=_metrics, answers={"text/plain": None}),
     Route(path="/openapi.json", summary="This document", handle=_openapi, answers={_JSON: None}),
     Route(path="/asyncapi.json", summary="The subjects on NATS", handle=_asyncapi, answers={_JSON: None}),
+    Route(
+        path="/events.schema.json",
+        summary="JSON Schema of the log's events, as `log export` writes them; `data` is the same everywhere",
+        handle=_event_schema,
+        answers={"application/schema+json": None},
+    ),
     *(
         Route(path=f"/static/{name}", summary="A part of the pages", handle=_static(name), answers={kind: None})
         for name, kind in _STATIC.items()

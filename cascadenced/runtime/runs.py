@@ -105,6 +105,15 @@ class Runs:
         self._room = asyncio.Event()
         self._room.set()
 
+    def limit(self, max_running: int, max_queued: int) -> None:
+        """Other bounds from now on. What runs or waits beyond them goes on."""
+        self._max_running, self._max_queued = max_running, max_queued
+        if len(self._queue) < max_queued:
+            self._room.set()
+        else:
+            self._room.clear()
+        self._start_queued()
+
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def new_run_id(self, source: str | None, at_us: int | None) -> RunId:

@@ -6,6 +6,8 @@ import json
 import sqlite3
 import stat
 
+from jsonschema import Draft202012Validator
+
 from tests.commands.conftest import WHO
 
 
@@ -116,3 +118,11 @@ def test_another_programs_database_is_told(run, folder):
     ran = run("runs")
     assert ran.code == 1
     assert "another program's database" in ran.err
+
+
+def test_every_line_of_an_export_is_valid_under_the_schema_that_is_printed(run):
+    run("run", "example", *WHO, "--args", '{"a": [1]}')
+    schema = Draft202012Validator(run("log", "schema").json)
+    lines = [json.loads(line) for line in run("log", "export").out.splitlines()]
+    assert lines
+    assert [error.message for line in lines for error in schema.iter_errors(line)] == []

@@ -21,7 +21,7 @@ time.sleep(60)
 
 def test_up_hands_the_configuration_to_the_daemon(run, monkeypatch, folder):
     given: list[Config] = []
-    monkeypatch.setattr("cascadenced.daemon.serve", lambda config, announce: given.append(config) or 7)
+    monkeypatch.setattr("cascadenced.daemon.serve", lambda config, announce, read: given.append(read()) or 7)
     assert run("up").code == 7
     assert given[0].data_dir == str(folder)
 

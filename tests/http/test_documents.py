@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
+from jsonschema import Draft202012Validator
 
 from cascadenced.events.subjects import INBOUND
 from cascadenced.http.routes import READ
@@ -96,3 +97,15 @@ async def test_asyncapi_names_every_family_and_verb(get: Get):
     task_run = document["channels"]["task_run"]["messages"]
     assert task_run["receive"]["payload"] == {"$ref": "#/components/schemas/ReceivedTaskRunBody"}
     assert task_run["send"]["payload"] == {"$ref": "#/components/schemas/TaskRunBody"}
+
+
+async def test_the_schema_of_the_events_is_served_and_fits_what_is_told_of_them(world: World, public: Client, get: Get):
+    run_id = await world.run()
+    async with public.get("/events.schema.json") as response:
+        assert response.content_type == "application/schema+json"
+        schema = await response.json()
+    for event in (await get(f"/runs/{run_id}/events"))["items"]:
+        name = next(
+            name for name, data in schema["$defs"].items() if data["properties"]["type"] == {"enum": [event["type"]]}
+        )
+        Draft202012Validator({**schema["$defs"][name], "$defs": schema["$defs"]}).validate(event["data"])

@@ -1,0 +1,41 @@
+"""The configuration read again while the daemon works: what can change changes, all or nothing, and is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from cascadenced import logs
+from cascadenced.config import Config, reread
+from cascadenced.errors import CascadenceError, ConfigError
+from cascadenced.eventlog.base import Change
+from cascadenced.events.base import Event
+from cascadenced.events.content import cut
+from cascadenced.events.system import ConfigRejected, ConfigReread
+from cascadenced.instance import Instance
+
+_log = structlog.get_logger("cascadenced")
+
+
+async def reload(instance: Instance, read: Callable[[], Config]) -> None:
+    """Put in force what `read` finds now and what can change in a running daemon.
+
+    A configuration that is wrong changes nothing. Either way an event says so, and a line of the daemon's log.
+    """
+    event: Event
+    try:
+        found = reread(instance.config, read())
+    except ConfigError as error:
+        _log.error("config_rejected", error=str(error), in_force="the configuration as it was")
+        event = ConfigRejected(reason=cut(str(error)))
+    else:
+        instance.config = config = found.config
+        logs.set_level(config.log_level)
+        instance.runs.limit(config.max_concurrent_runs, config.max_queued_runs)
+        _log.info("config_reread", changed=list(found.changed), change_at_restart=list(found.waiting))
+        event = ConfigReread(changed=found.changed, waiting=found.waiting)
+    try:
+        await instance.log.append([Change("system", [event])])
+    except CascadenceError as error:
+        _log.error("config_change_not_recorded", error=str(error))
