@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from cascadenced.crashpoint import CRASHPOINTS
 from cascadenced.projections import all_projections
 from tests.acceptance.conftest import Daemon
-from tests.crash.audit import Effect, Evidence, audit, read_rows
+from tests.crash.audit import Effect, Evidence, Row, audit, read_rows
 from tests.crash.client import Clients
 from tests.projections.stories import dump
 
@@ -30,6 +29,8 @@ TABLES = [table for projection in all_projections() for table in projection.tabl
 NOT_REACHED_WITHIN_S = 8.0
 """When a crash point is not passed often enough by then, the daemon is killed all the same."""
 SETTLED_WITHIN_S = 90.0
+
+QUIET = {"CASCADENCE_LOG_LEVEL": "warning"}
 
 _PASSES = {
     "append.before_commit": 120,
@@ -109,43 +110,49 @@ async def chaos(
             outcome = await _life(daemon, blow)
             n_reached += outcome == "reached"
             say(f"round {number}/{len(dealt)}: {blow}: {outcome}; {clients.attempts.told()}")
-        daemon.output.clear()
-        await daemon.start(CASCADENCE_LOG_LEVEL="warning")
-        await clients.stop()
-        settled = await _settled(daemon, clients, settle_within_s)
-        published = await _published(daemon)
-        faults = [] if settled else [f"not everything had ended after {settle_within_s:g} s"]
-        status = await daemon.stop()
+        return await aftermath(
+            daemon, clients, f"{len(dealt)} rounds, {n_reached} crash points reached", settle_within_s
+        )
     finally:
         await clients.stop()
-        if daemon.process is not None and daemon.process.returncode is None:
-            await daemon.kill()
-    if status != 0:
+        await _kill(daemon)
+
+
+async def aftermath(
+    daemon: Daemon, clients: Clients, happened: str, settle_within_s: float = SETTLED_WITHIN_S
+) -> Outcome:
+    """A last life, undisturbed, in which everything ends; then the audit. happened: what led here, for the figures."""
+    daemon.output.clear()
+    await daemon.start(**QUIET)
+    await clients.stop()
+    settled = await _settled(daemon, clients, settle_within_s)
+    published = await _published(daemon)
+    faults = [] if settled else [f"not everything had ended after {settle_within_s:g} s"]
+    if (status := await daemon.stop()) != 0:
         faults.append(f"the last stop ended with {status}")
     rows = read_rows(daemon.data_dir / "log.db")
     effects = [Effect(run_id, stage) for run_id, stage, _ in daemon.effects()]
     faults += audit(Evidence(clients.attempts, rows, effects, published))
     faults += await _checked_by_the_product(daemon)
-    return Outcome(faults, _figures(clients, rows, len(dealt), n_reached))
+    return Outcome(faults, f"{happened}; {_figures(clients, rows)}")
 
 
 async def _life(daemon: Daemon, blow: Blow) -> str:
     """One round; how it came out, in a word."""
-    quiet = {"CASCADENCE_LOG_LEVEL": "warning"}
     daemon.output.clear()
     if blow.how == "kill while starting":
-        await daemon.launch(**quiet)
+        await daemon.launch(**QUIET)
         await asyncio.sleep(blow.after_s)
         await _kill(daemon)
         return "killed"
     if blow.at is not None:
-        await daemon.launch(**quiet, CASCADENCED_CRASH_AT=blow.at)
+        await daemon.launch(**QUIET, CASCADENCED_CRASH_AT=blow.at)
         with suppress(TimeoutError):
             await daemon.ended(NOT_REACHED_WITHIN_S)
             return "reached"
         await _kill(daemon)
         return "not reached, killed"
-    await daemon.start(**quiet)
+    await daemon.start(**QUIET)
     await asyncio.sleep(blow.after_s)
     if blow.how == "stop":
         return f"stopped with {await daemon.stop()}"
@@ -154,8 +161,9 @@ async def _life(daemon: Daemon, blow: Blow) -> str:
 
 
 async def _kill(daemon: Daemon) -> None:
-    with suppress(ProcessLookupError):
-        await daemon.kill()
+    if daemon.process is not None and daemon.process.returncode is None:
+        with suppress(ProcessLookupError):
+            await daemon.kill()
 
 
 async def _settled(daemon: Daemon, clients: Clients, within_s: float) -> bool:
@@ -218,15 +226,14 @@ def _tables(daemon: Daemon) -> dict[str, str]:
         return {name: hashlib.sha256(repr(rows).encode()).hexdigest() for name, rows in dump(connection, TABLES)}
 
 
-def _figures(clients: Clients, rows: Any, n_rounds: int, n_reached: int) -> str:
+def _figures(clients: Clients, rows: Sequence[Row]) -> str:
     types = Counter(row.type for row in rows)
     n_repeated = sum(row.type == "stage.started" and row.data["attempt"] > 1 for row in rows)
     n_uttered = sum(attempt.n_uttered for attempt in clients.attempts.by_key.values())
     return (
-        f"{n_rounds} rounds, {n_reached} crash points reached; {len(clients.attempts.by_key)} wishes uttered "
-        f"{n_uttered} times: {clients.attempts.told()}; {len(rows)} events, {types['run.requested']} runs "
-        f"({types['run.finished']} finished, {types['run.failed']} failed), {n_repeated} stages repeated, "
-        f"{types['pointer.added']} pointers"
+        f"{len(clients.attempts.by_key)} wishes uttered {n_uttered} times: {clients.attempts.told()}; "
+        f"{len(rows)} events, {types['run.finished']} runs finished and {types['run.failed']} failed, "
+        f"{n_repeated} stages repeated, {types['pointer.added']} pointers"
     )
 
 
