@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -103,19 +104,31 @@ async def chaos(
     with (folder / "accept_tasks.py").open("a") as tasks:
         tasks.write(defect)
     clients = Clients(daemon.data_dir, seed)
-    n_reached = 0
+    n_reached, faults = 0, []
     clients.start()
     try:
         for number, blow in enumerate(dealt, start=1):
             outcome = await _life(daemon, blow)
             n_reached += outcome == "reached"
             say(f"round {number}/{len(dealt)}: {blow}: {outcome}; {clients.attempts.told()}")
-        return await aftermath(
-            daemon, clients, f"{len(dealt)} rounds, {n_reached} crash points reached", settle_within_s
-        )
+            faults += [f"round {number}, {blow}: {fault}" for fault in _of_its_own_accord(daemon, blow)]
+        happened = f"{len(dealt)} rounds, {n_reached} crash points reached"
+        after = await aftermath(daemon, clients, happened, settle_within_s)
+    except AssertionError as error:  # a daemon that does not get ready
+        return Outcome([*faults, str(error)], clients.attempts.told())
     finally:
         await clients.stop()
         await _kill(daemon)
+    return Outcome(faults + after.faults, after.told)
+
+
+def _of_its_own_accord(daemon: Daemon, blow: Blow) -> list[str]:
+    """What the daemon of this round did that nobody made it do."""
+    assert daemon.process is not None
+    expected = 0 if blow.how == "stop" else -signal.SIGKILL
+    status = daemon.process.returncode
+    faults = [] if status == expected else [f"it ended with {status}, not {expected}: {daemon.output[-3:]}"]
+    return faults + [line for line in daemon.output if '"exception":' in line or line.startswith("Traceback")]
 
 
 async def aftermath(

@@ -28,7 +28,7 @@ from tests.crash.power import Disk, FailingSync, Judge, Recording, events_in, im
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-N_IMAGES = 1_000
+N_IMAGES = 700
 """A cut at most calls of a recording; `make crash POWER=…` takes as many as one likes."""
 
 
