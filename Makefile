@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test storm lint bench bench-peers bench-docs clean
+.PHONY: help demo run test crash storm lint bench bench-peers bench-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: $(READY) ## the daemon, in the foreground
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+crash: $(READY) ## kill the daemon N times under load, cut the power POWER times; SEED=… deals the same blows again
+	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(POWER),--power $(POWER)) $(ARGS)
 
 storm: $(READY) ## broken messages by the ten thousand, each accounted for (N=50000 SEED=1)
 	STORM_N=$(or $(N),50000) STORM_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/acceptance/test_storm.py $(ARGS)

@@ -273,7 +273,7 @@ async def open_instance(
             config.hash_secret or read_or_create_hex(config.hash_secret_path, 32),
             compat_sha256=config.hash_compat == "sha256",
         )
-        vault = await Vault.open(config.vault_path, config.vault_key_path)
+        vault = await Vault.open(config.vault_path, config.vault_key_path, on_fatal=on_fatal)
         stack.push_async_callback(vault.close)
         log = await SqliteEventLog.open(
             config.log_path,

@@ -20,6 +20,8 @@ import msgspec
 
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import (
+    CascadenceError,
+    DiskError,
     Invalid,
     Unavailable,
     Unknown,
@@ -78,10 +80,13 @@ class VaultPort(Protocol):
 class Vault:
     """The vault in a file. See `VaultPort`; open it with `open`, on the loop that will use it."""
 
-    def __init__(self, thread: JobThread, file: VaultFile) -> None:
+    def __init__(
+        self, thread: JobThread, file: VaultFile, on_fatal: Callable[[CascadenceError], None] | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = thread
         self._file = file
+        self._on_fatal = on_fatal
         self._known = _Known()
         self._gathering: _Batch | None = None
         self._committing: _Batch | None = None
@@ -95,9 +100,11 @@ class Vault:
         *,
         max_letters: int = MAX_LETTERS,
         max_letter_bytes: int = MAX_LETTER_BYTES,
+        on_fatal: Callable[[CascadenceError], None] | None = None,
     ) -> Vault:
         """Open or create the file (0600) and its key (0600, random).
 
+        on_fatal: called once when a write or sync failed; nobody new can be remembered afterwards.
         Raises ConfigError if the key is missing or another one, or the file is no vault; DiskFull, DiskError.
         """
         thread = JobThread(asyncio.get_running_loop())
@@ -106,7 +113,7 @@ class Vault:
         except BaseException:
             thread.stop()
             raise
-        return cls(thread, file)
+        return cls(thread, file, on_fatal)
 
     async def remember(self, identities: Iterable[Identity], pseudonyms: Pseudonyms) -> None:
         new = {
@@ -174,6 +181,9 @@ class Vault:
             batch.done.set_result(None)
         else:
             batch.done.set_exception(error)
+            if isinstance(error, DiskError) and self._on_fatal is not None:
+                on_fatal, self._on_fatal = self._on_fatal, None
+                on_fatal(error)
         self._commit()
 
 

@@ -293,8 +293,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _our_error(error: sqlite3.Error, path: Path) -> CascadenceError:
     # Absent on errors that Python's module raises by itself; the low byte is the primary code.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = extended & 0xFF
+    # Without space for the WAL's index in shared memory a full disk has a code of its own.
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return DiskFull(f"no space is left to write {path}")
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return ConfigError(f"{path} is damaged or not a vault ({error}): put it back from a backup, or move it away")

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-Kind = Literal["create", "write", "truncate", "sync", "delete", "grow_shm"]
+Kind = Literal["create", "write", "truncate", "sync", "delete", "grow_shm", "lost"]
 
 SQLITE_OK = 0
 SQLITE_FULL = 13
@@ -39,6 +39,7 @@ class Call(msgspec.Struct, frozen=True):
     create: a file that was not there.  write: `data` at `offset`.  truncate: to `offset` bytes.
     sync: everything written to the file so far is on the disk; sync_folder: the names in its folder are, too.
     delete: the name is taken out; sync_folder: on the disk as well.  grow_shm: the shared index needs a longer file.
+    lost: never made by SQLite; a watcher's note that a sync failed and what it was for will never reach the disk.
     """
 
     kind: Kind

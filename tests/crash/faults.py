@@ -75,6 +75,24 @@ class FaultyDisk:
         pass
 
 
+class SwitchedDisk:
+    """A `Watcher`: while the file `switch` exists, every call that this way of failing knows fails.
+
+    files: what the names of the files begin with that it concerns.
+    """
+
+    def __init__(self, way: Way, switch: Path, files: str) -> None:
+        self._codes, self._switch, self._files = _CODES[way], switch, files
+
+    def refuse(self, call: Call) -> int:
+        if call.name.startswith(self._files) and self._switch.exists():
+            return self._codes.get(call.kind, SQLITE_OK)
+        return SQLITE_OK
+
+    def done(self, call: Call) -> None:
+        pass
+
+
 class Life(msgspec.Struct):
     """What a log did on a faulty disk. recorded: what callers were told is recorded.
 

@@ -16,18 +16,19 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cascadenced.clock import FakeClock
-from cascadenced.errors import CascadenceError
+from cascadenced.errors import CascadenceError, DiskError
+from cascadenced.eventlog.base import Change, Receipt
 from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.ids import SeededIds
 from cascadenced.projections import all_projections
-from tests.crash.disk import SQLITE_OK, Call, watched
+from tests.crash.disk import IOERR_FSYNC, SQLITE_OK, Call, watched
 from tests.projections.stories import dump, story
 
 SECTOR_BYTES = 512
@@ -58,6 +59,29 @@ class Recording:
     def owed(self, n_calls: int) -> int:
         """The highest position anybody was told of before call number `n_calls` was made."""
         return max((position for after, position in self.acknowledged if after <= n_calls), default=0)
+
+
+class FailingSync(Recording):
+    """At the n-th sync, from 1, an I/O error: the kernel forgets what it could not write, and the next sync succeeds.
+
+    Readers still see those bytes until the power goes. n: 0 for none.
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self._at, self.n_syncs = n, 0
+        self.failed_after: int | None = None
+        """Calls made before the one that failed."""
+
+    def refuse(self, call: Call) -> int:
+        if call.kind != "sync":
+            return SQLITE_OK
+        self.n_syncs += 1
+        if self.n_syncs != self._at:
+            return SQLITE_OK
+        self.failed_after = len(self.calls)
+        self.calls.append(msgspec.structs.replace(call, kind="lost", sync_folder=False))
+        return IOERR_FSYNC
 
 
 # ── what a disk may hold ─────────────────────────────────────────────────────────────────────────────────────────
@@ -101,6 +125,8 @@ class Disk:
             inode.pending.append(call)
         elif call.kind == "sync":
             inode.sync()
+        elif call.kind == "lost":
+            inode.pending.clear()
         elif call.kind == "delete":
             self._pending_names.append((call.name, None))
         if call.sync_folder:
@@ -166,37 +192,58 @@ Events = list[tuple[Any, ...]]
 
 
 async def record(
-    folder: Path, seed: int, *, log_class: type[SqliteEventLog] = SqliteEventLog, n_runs: int = 12
+    folder: Path,
+    seed: int,
+    recording: Recording | None = None,
+    *,
+    log_class: type[SqliteEventLog] = SqliteEventLog,
+    n_runs: int = 12,
 ) -> tuple[Recording, Events]:
-    """Let a log write a story in `folder`, over two openings. Returns what the disk saw, and all events there are."""
-    recording, chance = Recording(), random.Random(seed)
+    """Let a log write a story in `folder`, over two openings, with a rebuild of the projections between.
+
+    It ends early if the disk fails, as the daemon does. Returns what the disk saw, and all events there are.
+    """
+    recording, chance = recording or Recording(), random.Random(seed)
     changes = story(seed, n_runs)
-    with watched(folder, recording):
+    with watched(folder, recording), suppress(DiskError):
         for opening in range(2):
             log = await log_class.open(
                 folder / FILE, clock=FakeClock(), ids=SeededIds(seed * 2 + opening), projections=all_projections()
             )
-            # Otherwise a thousand pages would have to be written before the WAL is carried over.
-            await log._in_writer(lambda c=log._connection: c.execute("PRAGMA wal_autocheckpoint = 12").fetchall())
-            n_changes = len(changes) // 2 if opening == 0 else len(changes)
-            while n_changes > 0:
-                n = min(n_changes, chance.choice([1, 1, 1, 2, 3, 8]))
-                await _append_together(log, changes[:n], recording)
-                del changes[:n]
-                n_changes -= n
-            await log.close()
+            try:
+                if opening == 1:
+                    await log.rebuild()
+                await _tell(log, changes, len(changes) // (2 - opening), chance, recording)
+            finally:
+                await log.close()
     return recording, events_in(folder / FILE)
 
 
-async def _append_together(log: SqliteEventLog, changes: Sequence[Any], recording: Recording) -> None:
+async def _tell(
+    log: SqliteEventLog, changes: list[Change], n: int, chance: random.Random, recording: Recording
+) -> None:
+    """Append the first `n` changes, in batches as they come."""
+    connection = log._connection
+    # Otherwise a thousand pages would have to be written before the WAL is carried over.
+    await log._in_writer(lambda: connection.execute("PRAGMA wal_autocheckpoint = 12").fetchall())
+    while n > 0:
+        n_together = min(n, chance.choice([1, 1, 1, 2, 3, 8]))
+        await _append_together(log, changes[:n_together], recording)
+        del changes[:n_together]
+        n -= n_together
+
+
+async def _append_together(log: SqliteEventLog, changes: Sequence[Change], recording: Recording) -> None:
     """Append `changes` in one batch, whatever the writer's thread is doing: the same seed makes the same calls."""
 
-    async def told(append: asyncio.Future[Any]) -> None:
+    async def told(append: asyncio.Future[Receipt]) -> None:
         recording.acknowledge((await append).recorded[-1].position)
 
     with log._wanted:
         appends = [log.append([change]) for change in changes]
-    await asyncio.gather(*map(told, appends))
+    for outcome in await asyncio.gather(*map(told, appends), return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def events_in(path: Path) -> Events:
@@ -262,25 +309,33 @@ class Found(msgspec.Struct, frozen=True):
         return f"seed {self.seed}, image {self.number}, power cut after {self.n_calls} calls: {self.fault}"
 
 
-async def judged(recording: Recording, events: Events, seed: int, n_images: int) -> list[Found]:
-    """Cut the power `n_images` times, spread over the whole recording; what was found wrong, in the order of time."""
-    judge, disk, fed = Judge(events), Disk(), 0
-    found = []
-    for number in range(n_images):
-        n_calls = number * (len(recording.calls) + 1) // n_images
-        while fed < n_calls:
-            disk.feed(recording.calls[fed])
-            fed += 1
-        image = disk.after_power_cut(random.Random(f"{seed}:{number}"))
-        with _written(image) as folder:
+async def judged(recording: Recording, events: Events, seed: int, n_images: int, *, after: int = 0) -> list[Found]:
+    """Cut the power `n_images` times, spread over the recording; what was found wrong, in the order of time.
+
+    after: calls before the first cut.
+    """
+    judge, found = Judge(events), []
+    for number, (n_calls, image) in enumerate(images(recording, seed, n_images, after=after)):
+        with written(image) as folder:
             fault = await judge.fault(folder, recording.owed(n_calls))
         if fault is not None:
             found.append(Found(seed, number, n_calls, fault))
     return found
 
 
+def images(recording: Recording, seed: int, n_images: int, *, after: int = 0) -> Iterator[tuple[int, Image]]:
+    """(calls before the cut, what the disk holds), in the order of time. The arguments are those of `judged`."""
+    disk, fed = Disk(), 0
+    for number in range(n_images):
+        n_calls = after + number * (len(recording.calls) + 1 - after) // n_images
+        while fed < n_calls:
+            disk.feed(recording.calls[fed])
+            fed += 1
+        yield n_calls, disk.after_power_cut(random.Random(f"{seed}:{number}"))
+
+
 @contextmanager
-def _written(image: Image) -> Iterator[Path]:
+def written(image: Image) -> Iterator[Path]:
     """The image as files, in memory where the machine has such a place: they are synced many times."""
     memory = "/dev/shm"
     folder = Path(tempfile.mkdtemp(prefix="power-", dir=memory if os.access(memory, os.W_OK) else None))

@@ -34,7 +34,7 @@ def healthy() -> Evidence:
     attempts.uttered("unanswered", "run")
     acknowledged(attempts.uttered("p", "pointer"))
     rows = list(numbered(story()))
-    effects = [Effect("r1", "plan"), Effect("r1", "plan"), Effect("r1", "run"), Effect("r2", "run"), Effect("f", "run")]
+    effects = [Effect("r1", "plan"), Effect("r1", "plan"), Effect("r1", "run"), Effect("r2", "run")]
     return Evidence(attempts, rows, effects, ids(rows))
 
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import shutil
+import sqlite3
 import threading
+from contextlib import closing
 
 import msgspec
 import pytest
 
+from cascadenced import vault_file
+from cascadenced.config import Config
+from cascadenced.errors import Unknown
 from cascadenced.eventlog import database
 from cascadenced.eventlog.sequence import Batch
 from cascadenced.eventlog.sqlite import SqliteEventLog
-from tests.crash.disk import Call, why_not
-from tests.crash.power import Disk, judged, record
+from cascadenced.handlers.run_requests import Origin
+from cascadenced.identity import Identity
+from cascadenced.instance import open_instance
+from cascadenced.plugins.discover import collect
+from cascadenced.vault import Vault
+from tests.crash.disk import Call, watched, why_not
+from tests.crash.power import Disk, FailingSync, Judge, Recording, events_in, images, judged, record, written
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-N_IMAGES = 1_000
+N_IMAGES = 700
 """A cut at most calls of a recording; `make crash POWER=…` takes as many as one likes."""
 
 
@@ -65,6 +77,11 @@ def test_a_write_is_torn_at_the_edges_of_sectors_only():
     }
 
 
+def test_what_a_failed_sync_was_for_is_gone_though_the_next_one_succeeds():
+    lost = Call("lost", "f", 0)
+    assert images_of(disk_after(write(0, b"one"), SYNC, write(0, b"two"), lost, SYNC)) == [{"f": b"one"}] * 200
+
+
 def test_a_name_may_be_missing_until_its_folder_is_synced():
     names = {tuple(image) for image in images_of(disk_after(write(0, b"one"), Call("sync", "f", 0)))}
     assert names == {(), ("f",)}
@@ -104,6 +121,103 @@ async def test_the_same_seed_makes_the_same_calls(tmp_path):
 async def test_no_power_cut_takes_an_acknowledged_event_or_leaves_a_log_that_is_not_whole(tmp_path, seed):
     recording, events = await record(tmp_path, seed)
     assert await judged(recording, events, seed, N_IMAGES) == []
+
+
+@pytest.mark.slow
+async def test_no_sync_that_fails_takes_an_acknowledged_event(tmp_path):
+    """Not even if what could not be written is gone for good, and the next sync says that all is well."""
+    n_syncs = 0
+    for n in itertools.count(1):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        recording = FailingSync(n)
+        try:
+            _, events = await record(folder, 1, recording, n_runs=4)
+        except sqlite3.Error:  # it did not come as far as a table of events
+            events = []
+        if recording.failed_after is None:
+            break
+        n_syncs = n
+        assert await judged(recording, events, n, 8, after=recording.failed_after + 1) == []
+    assert n_syncs > 30
+
+
+# ── the log and the vault ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Quick:
+    """Ends at once."""
+
+    name = "quick"
+
+    async def run(self) -> str:
+        return "done"
+
+
+async def requested(folder, recording):
+    """Runs of many users, asked for in an instance on `folder`; returns all events there are."""
+    config = Config(data_dir=str(folder))
+    with watched(folder, recording):
+        async with open_instance(config, who="test", catalogue=collect([("test:Quick", Quick)])) as instance:
+            for n in range(40):
+                user = Identity(f"user {n}", f"group {n}")
+                accepted = await instance.requests.run("quick", user, {}, Origin(via="cli"))
+                recording.acknowledge(instance.log.position)
+                if n % 3 == 0:
+                    await instance.runs.ended(accepted.run_id)
+    return events_in(folder / "log.db")
+
+
+async def nobody(image, folder):
+    """Runs in the image of which the vault does not know whose they are."""
+    for name in ("vault.key", "hash.secret"):
+        shutil.copy(folder / name, image / name)
+    with closing(sqlite3.connect(image / "log.db")) as connection:
+        asked = connection.execute("SELECT user_hash, group_hash FROM events WHERE type = 'run.requested'").fetchall()
+    vault = await Vault.open(image / "vault.db", image / "vault.key")
+    unknown = []
+    for hashes in asked:
+        try:
+            await vault.reveal(*hashes)
+        except Unknown:
+            unknown.append(hashes)
+    await vault.close()
+    return len(asked), unknown
+
+
+async def nobodies(folder, recording, events, n_images):
+    """Over many power cuts: (runs that were looked at, those of which nobody is known)."""
+    judge, n_asked, unknown = Judge(events), 0, []
+    for n_calls, image in images(recording, 1, n_images):
+        with written(image) as cut:
+            assert await judge.fault(cut, recording.owed(n_calls)) is None
+            n, some = await nobody(cut, folder)
+            n_asked += n
+            unknown += some
+    return n_asked, unknown
+
+
+@pytest.mark.slow
+async def test_after_a_power_cut_the_vault_knows_everybody_the_log_speaks_of(tmp_path):
+    events = await requested(tmp_path, recording := Recording())
+    n_asked, unknown = await nobodies(tmp_path, recording, events, 200)
+    assert n_asked > 1_000
+    assert unknown == []
+
+
+@pytest.mark.slow
+async def test_a_vault_without_full_sync_is_found_out(tmp_path, monkeypatch):
+    real = vault_file._connect
+
+    def careless(path):
+        connection = real(path)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    monkeypatch.setattr(vault_file, "_connect", careless)
+    events = await requested(tmp_path, recording := Recording())
+    monkeypatch.undo()
+    assert (await nobodies(tmp_path, recording, events, 100))[1]
 
 
 # ── and the harness is no rubber stamp ───────────────────────────────────────────────────────────────────────────
