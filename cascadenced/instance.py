@@ -129,7 +129,7 @@ class Instance:
         )
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms)
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
-        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals)
+        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""

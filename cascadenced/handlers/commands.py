@@ -12,9 +12,11 @@ from cascadenced.events.inbound import (
     RequestRun,
     SetSchedule,
     UpdatePointer,
+    named,
 )
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.run_requests import Origin, RunRequests
+from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.runtime.counting import RefusalCounter
 from cascadenced.runtime.ingest import Message
 from cascadenced.runtime.tasks import Tasks
@@ -23,8 +25,16 @@ from cascadenced.runtime.tasks import Tasks
 class BusCommands:
     """`handle` of runtime/ingest.py."""
 
-    def __init__(self, requests: RunRequests, facts: Facts, tasks: Tasks, refusals: RefusalCounter) -> None:
+    def __init__(
+        self,
+        requests: RunRequests,
+        facts: Facts,
+        tasks: Tasks,
+        refusals: RefusalCounter,
+        pseudonyms: Pseudonyms,
+    ) -> None:
         self._requests, self._facts, self._tasks, self._refusals = requests, facts, tasks, refusals
+        self._pseudonyms = pseudonyms
 
     async def __call__(self, command: Command, message: Message) -> None:
         """Record what follows from `command`. Raises BadMessage with the reason of the dead letter."""
@@ -36,7 +46,8 @@ class BusCommands:
             raise BadMessage(str(error), code="invalid") from None
 
     async def _record(self, command: Command, message: Message) -> None:
-        origin = Origin(via="bus", source=message.source, at_us=message.at_us, traceparent=message.traceparent)
+        source = self._source(command, message)
+        origin = Origin(via="bus", source=source, at_us=message.at_us, traceparent=message.traceparent)
         match command:
             case RequestRun(task=task):
                 self._refuse_unknown(task)
@@ -56,13 +67,19 @@ class BusCommands:
                 self._count(not await self._facts.pointer(command, "bus"), f"pointer.{task}")
             case SetSchedule(task=task):
                 self._refuse_unknown(task)
-                self._count(not await self._facts.schedule(command, message.source), f"schedule.{task}")
+                self._count(not await self._facts.schedule(command, source), f"schedule.{task}")
             case ReportRun(task=task):
-                self._count(not await self._facts.report(command, message.source, message.origin), f"task_run.{task}")
+                self._count(not await self._facts.report(command, source, message.origin), f"task_run.{task}")
             case RecordIdea():
-                self._count(not await self._facts.idea(command, message.source), "idea")
+                self._count(not await self._facts.idea(command, source), "idea")
             case RecordNote():
-                self._count(not await self._facts.note(command, message.source), "note")
+                self._count(not await self._facts.note(command, source), "note")
+
+    def _source(self, command: Command, message: Message) -> str:
+        """What the outside calls the message. It stays in the log, so whoever the message names is not named there."""
+        family, _, name = message.source.partition(":")
+        identity = named(command)
+        return message.source if identity is None else f"{family}:{Redactor(identity, self._pseudonyms)(name)}"
 
     def _refuse_unknown(self, task: str) -> None:
         if self._tasks.get(task) is None:

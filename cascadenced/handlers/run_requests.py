@@ -12,7 +12,7 @@ from cascadenced.events.content import recordable
 from cascadenced.events.inbound import MAX_KEY_CHARS
 from cascadenced.events.subjects import checked_event_name, checked_reported_name
 from cascadenced.events.workflow import EventDispatched
-from cascadenced.identity import Identity, Pseudonyms
+from cascadenced.identity import Identity, Pseudonyms, Redactor
 from cascadenced.ids import RunId
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Accepted, Request, Runs
@@ -136,7 +136,11 @@ class RunRequests:
     def _source(self, what: str, identity: Identity, key: str | None) -> str | None:
         if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
             raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
-        return None if key is None else f"key:{what}:{self._pseudonyms.user(identity.user_id)}:{key}"
+        if key is None:
+            return None
+        # It stays in the log; keys are often made of the user's name.
+        nameless = Redactor(identity, self._pseudonyms)(key)
+        return f"key:{what}:{self._pseudonyms.user(identity.user_id)}:{nameless}"
 
     async def _unhandled(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
         await self._vault.remember([identity], self._pseudonyms)
