@@ -11,6 +11,8 @@ import hmac
 import json
 import re
 import unicodedata
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cached_property
 from urllib.parse import quote, quote_plus
 
@@ -99,6 +101,10 @@ class Redactor:
     def _pattern(self) -> re.Pattern[str]:
         # The longer one first: one id may contain the other.
         return re.compile("|".join(_pattern(spelling) for spelling in sorted(self._hash_of, key=len, reverse=True)))
+
+
+nameless: ContextVar[Callable[[str], str]] = ContextVar("nameless", default=str)
+"""The Redactor of the run that goes on in this context: for whoever writes something there that people will read."""
 
 
 def _spellings(raw: str) -> set[str]:

@@ -1,12 +1,18 @@
-"""How the daemon logs: structlog, to stderr; lines for people on a terminal, JSON elsewhere."""
+"""How the daemon logs: structlog, to stderr; lines for people on a terminal, JSON elsewhere.
+
+What is logged while a run goes on, by us or by the task, does not name whom it runs for.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from typing import Any
 
 import structlog
+
+from cascadenced.identity import nameless
 
 
 def configure(level: str) -> None:
@@ -22,9 +28,21 @@ def configure(level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
+            _nameless,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Nameless("%(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _nameless(_logger: Any, _method: str, line: Any) -> str:
+    return nameless.get()(line)
+
+
+class _Nameless(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return nameless.get()(super().format(record))
