@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -27,6 +28,8 @@ def configure(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            # Twice: JSON in a value is spelled once more by the renderer, and what is no text becomes text only there.
+            _nameless_values,
             renderer,
             _nameless,
         ],
@@ -37,6 +40,13 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Nameless("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _nameless_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    redact = nameless.get()
+    if redact is not str:
+        event.update({name: redact(value) for name, value in event.items() if isinstance(value, str)})
+    return event
 
 
 def _nameless(_logger: Any, _method: str, line: Any) -> str:

@@ -26,6 +26,7 @@ def say() -> None:
         nameless.set(Redactor(ALICE, PSEUDONYMS))
         logging.getLogger("a.library").warning("mail to %s of %s", ALICE.user_id, ALICE.group_id)
         structlog.get_logger().info("mail_sent", to=ALICE.user_id, url="/x?group=eng%2Fnorth")
+        structlog.get_logger().info("mail", body=json.dumps({"to": ALICE.user_id}), people=[ALICE.user_id], who=ALICE)
         try:
             raise ValueError(f"no luck for {ALICE.user_id!r} of {ALICE.group_id}")
         except ValueError:
