@@ -11,6 +11,8 @@ import hmac
 import json
 import re
 import unicodedata
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cached_property
 from urllib.parse import quote, quote_plus
 
@@ -21,6 +23,7 @@ from cascadenced.ids import GroupHash, UserHash
 
 MAX_ID_CHARS = 256
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+_PLAIN_PART = re.compile("[A-Za-z0-9]+")
 _QUOTES = "'" + '"'
 
 
@@ -83,14 +86,21 @@ class Redactor:
     """Replaces one run's own ids by its pseudonyms in text that people will read."""
 
     def __init__(self, identity: Identity, pseudonyms: Pseudonyms) -> None:
+        self._identity, self._pseudonyms = identity, pseudonyms
+        # SYSTEM is nobody's name, and a word of every second error message.
+        self._cores = () if identity == SYSTEM else (_core(identity.user_id), _core(identity.group_id))
+
+    @cached_property
+    def _hash_of(self) -> dict[str, str]:
+        """Spelling → pseudonym."""
+        if not self._cores:
+            return {}
         # The user last: where both have one name, the user's pseudonym is the one people look for.
         named: list[tuple[str, str]] = [
-            (identity.group_id, pseudonyms.group(identity.group_id)),
-            (identity.user_id, pseudonyms.user(identity.user_id)),
+            (self._identity.group_id, self._pseudonyms.group(self._identity.group_id)),
+            (self._identity.user_id, self._pseudonyms.user(self._identity.user_id)),
         ]
-        if identity == SYSTEM:  # nobody's name, and a word of every second error message
-            named = []
-        self._hash_of = {spelling: shown for raw, shown in named for spelling in _spellings(raw)}
+        return {spelling: shown for raw, shown in named for spelling in _spellings(raw)}
 
     @property
     def reach(self) -> int:
@@ -98,8 +108,8 @@ class Redactor:
         return max(map(len, self._hash_of), default=0)
 
     def __call__(self, text: str) -> str:
-        # Most texts name nobody, and compiling the pattern costs more than all the rest.
-        if not any(spelling in text for spelling in self._hash_of):
+        # Most texts name nobody, and working out how an id may be spelled costs far more than looking for a part of it.
+        if not any(core in text for core in self._cores) or not any(spelling in text for spelling in self._hash_of):
             return text
         return self._pattern.sub(lambda match: self._hash_of[match.group()], text)
 
@@ -107,6 +117,15 @@ class Redactor:
     def _pattern(self) -> re.Pattern[str]:
         # The longer one first: one id may contain the other.
         return re.compile("|".join(_pattern(spelling) for spelling in sorted(self._hash_of, key=len, reverse=True)))
+
+
+nameless: ContextVar[Callable[[str], str]] = ContextVar("nameless", default=str)
+"""The Redactor of the run that goes on in this context: for whoever writes something there that people will read."""
+
+
+def _core(raw: str) -> str:
+    """What every spelling of an id contains; empty when there is no such part."""
+    return max(_PLAIN_PART.findall(raw), key=len, default="") if raw.isascii() else ""
 
 
 def _spellings(raw: str) -> set[str]:

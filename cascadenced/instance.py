@@ -32,7 +32,7 @@ from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.handlers.sources import Sources
-from cascadenced.identity import Pseudonyms, checked
+from cascadenced.identity import Pseudonyms, checked, nameless
 from cascadenced.ids import Ids, SystemIds
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.discover import Catalogue, discover
@@ -176,6 +176,8 @@ class Instance:
         return self.log.projection_states()
 
     def _equip(self, task: Any, live: LiveRun) -> None:
+        if live.redact is not None:
+            nameless.set(live.redact)  # of this run's own asyncio task, and the threads it starts
         host = TaskHost(self, live)
         if isinstance(task, BaseTask):
             task._host = host

@@ -1,13 +1,19 @@
-"""How the daemon logs: structlog, to stderr; lines for people on a terminal, JSON elsewhere."""
+"""How the daemon logs: structlog, to stderr; lines for people on a terminal, JSON elsewhere.
+
+What is logged while a run goes on, by us or by the task, does not name whom it runs for.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+
+from cascadenced.identity import nameless
 
 _EVERYTHING: Any = structlog.make_filtering_bound_logger(logging.NOTSET)
 
@@ -16,6 +22,9 @@ class _Levelled(_EVERYTHING):  # type: ignore[misc]  # structlog makes its class
     """A logger whose level can change: the ones that modules hold are made once."""
 
     threshold = logging.INFO
+
+    def is_enabled_for(self, level: int) -> bool:
+        return self.threshold <= level
 
     def debug(self, event: str, *args: Any, **fields: Any) -> Any:
         return super().debug(event, *args, **fields) if self.threshold <= logging.DEBUG else None
@@ -44,10 +53,31 @@ def configure(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            # Twice: JSON in a value is spelled once more by the renderer, and what is no text becomes text only there.
+            _nameless_values,
             renderer,
+            _nameless,
         ],
         wrapper_class=_Levelled,
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Nameless("%(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _nameless_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    redact = nameless.get()
+    if redact is not str:
+        event.update({name: redact(value) for name, value in event.items() if isinstance(value, str)})
+    return event
+
+
+def _nameless(_logger: Any, _method: str, line: Any) -> str:
+    return nameless.get()(line)
+
+
+class _Nameless(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return nameless.get()(super().format(record))

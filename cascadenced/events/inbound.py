@@ -240,9 +240,18 @@ def starts_effects(prefix: str, subject: str) -> bool:
     return subject.startswith((f"{prefix}.event.", f"{prefix}.run.request."))
 
 
+def named(command: Command) -> Identity | None:
+    """Whom the message names in clear, None if nobody. Who is named as user or group only, is taken for both."""
+    identity: Identity | None = getattr(command, "identity", None)
+    user_id, group_id = getattr(command, "user_id", None), getattr(command, "group_id", None)
+    if identity is None and (user_id or group_id):
+        return Identity(user_id or group_id or "", group_id or user_id or "")
+    return identity
+
+
 def carries_identity(command: Command) -> bool:
     """Whether the message named somebody in clear, so that its bytes must not stay on the broker."""
-    return any(getattr(command, field, None) is not None for field in ("identity", "user_id", "group_id"))
+    return named(command) is not None
 
 
 def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: Callable[[], str]) -> str:

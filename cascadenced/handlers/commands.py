@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from cascadenced.errors import BadMessage, Conflict, NotAllowed, Refused
 from cascadenced.events.inbound import (
     Command,
@@ -14,6 +12,7 @@ from cascadenced.events.inbound import (
     RequestRun,
     SetSchedule,
     UpdatePointer,
+    named,
 )
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.run_requests import Origin, RunRequests
@@ -35,8 +34,7 @@ class BusCommands:
     async def __call__(self, command: Command, message: Message) -> None:
         """Record what follows from `command`. Raises BadMessage with the reason of the dead letter."""
         try:
-            source = await self._sources.of_message(message.source, *_sender(command))
-            await self._record(command, replace(message, source=source))
+            await self._record(command, message)
         except NotAllowed as error:
             raise BadMessage(str(error), code="not_allowed") from None
         except Conflict as error:
@@ -45,7 +43,8 @@ class BusCommands:
             raise BadMessage(str(error), code="invalid") from None
 
     async def _record(self, command: Command, message: Message) -> None:
-        origin = Origin(via="bus", source=message.source, at_us=message.at_us, traceparent=message.traceparent)
+        source = self._sources.of_message(message.source, named(command))
+        origin = Origin(via="bus", source=source, at_us=message.at_us, traceparent=message.traceparent)
         match command:
             case RequestRun(task=task):
                 self._refuse_unknown(task)
@@ -65,13 +64,13 @@ class BusCommands:
                 self._count(not await self._facts.pointer(command, "bus"), f"pointer.{task}")
             case SetSchedule(task=task):
                 self._refuse_unknown(task)
-                self._count(not await self._facts.schedule(command, message.source), f"schedule.{task}")
+                self._count(not await self._facts.schedule(command, source), f"schedule.{task}")
             case ReportRun(task=task):
-                self._count(not await self._facts.report(command, message.source, message.origin), f"task_run.{task}")
+                self._count(not await self._facts.report(command, source, message.origin), f"task_run.{task}")
             case RecordIdea():
-                self._count(not await self._facts.idea(command, message.source), "idea")
+                self._count(not await self._facts.idea(command, source), "idea")
             case RecordNote():
-                self._count(not await self._facts.note(command, message.source), "note")
+                self._count(not await self._facts.note(command, source), "note")
 
     def _refuse_unknown(self, task: str) -> None:
         if self._tasks.get(task) is None:
@@ -80,15 +79,3 @@ class BusCommands:
     def _count(self, duplicate: bool, subject: str) -> None:
         if duplicate:
             self._refusals.count("duplicate", subject)
-
-
-def _sender(command: Command) -> tuple[str | None, str | None]:
-    """(user_id, group_id) as the message has them."""
-    match command:
-        case RequestRun(identity=who) | DispatchEvent(identity=who):
-            return who.user_id, who.group_id
-        case SetSchedule(identity=who):
-            return (who.user_id, who.group_id) if who is not None else (None, None)
-        case UpdatePointer() | ReportRun() | RecordIdea() | RecordNote():
-            return command.user_id, command.group_id
-    return None, None

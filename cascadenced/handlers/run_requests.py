@@ -84,7 +84,7 @@ class RunRequests:
         if idempotency_key is None:
             return await self._runs.request(request)
         for nth in count(1):
-            source = await self._sources.of_run(task, identity, idempotency_key, nth)
+            source = self._sources.of_run(task, identity, idempotency_key, nth)
             accepted = await self._runs.request(replace(request, source=source))
             if not accepted.duplicate or not await self._is_free(source, identity, args, task):
                 break
@@ -108,7 +108,7 @@ class RunRequests:
         if idempotency_key is None:
             return await self._dispatch(name, payload, identity, origin)
         for nth in count(1):
-            source = await self._sources.of_event(name, identity, idempotency_key, nth)
+            source = self._sources.of_event(name, identity, idempotency_key, nth)
             dispatched = await self._dispatch(name, payload, identity, replace(origin, source=source))
             if not dispatched.duplicate or not await self._is_free(source, identity, payload, WORKFLOW_PREFIX + name):
                 break

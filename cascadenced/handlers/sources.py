@@ -1,8 +1,7 @@
 """What the outside calls a request, as the log has it: an idempotency key, or the id of a message.
 
 Senders choose both freely, so both are content. Only where one names its own sender does the pseudonym stand for the
-name; the same words of the same sender still give the same source. What older versions have recorded in clear is
-found in clear.
+name; the same words of the same sender still give the same source.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ from hashlib import sha256
 
 from cascadenced.errors import Invalid
 from cascadenced.eventlog.base import EventLog
-from cascadenced.events.base import Event, Recorded
+from cascadenced.events.base import Recorded
 from cascadenced.events.inbound import MAX_KEY_CHARS, MAX_MESSAGE_ID_CHARS
-from cascadenced.events.run import RunRequested
-from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms, Redactor
 
 _POSITION = "SELECT position FROM events WHERE source = ?"
@@ -29,20 +26,17 @@ class Sources:
     def __init__(self, log: EventLog, pseudonyms: Pseudonyms) -> None:
         self._log, self._pseudonyms = log, pseudonyms
 
-    async def of_message(self, source: str, user_id: str | None, group_id: str | None) -> str:
-        """The source of a message that came as `source` from a sender of this name."""
-        if user_id is None and group_id is None:
-            return source
-        who = Identity(user_id or group_id or "", group_id or user_id or "")
-        return await self._as_before(self._unnamed(source, who), source, Event)
+    def of_message(self, source: str, sender: Identity | None) -> str:
+        """The source of a message that came as `source`. sender: None when it names nobody."""
+        return source if sender is None else self._unnamed(source, sender)
 
-    async def of_run(self, task: str, who: Identity, key: str, nth: int) -> str:
+    def of_run(self, task: str, who: Identity, key: str, nth: int) -> str:
         """The source of the `nth` run under a key, from 1; there is another one when a run was refused."""
-        return await self._of_key("key", task, who, key, nth, older=f"key:{task}", kind=RunRequested)
+        return self._of_key("key", task, who, key, nth)
 
-    async def of_event(self, name: str, who: Identity, key: str, nth: int) -> str:
+    def of_event(self, name: str, who: Identity, key: str, nth: int) -> str:
         """The source of the `nth` event under a key."""
-        return await self._of_key("event-key", name, who, key, nth, older=f"key:event.{name}", kind=EventDispatched)
+        return self._of_key("event-key", name, who, key, nth)
 
     async def recorded(self, source: str) -> Sequence[Recorded]:
         """What was recorded with the request of this source, first its own event; empty if nothing was."""
@@ -53,26 +47,13 @@ class Sources:
         run_id = first.run_id
         return first, *(recorded for recorded in rest if run_id is not None and recorded.run_id == run_id)
 
-    async def _of_key(
-        self, family: str, what: str, who: Identity, key: str, nth: int, *, older: str, kind: type[Event]
-    ) -> str:
+    def _of_key(self, family: str, what: str, who: Identity, key: str, nth: int) -> str:
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
-        user = self._pseudonyms.user(who.user_id)
         if nth > 1:
             family = f"{family}.{nth}"
-        source = f"{family}:{what}:{user}:{self._unnamed(key, who)}"
-        return source if nth > 1 else await self._as_before(source, f"{older}:{user}:{key}", kind)
+        return f"{family}:{what}:{self._pseudonyms.user(who.user_id)}:{self._unnamed(key, who)}"
 
     def _unnamed(self, words: str, who: Identity) -> str:
-        if who.user_id not in words and who.group_id not in words:
-            return words
         unnamed = Redactor(who, self._pseudonyms)(words)
         return unnamed if len(unnamed) <= MAX_MESSAGE_ID_CHARS else sha256(unnamed.encode()).hexdigest()
-
-    async def _as_before(self, source: str, older: str, kind: type[Event]) -> str:
-        """`older`, as earlier versions spelled it, if the log has an event of this kind under it; else `source`."""
-        if older == source:
-            return source
-        before = await self.recorded(older)
-        return older if before and isinstance(before[0].event, kind) else source

@@ -23,6 +23,8 @@ from cascadenced.events.run import ForeignRunReported, RunFinished, RunRefused, 
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.system import RequestsRefused
 from cascadenced.events.workflow import EventDispatched
+from cascadenced.handlers.run_requests import Origin
+from cascadenced.identity import Identity
 from cascadenced.instance import Instance
 from cascadenced.runtime.ingest import MAX_ATTEMPTS, Ingest
 from cascadenced.vault import MemoryVault
@@ -32,6 +34,21 @@ from tests.doubles import PSEUDONYMS, World, ask, idle, until
 WHO = {"user_id": "alice", "group_id": "eng"}
 ALICE_HASH, ENG_HASH = PSEUDONYMS.user("alice"), PSEUDONYMS.group("eng")
 TRACE = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+
+
+TWICE: list[tuple[str, Any]] = [
+    ("ume.run.request.quick", WHO),
+    ("ume.event.calendar.event.create_request", WHO),
+    ("ume.event.nobody.listens", WHO),
+    ("ume.pointer.marks", {"run_id": "r1", "user_id": "alice"}),
+    ("ume.schedule.quick", {"expr": "* * * * *"}),
+    ("ume.schedule.quick", {"expr": None}),
+    ("ume.task_run.theirs", {"run_id": "r1", "status": "success"}),
+    ("ume.idea", {"text": "an idea"}),
+    ("ume.note", {"note": "a note"}),
+    ("ume.idea", b"{"),
+    ("ume.unknown", {}),
+]
 
 
 class Quick:
@@ -316,6 +333,44 @@ async def test_a_run_has_the_same_id_wherever_its_message_is_delivered() -> None
     assert ids[0] == ids[1]
 
 
+@pytest.mark.parametrize("header", ["Nats-Msg-Id", "ce-id"])
+@pytest.mark.parametrize(("subject", "body"), [(s, b) for s, b in TWICE if isinstance(b, dict) and b], ids=str)
+async def test_an_id_that_is_made_of_a_users_name_is_kept_without_it_and_still_applied_once(
+    inlet: Inlet, subject: str, body: Any, header: str
+) -> None:
+    who = {"user_id": "mallory/of the run", "group_id": "run"}
+    message_id = "run:mallory/of the run, mallory%2Fof%20the%20run:1"
+    async with inlet.flowing():
+        for _ in range(2):
+            inlet.send(subject, {**body, **who}, {header: message_id})
+            await inlet.take_in()
+        assert not [recorded.source for recorded in inlet.recorded() if "mallory" in (recorded.source or "")]
+        n_events = len(inlet.events())
+        inlet.send(subject, {**body, **who}, {header: f"{message_id}2"})
+        await inlet.take_in()
+        assert len(inlet.events()) > n_events or "pointer" in subject  # those are known by their content
+
+
+async def test_a_key_that_is_made_of_a_users_name_is_kept_without_it_and_still_one_run(inlet: Inlet) -> None:
+    body = {"user_id": "mallory@example", "group_id": "eng", "idempotency_key": "mallory%40example:7"}
+    async with inlet.flowing() as instance:
+        for _ in range(2):
+            inlet.send("ume.run.request.quick", body)
+        inlet.send("ume.run.request.quick", {**body, "idempotency_key": "mallory@example:8"})
+        await inlet.take_in()
+        for _ in range(2):
+            await instance.requests.dispatch(
+                "nobody.listens",
+                {},
+                Identity("mallory@example", "eng"),
+                Origin(via="cli"),
+                idempotency_key="mallory@example",
+            )
+    assert len(inlet.events(RunRequested)) == 2
+    assert len(inlet.events(EventDispatched)) == 1
+    assert "mallory" not in inlet.text()
+
+
 async def test_a_pointer_is_stored_once_whatever_message_brings_it(inlet: Inlet) -> None:
     async with inlet.flowing():
         for n in range(3):
@@ -323,21 +378,6 @@ async def test_a_pointer_is_stored_once_whatever_message_brings_it(inlet: Inlet)
         inlet.send("ume.pointer.marks", {"run_id": "r1", "user_hash": ALICE_HASH})
         await inlet.take_in()
     assert len(inlet.events(PointerAdded)) == 1
-
-
-TWICE: list[tuple[str, Any]] = [
-    ("ume.run.request.quick", WHO),
-    ("ume.event.calendar.event.create_request", WHO),
-    ("ume.event.nobody.listens", WHO),
-    ("ume.pointer.marks", {"run_id": "r1", "user_id": "alice"}),
-    ("ume.schedule.quick", {"expr": "* * * * *"}),
-    ("ume.schedule.quick", {"expr": None}),
-    ("ume.task_run.theirs", {"run_id": "r1", "status": "success"}),
-    ("ume.idea", {"text": "an idea"}),
-    ("ume.note", {"note": "a note"}),
-    ("ume.idea", b"{"),
-    ("ume.unknown", {}),
-]
 
 
 @pytest.mark.parametrize(("subject", "body"), TWICE, ids=[f"{s}-{n}" for n, (s, _) in enumerate(TWICE)])
