@@ -69,6 +69,19 @@ async def test_a_daemon_that_dies_over_a_backup_leaves_nothing_that_looks_like_o
     assert code == 0, err
 
 
+async def test_a_restore_that_is_killed_before_it_moves_anything_has_changed_nothing(daemon: Daemon) -> None:
+    code, _, err = await daemon.command("run", "traced", "--user-id", "alice", "--group-id", "eng")
+    assert code == 0, err
+    backup = str(daemon.folder / "bk")
+    assert (await daemon.command("log", "backup", backup))[0] == 0
+    code, _, err = await daemon.command("run", "telling", "--user-id", "alice", "--group-id", "eng")
+    assert code == 0, err
+    code, _, _ = await daemon.command("log", "restore", backup, "--force", CASCADENCED_CRASH_AT="restore.copied")
+    assert code == -9
+    await daemon.start()
+    assert [run["task"] for run in await daemon.runs()] == ["telling", "traced"]
+
+
 async def test_a_restore_that_is_killed_is_done_again_before_a_daemon_starts(daemon: Daemon) -> None:
     code, _, err = await daemon.command("run", "traced", "--user-id", "alice", "--group-id", "eng")
     assert code == 0, err

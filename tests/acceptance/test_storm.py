@@ -80,7 +80,8 @@ class Ledger:
         name = message.headers.get("Nats-Msg-Id") or message.headers.get("ce-id")
         if name is None:
             return ("nameless", message.n)
-        return f"{family}:{name if len(name) <= 1024 else hashlib.sha256(name.encode()).hexdigest()}"
+        source = f"{family}:{name if len(name) <= 1024 else hashlib.sha256(name.encode()).hexdigest()}"
+        return source if expected.event is not None else f"dead:{source}"
 
 
 def _is_of(subject: str, family: str) -> bool:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 
-from cascadenced.crashpoint import CRASHPOINTS
 from cascadenced.projections import all_projections
 from tests.acceptance.conftest import Daemon
 from tests.crash.audit import Effect, Evidence, Row, audit, read_rows
@@ -33,7 +32,7 @@ SETTLED_WITHIN_S = 90.0
 
 QUIET = {"CASCADENCE_LOG_LEVEL": "warning"}
 
-_PASSES = {
+PASSES = {
     "append.before_commit": 120,
     "append.after_commit": 120,
     "ingest.before_append": 30,
@@ -44,7 +43,8 @@ _PASSES = {
     "outbox.after_publish": 40,
     "vault.after_write": 30,
 }
-"""How many passes a crash point lets by at most; the first start's own events take some."""
+"""The crash points that a daemon under load passes, and how many passes each lets by at most; the first start's own
+events take some."""
 
 
 class Blow(msgspec.Struct, frozen=True):
@@ -67,9 +67,9 @@ def blows(seed: int, n: int) -> list[Blow]:
         kind = chance.random()
         if kind < 0.6:
             if not points:
-                points = chance.sample(sorted(CRASHPOINTS), len(CRASHPOINTS))
+                points = chance.sample(sorted(PASSES), len(PASSES))
             name = points.pop()
-            found.append(Blow("crash at", at=f"{name}:{chance.randint(1, _PASSES[name])}"))
+            found.append(Blow("crash at", at=f"{name}:{chance.randint(1, PASSES[name])}"))
         elif kind < 0.85:
             found.append(Blow("kill", chance.random() * 1.5))
         elif kind < 0.95:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cascadenced.crashpoint import CRASHPOINTS
-from tests.crash.chaos import Blow, blows, chaos, replay
+from tests.crash.chaos import PASSES, Blow, blows, chaos, replay
 
 N_ROUNDS = 12
 
@@ -17,7 +17,7 @@ import threading
 from cascadenced.eventlog.sqlite import SqliteEventLog
 
 def commit(self, waiting):
-    batch = self._tail.sequence(waiting, self._head_of, self._position_of)
+    batch = self._tail.sequence(waiting, self._heads_of, self._positions_of)
     self._tell(lambda: self._committed(batch))
     threading.Event().wait(0.05)
     if batch.recorded:
@@ -35,8 +35,12 @@ def test_the_same_seed_deals_the_same_blows() -> None:
 
 def test_every_crash_point_comes_before_any_comes_again() -> None:
     hit = [blow.at.partition(":")[0] for blow in blows(1, 100) if blow.at]
-    n = len(CRASHPOINTS)
-    assert set(hit[:n]) == set(hit[n : 2 * n]) == set(CRASHPOINTS)
+    n = len(PASSES)
+    assert set(hit[:n]) == set(hit[n : 2 * n]) == set(PASSES)
+
+
+def test_every_crash_point_but_those_of_backups_is_hit_under_load() -> None:
+    assert {name for name in CRASHPOINTS if not name.startswith(("backup.", "restore."))} == set(PASSES)
 
 
 @pytest.mark.slow

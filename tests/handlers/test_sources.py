@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from cascadenced.errors import Conflict
-from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Context
 from cascadenced.events.run import RunRequested
 from cascadenced.events.workflow import EventDispatched
@@ -155,19 +154,3 @@ async def test_a_key_made_of_ids_alone_stays_short(world: World) -> None:
         first = await ask(instance, "quick", Identity("a", "a"), key=key)
         assert (await ask(instance, "quick", Identity("a", "a"), key=key)).run_id == first.run_id
     assert len(world.recorded(RunRequested)[0].source or "") < 400
-
-
-async def test_a_key_that_an_older_log_has_in_clear_is_still_one_key(world: World) -> None:
-    async with world.up() as instance:
-        older = await ask(instance, "quick", source=f"key:quick:{HASH}:alice-2026")
-        again = await ask(instance, "quick", key="alice-2026")
-        assert (again.run_id, again.duplicate) == (older.run_id, True)
-
-
-async def test_an_events_key_as_an_older_log_has_it_is_still_one_key(world: World) -> None:
-    async with world.up() as instance:
-        context = Context(user_hash=HASH, group_hash=PSEUDONYMS.group("eng"))
-        change = Change("workflow-x.y", [EventDispatched(name="x.y", via="cli", payload={})], None, context)
-        await instance.log.append([change], source=f"key:event.x.y:{HASH}:k")
-        assert (await dispatch(instance, "x.y")).duplicate
-    assert len(world.events(EventDispatched)) == 1
