@@ -2,6 +2,9 @@
 
 Every body starts with `schema_version` and `event_type` and has `run_id`, `event_id` and `time` added. `user_id` and
 `group_id` are always null (see `emit_raw_user_id`): readers correlate by `user_hash` and `group_hash`.
+
+The header `Cascadence-Position` is the event's position in its origin's log: what is published again after the broker
+lost it comes late, and by this finds its place.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from cascadenced.events.task import TaskRegistered
 from cascadenced.events.workflow import EventDispatched
 
 SCHEMA_VERSION = "2026.04.0"
+
+POSITION_HEADER = "Cascadence-Position"
+REPUBLISHED_HEADER = "Cascadence-Republished"
+"""On a message that was published before and went missing at the broker; its position tells where it belongs."""
 
 Reveal = Callable[[str | None], str | None]
 """user_hash → raw user id, or None: what `emit_raw_user_id` switches on."""
@@ -288,6 +295,15 @@ def _task_run(
     return "task_run", "task_run", subject(prefix, "task_run", task), body
 
 
+_PLACES = {"stage": 0, "stage1": 1, "audit": 2, "audit1": 3, "audit2": 4}
+_ONLY_ONE = 5
+
+
+def place(message_id: str) -> int:
+    """Which of its event's messages one is, by its id: 0 to 7, another one for each."""
+    return _PLACES.get(message_id.partition(".")[2], _ONLY_ONE)
+
+
 def _headers(recorded: Recorded, key: str, kind: str) -> dict[str, str]:
     message_id = f"{recorded.id}.{key}"
     headers = {
@@ -299,6 +315,7 @@ def _headers(recorded: Recorded, key: str, kind: str) -> dict[str, str]:
         "ce-time": iso(recorded.at_us),
         "content-type": "application/json",
         "Cascadence-Origin": recorded.origin,
+        POSITION_HEADER: str(recorded.position),
     }
     if recorded.traceparent:
         headers["traceparent"] = recorded.traceparent
