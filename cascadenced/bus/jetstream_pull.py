@@ -42,10 +42,22 @@ class Erase(Protocol):
 class JetStreamDelivery:
     """See `base.Delivery`."""
 
-    __slots__ = ("_pulls", "_reply", "at_us", "data", "headers", "n_delivered", "stream", "stream_seq", "subject")
+    __slots__ = (
+        "_line",
+        "_pulls",
+        "_reply",
+        "at_us",
+        "data",
+        "headers",
+        "n_delivered",
+        "stream",
+        "stream_seq",
+        "subject",
+    )
 
     def __init__(self, pulls: Pulls, message: Heard, fields: tuple[str, int, int, int]) -> None:
         self._pulls = pulls
+        self._line = pulls.line
         self._reply: str | None = message.reply
         self.subject = message.subject
         self.data = message.data
@@ -54,7 +66,7 @@ class JetStreamDelivery:
 
     def ack(self, *, erase: bool = False) -> None:
         reply, self._reply = self._reply, None
-        if reply is None:
+        if reply is None or self._line != self._pulls.line:
             return
         if erase:
             self._pulls.eraser.erase(self.stream, self.stream_seq, reply, self.n_delivered)
@@ -63,7 +75,7 @@ class JetStreamDelivery:
 
     def retry_later(self, delay_s: float) -> None:
         reply, self._reply = self._reply, None
-        if reply is not None:
+        if reply is not None and self._line == self._pulls.line:
             # At least a nanosecond: to NATS zero means that there is no delay in the request.
             self._pulls.sender.send(reply, b'-NAK {"delay": %d}' % max(1, round(delay_s * 1e9)))
 
@@ -109,14 +121,19 @@ class Pulls:
         eraser: Erase,
         complaints: Occasionally,
         broken: Callable[[], None],
+        read: Callable[[str, int, int], None] = lambda stream, seq, at_us: None,
     ) -> None:
-        self.sender, self.eraser = sender, eraser
+        """read: called with stream, sequence and broker time of the last delivery of each `fetch`."""
+        self.sender, self.eraser, self._read = sender, eraser, read
+        self.line = 0
+        """Ends of deliveries from before it changed are void: under their sequences may be other messages now."""
         self._own_origin, self._clock, self._complaints, self._broken = own_origin, clock, complaints, broken
         self._flows = {consumer.durable: _Flow(n, consumer) for n, consumer in enumerate(consumers)}
         self._by_index = list(self._flows.values())
         self._buffer: deque[tuple[_Flow, JetStreamDelivery]] = deque()
         self._arrived = asyncio.Event()
         self._pulling = False
+        self._held = False
         self._closed = False
         self._generation = 0
         self._inbox = ""
@@ -133,7 +150,7 @@ class Pulls:
     def start(self) -> None:
         """Ask all consumers anew: after (re)connecting, or when they were made anew."""
         self._generation += 1
-        self._pulling = True
+        self._pulling, self._held = True, False
         for flow in self._by_index:
             flow.owed = 0
             self._refill(flow)
@@ -149,6 +166,14 @@ class Pulls:
         """Ask no more until `start`."""
         self._pulling = False
 
+    def void(self) -> None:
+        """Take nothing until `start`, and forget what was delivered: the broker delivers again what it still has."""
+        self._pulling, self._held = False, True
+        self.line += 1
+        self._buffer.clear()
+        for flow in self._by_index:
+            flow.buffered = 0
+
     async def fetch(self, max_messages: int) -> list[JetStreamDelivery]:
         while not self._buffer:
             if self._closed:
@@ -163,6 +188,8 @@ class Pulls:
             taken.append(delivery)
         for flow in self._by_index:
             self._refill(flow)
+        if taken:
+            self._read(taken[-1].stream, taken[-1].stream_seq, taken[-1].at_us)
         return taken
 
     async def watch(self) -> None:
@@ -208,7 +235,7 @@ class Pulls:
         headers = message.headers
         if headers is not None and headers.get("Cascadence-Origin") == self._own_origin:
             self.sender.send(reply, b"+ACK")
-        elif not self.eraser.erasing(stream, seq, reply) and not self._closed:
+        elif not self.eraser.erasing(stream, seq, reply) and not (self._closed or self._held):
             flow.buffered += 1
             self._buffer.append((flow, JetStreamDelivery(self, message, (stream, delivered, seq, at_us))))
             self._arrived.set()

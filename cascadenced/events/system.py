@@ -85,7 +85,7 @@ class EpochRepaired(Event, tag="bus.epoch_repaired", frozen=True, kw_only=True):
     """Everything within the stream's retention that was published up to `position` is on the bus again.
 
     n_scanned: messages of the stream that were looked at.  n_republished: those that were missing.
-    n_missing: those that the stream does not keep, whatever is done.  n_breaks: what broke meanwhile, this one included.
+    n_missing: those that the stream does not keep, whatever is done.  n_breaks: breaks since the last repair.
     """
 
     position: int

@@ -162,6 +162,14 @@ class TestOpening:
 FILE = {"storage": "file", "retention": "limits"}
 
 
+async def stop_for_good(pid: int) -> None:
+    """SIGSTOP, and wait until it has come to that: a signal takes its time."""
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        while Path(f"/proc/{pid}/stat").exists() and " T " not in Path(f"/proc/{pid}/stat").read_text():
+            await asyncio.sleep(0.01)
+
+
 async def reconnected(world: RealWorld, server_id: str) -> None:
     """The bus has met another server than `server_id`."""
     async with asyncio.timeout(10):
@@ -311,7 +319,7 @@ class TestFlow:
         self, server: EmbeddedServer, real: RealWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("cascadenced.bus.jetstream_publish._SILENCE_S", 0.2)
-        os.kill(server.pid, signal.SIGSTOP)
+        await stop_for_good(server.pid)
         try:
             with pytest.raises(Unavailable, match="nothing heard"):
                 await asyncio.wait_for(real.bus.publish([outgoing("ume.stage.x.run")]), 5)

@@ -1,0 +1,182 @@
+"""Knows what the streams were like, and looks whether they still are (`marks.py` says what it means if not)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from cascadenced.bus.base import Storage
+from cascadenced.bus.jetstream_link import ApiError, Client, api
+from cascadenced.bus.jetstream_setup import Plan, Standing, Streams
+from cascadenced.bus.marks import (
+    Break,
+    Kept,
+    Marks,
+    Seen,
+    StreamMarks,
+    compare,
+    compare_consumers,
+    compare_own,
+    digest,
+    unexplained,
+)
+from cascadenced.clock import Clock
+
+_NS_IN_US = 1_000
+_NOT_FOUND = 404
+_FULL_BUT_FOR = 0.01
+"""A stream that has no more room than this of its bound is taken for full: what comes next may not fit."""
+_MESSAGE_ID = re.compile(rb"^Nats-Msg-Id: *(.*?)\r$", re.MULTILINE)
+
+
+class Witness:
+    """marks: what is known now; kept up to date by `stored`, `read` and `know`."""
+
+    def __init__(self, names: Plan, marks: Marks, clock: Clock) -> None:
+        self._names, self._clock = names, clock
+        self.marks = marks
+        self._n_erased = self._n_erased_before = 0  # at the last look, and at the one before
+
+    def stored(self, seq: int, message_id: str) -> None:
+        """The stream of events has stored this message of ours."""
+        if seq > self.marks.own_seq:
+            self.marks = msgspec.structs.replace(
+                self.marks, own_seq=seq, own_id=digest(message_id), own_at_us=self._clock.now_us()
+            )
+
+    def read(self, stream: str, seq: int, at_us: int) -> None:
+        """This message was delivered to us."""
+        field = "events" if stream == self._names.events else "runs"
+        known: StreamMarks = getattr(self.marks, field)
+        if seq > known.read_seq:
+            known = msgspec.structs.replace(known, read_seq=seq, read_at_us=at_us)
+            self.marks = msgspec.structs.replace(self.marks, **{field: known})
+
+    async def breaks(self, client: Client, streams: Streams) -> list[Break]:
+        """What is not as it was, the streams' consumers apart. Raises Unavailable, JetStreamOff, ApiError."""
+        marks = self.marks
+        events = await self._seen(client, streams.events, marks.events, marks.own_seq)
+        runs = await self._seen(client, streams.runs, marks.runs, 0)
+        found = [
+            compare(marks.events, events),
+            compare(marks.runs, runs),
+            compare_own(marks, events, self._clock.now_us()),
+        ]
+        return [one for one in found if one is not None]
+
+    def forgotten(self, standings: Sequence[Standing]) -> list[Break]:
+        """What our consumers have forgotten."""
+        found = [
+            compare_consumers(known, name, *_summed(standings, name))
+            for known, name in ((self.marks.events, self._names.events), (self.marks.runs, self._names.runs))
+        ]
+        return [one for one in found if one is not None]
+
+    def missing(self, streams: Streams, n_erased: int) -> int:
+        """How many messages of events have gone since the last look, and nobody knows why. n_erased: by us, ever."""
+        # What was asked for just before the last look may have been erased just after it.
+        n_lately = n_erased - self._n_erased_before
+        return unexplained(self.marks.events, _described(streams.events), n_lately, self._clock.now_us())
+
+    def restarted(self, server_id: str) -> bool:
+        """Whether the server is another one than the last."""
+        return self.marks.server not in (0, digest(server_id))
+
+    def know(
+        self,
+        streams: Streams,
+        standings: Sequence[Standing] | None,
+        n_erased: int,
+        *,
+        server_id: str,
+        anew: bool = False,
+    ) -> None:
+        """This is how it is now. standings: None when nobody asked.  anew: nothing from before counts."""
+        marks = Marks() if anew else self.marks
+        self.marks = msgspec.structs.replace(
+            marks,
+            events=_known(marks.events, streams.events, standings),
+            runs=_known(marks.runs, streams.runs, standings),
+            server=digest(server_id),
+        )
+        self._n_erased_before, self._n_erased = self._n_erased, n_erased
+
+    async def _seen(self, client: Client, info: dict[str, Any], known: StreamMarks, own_seq: int) -> Seen:
+        name, seen = info["config"]["name"], _described(info)
+        if seen.created != known.created:
+            return seen  # whatever it has, it is not what we knew
+        return msgspec.structs.replace(
+            seen,
+            read=await _at(client, name, known.read_seq) if 0 < known.read_seq <= seen.end else None,
+            own=await _at(client, name, own_seq) if 0 < own_seq <= seen.end else None,
+        )
+
+
+def storage(info: dict[str, Any]) -> Storage:
+    """What a stream has room for, from STREAM.INFO."""
+    config, state = info["config"], info["state"]
+    max_bytes, max_messages = max(config["max_bytes"], 0), max(config["max_msgs"], 0)
+    few = 1 - _FULL_BUT_FOR
+    return Storage(
+        max_age_us=config["max_age"] // _NS_IN_US,
+        max_bytes=max_bytes,
+        max_messages=max_messages,
+        full=(max_bytes > 0 and state["bytes"] >= max_bytes * few)
+        or (max_messages > 0 and state["messages"] >= max_messages * few),
+        selective=config.get("max_msgs_per_subject", -1) > 0,
+    )
+
+
+def _described(info: dict[str, Any]) -> Seen:
+    state, room = info["state"], storage(info)
+    return Seen(
+        name=info["config"]["name"],
+        created=digest(str(info["created"])),
+        first_seq=state["first_seq"],
+        end=state["last_seq"],
+        n_messages=state["messages"],
+        full=room.full,
+        max_age_us=room.max_age_us,
+        oldest_at_us=_us(state["first_ts"]) if state["messages"] else 0,
+    )
+
+
+def _known(marks: StreamMarks, info: dict[str, Any], standings: Sequence[Standing] | None) -> StreamMarks:
+    seen = _described(info)
+    marks = msgspec.structs.replace(marks, created=seen.created, end=seen.end, n_messages=seen.n_messages)
+    if standings is None:
+        return marks
+    made = [msgspec.structs.replace(standing, existed=True) for standing in standings]
+    consumers, used = _summed(made, seen.name)
+    return msgspec.structs.replace(marks, consumers=consumers, used=used)
+
+
+def _summed(standings: Sequence[Standing], stream: str) -> tuple[int, int]:
+    """(a bit for each consumer that was there, a bit for each that has delivered something)"""
+    ours = [standing for standing in standings if standing.consumer.stream == stream]
+    existed = sum(standing.existed << n for n, standing in enumerate(ours))
+    return existed, sum((standing.delivered > 0) << n for n, standing in enumerate(ours))
+
+
+async def _at(client: Client, stream: str, seq: int) -> Kept | None:
+    """The message at `seq`, None for one that is not there or that the server cannot read (it says the same)."""
+    try:
+        answer = await api(client, f"STREAM.MSG.GET.{stream}", {"seq": seq})
+    except ApiError as error:
+        if error.status == _NOT_FOUND:
+            return None
+        raise
+    message = answer["message"]
+    found = _MESSAGE_ID.search(base64.b64decode(message.get("hdrs") or ""))
+    return Kept(_us(message["time"]), found[1].decode(errors="replace") if found else "")
+
+
+def _us(instant: str) -> int:
+    """RFC 3339 → µs since 1970, cut, as the acknowledgement subject has it."""
+    at = datetime.fromisoformat(instant)
+    return round(at.replace(microsecond=0).timestamp()) * 1_000_000 + at.microsecond
