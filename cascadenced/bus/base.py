@@ -24,7 +24,7 @@ class BusInfo(msgspec.Struct, frozen=True):
 
     url: without credentials.
     epoch: digest of the streams' creation times: the same across restarts of the server, another one when the streams
-        are not those we knew. Part of the identity of messages that bring none.
+        are not those we knew.
     server_id: drawn by the server at each start.
     well: connected, and it does what we ask of it.
     unreadable_stream: a stream whose files the server cannot read, so that nothing can be made in its place; else "".

@@ -304,6 +304,11 @@ class MemoryBus:
         """The broker lost everything: empty streams, another epoch."""
         self._new_streams()
 
+    def take_over(self) -> None:
+        """The broker lost what it knew of the streams, and made them anew from their messages: another epoch."""
+        self._n_epochs += 1
+        self._events.created = self._runs.created = self._n_epochs
+
     def purge(self) -> None:
         """The events are gone; their ids are still known for two minutes, and the sequences go on."""
         self._events.messages.clear()
