@@ -7,16 +7,32 @@ forget is `news`; what exactly, whoever knows what there must be finds out with 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from cascadenced.bus.marks import Marks
+from cascadenced.errors import ConfigError, Unavailable
 from cascadenced.events.outbound import Outgoing
 
 UNREADABLE_HEADERS = ""
 """The name, which no header can have, of a header block that is none: its value is the whole block."""
+
+
+class JetStreamOff(ConfigError):
+    """The server answers, but has no JetStream (or none just now)."""
+
+
+class StreamUnreadable(Unavailable):
+    """The server has files of this stream that it cannot read, and makes no new one in their place."""
+
+    def __init__(self, stream: str, description: str) -> None:
+        super().__init__(
+            f"the server cannot read what it has stored of the stream {stream} ({description}): stop it, move the "
+            "folder streams/" + stream + " of its store away, and start it again"
+        )
+        self.stream = stream
 
 
 class BusInfo(msgspec.Struct, frozen=True):
@@ -42,13 +58,16 @@ class BusInfo(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The bus cannot be worked with. reason: see `events.system.BusLost`."""
+    """The bus cannot be worked with. reason: see `events.system.BusLost`.  at: monotonic."""
 
     reason: str
+    at: float
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """It can again."""
+    """It can again. at: monotonic."""
+
+    at: float
 
 
 class Broken(msgspec.Struct, frozen=True):
@@ -79,10 +98,12 @@ News = Lost | Restored | Broken | Doubt
 class Storage(msgspec.Struct, frozen=True):
     """What the stream of events has room for now. 0 stands for no bound.
 
+    stream: JetStream's name.
     full: it drops its oldest messages, for want of room.
     selective: it drops other messages than its oldest, e.g. all but the newest of each subject.
     """
 
+    stream: str
     max_age_us: int
     max_bytes: int
     max_messages: int
@@ -175,7 +196,7 @@ class Bus(Protocol):
         """Raises Unavailable."""
         ...
 
-    def scan(self) -> AsyncIterator[Sequence[Sighting]]:
+    def scan(self) -> AsyncGenerator[Sequence[Sighting]]:
         """Every message with a position that is in the stream of events when it begins, in the stream's order.
 
         Raises Unavailable when the connection breaks or the stream changes hands meanwhile: begin again.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Self
 
@@ -24,19 +24,20 @@ from cascadenced.bus.base import (
     BusInfo,
     Delivery,
     Doubt,
+    JetStreamOff,
     Lost,
     News,
     Responder,
     Restored,
     Sighting,
     Storage,
+    StreamUnreadable,
 )
 from cascadenced.bus.jetstream_erase import Eraser
 from cascadenced.bus.jetstream_link import (
     Address,
     ApiError,
     Client,
-    JetStreamOff,
     Occasionally,
     Sender,
     api,
@@ -53,7 +54,6 @@ from cascadenced.bus.jetstream_setup import (
     Limits,
     Standing,
     Streams,
-    StreamUnreadable,
     ensure_consumers,
     ensure_streams,
     plain_name,
@@ -236,7 +236,7 @@ class JetStreamBus:
         except (ApiError, JetStreamOff) as error:
             raise Unavailable(str(error)) from None
 
-    async def scan(self) -> AsyncIterator[Sequence[Sighting]]:
+    async def scan(self) -> AsyncGenerator[Sequence[Sighting]]:
         async with aclosing(self._scans.run(self._connected(), self._names.events)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -332,13 +332,13 @@ class JetStreamBus:
     def _line_lost(self, reason: str) -> None:
         if self._well:
             self._well = False
-            self._tell(Lost(reason))
+            self._tell(Lost(reason, self._clock.monotonic()))
 
     def _line_up(self) -> None:
         self._unreadable = ""
         if not self._well:
             self._well = True
-            self._tell(Restored())
+            self._tell(Restored(self._clock.monotonic()))
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """A loop that ends before we close is a defect: say so, and let whoever fetches know."""
@@ -434,11 +434,11 @@ class JetStreamBus:
         """Take this for how it is; say so when it is worth a closer look."""
         server_id = self.info().server_id
         n_missing = self._witness.missing(streams, self._eraser.n_asked)
-        if not self._resumed and n_missing:
+        if not self._resumed and self._witness.restarted(server_id):
+            self._tell(Doubt("server_restarted"))
+        elif not self._resumed and n_missing:
             _log.warning("bus_has_fewer_messages", n_missing=n_missing)
             self._tell(Doubt("fewer_messages"))
-        elif not self._resumed and self._witness.restarted(server_id):
-            self._tell(Doubt("server_restarted"))
         self._witness.know(streams, standings, self._eraser.n_asked, server_id=server_id, anew=self._resumed)
         self._epoch = streams.epoch
 

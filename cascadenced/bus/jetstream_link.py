@@ -13,6 +13,7 @@ import msgspec
 import nats.errors
 import structlog
 
+from cascadenced.bus.base import JetStreamOff
 from cascadenced.bus.frames import publication
 from cascadenced.bus.jetstream_client import Heard, TolerantClient
 from cascadenced.clock import Clock
@@ -74,10 +75,6 @@ class ApiError(CascadenceError):
     def __init__(self, verb: str, *, status: int, err_code: int, description: str) -> None:
         super().__init__(f"JetStream refused {verb}: {description} ({err_code})")
         self.status, self.err_code, self.description = status, err_code, description
-
-
-class JetStreamOff(ConfigError):
-    """The server answers, but has no JetStream (or none just now)."""
 
 
 class Occasionally:

@@ -12,10 +12,10 @@ from contextlib import suppress
 
 import nats.errors
 
-from cascadenced.bus.base import Sighting
+from cascadenced.bus.base import JetStreamOff, Sighting
 from cascadenced.bus.frames import publication
 from cascadenced.bus.jetstream_client import Heard
-from cascadenced.bus.jetstream_link import ApiError, Client, JetStreamOff, api
+from cascadenced.bus.jetstream_link import ApiError, Client, api
 from cascadenced.errors import Unavailable
 from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
 
@@ -64,7 +64,7 @@ class Scans:
                     yield await scan.chunk()
                 await api(client, f"CONSUMER.DELETE.{where}")
             finally:
-                await end()
+                await asyncio.shield(end())
         except (ApiError, JetStreamOff) as error:
             raise Unavailable(f"the stream {stream} was not looked through: {error}") from None
         except (nats.errors.Error, OSError) as error:

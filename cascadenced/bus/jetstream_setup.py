@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from cascadenced.bus.base import StreamUnreadable
 from cascadenced.bus.jetstream_link import ApiError, Client, api
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
 from cascadenced.events.subjects import token
@@ -87,17 +88,6 @@ class Standing(msgspec.Struct, frozen=True):
     consumer: Consumer
     existed: bool
     delivered: int
-
-
-class StreamUnreadable(Unavailable):
-    """The server has files of this stream that it cannot read, and makes no new one in their place."""
-
-    def __init__(self, stream: str, description: str) -> None:
-        super().__init__(
-            f"the server cannot read what it has stored of the stream {stream} ({description}): stop it, move the "
-            "folder streams/" + stream + " of its store away, and start it again"
-        )
-        self.stream = stream
 
 
 _BOTH_WAYS = ("event", "pointer", "schedule", "task_run")

@@ -123,6 +123,7 @@ def storage(info: dict[str, Any]) -> Storage:
     max_bytes, max_messages = max(config["max_bytes"], 0), max(config["max_msgs"], 0)
     few = 1 - _FULL_BUT_FOR
     return Storage(
+        stream=config["name"],
         max_age_us=config["max_age"] // _NS_IN_US,
         max_bytes=max_bytes,
         max_messages=max_messages,

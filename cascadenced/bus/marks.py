@@ -95,8 +95,8 @@ def compare(known: StreamMarks, seen: Seen) -> Break | None:
     """What became of a stream."""
     if known.created and seen.created != known.created:
         return Break("stream_recreated", seen.name, "it was made anew")
-    if seen.end < known.end:
-        return Break("end_lost", seen.name, f"it ended at {known.end} and ends at {seen.end} now")
+    if seen.end < (end := max(known.end, known.read_seq)):
+        return Break("end_lost", seen.name, f"it ended at {end} and ends at {seen.end} now")
     if known.read_seq and seen.read is not None and seen.read.at_us != known.read_at_us:
         return Break("end_lost", seen.name, f"what was read at {known.read_seq} is another message now")
     return None
@@ -106,6 +106,8 @@ def compare_own(marks: Marks, seen: Seen, now_us: int) -> Break | None:
     """What became of our last message in the stream of events."""
     if not marks.own_seq:
         return None
+    if seen.end < marks.own_seq:
+        return Break("end_lost", seen.name, f"it ended at {marks.own_seq} and ends at {seen.end} now")
     if seen.own is None:
         if _left_in_peace(marks, seen, now_us):
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -144,10 +144,10 @@ class MemoryBus:
             self._hold(broken)
             return
         seen = self._events.seen(self.marks.events, 0, self._max_age_us)
-        if unexplained(self.marks.events, seen, self._n_erased, self._clock.now_us()):
-            self._tell(Doubt("fewer_messages"))
-        elif self.marks.server not in (0, digest(self.info().server_id)):
+        if self.marks.server not in (0, digest(self.info().server_id)):
             self._tell(Doubt("server_restarted"))
+        elif unexplained(self.marks.events, seen, self._n_erased, self._clock.now_us()):
+            self._tell(Doubt("fewer_messages"))
         self._know(self.marks)
 
     def resume(self) -> None:
@@ -165,9 +165,9 @@ class MemoryBus:
 
     async def storage(self) -> Storage:
         self._must_be_there()
-        return Storage(self._max_age_us, 0, self._max_messages, self._events.full)
+        return Storage(self._events.name, self._max_age_us, 0, self._max_messages, self._events.full)
 
-    async def scan(self) -> AsyncIterator[Sequence[Sighting]]:
+    async def scan(self) -> AsyncGenerator[Sequence[Sighting]]:
         await asyncio.sleep(0)
         messages = list(self._events.messages.values())
         for start in range(0, len(messages), _AT_ONCE):
@@ -283,13 +283,13 @@ class MemoryBus:
         """`publish` raises and `fetch` waits until `reconnect`."""
         self._connected = False
         self.line += 1
-        self._tell(Lost("disconnected"))
+        self._tell(Lost("disconnected", self._clock.monotonic()))
 
     def reconnect(self, *, restarted: bool = False) -> None:
         """restarted: it is another server, on the same streams."""
         self._connected = True
         self._n_servers += restarted
-        self._tell(Restored())
+        self._tell(Restored(self._clock.monotonic()))
         broken = self._broken()
         if broken is not None:
             self._hold(broken)

@@ -51,14 +51,13 @@ class Outbox:
 
     async def _publish(self, batch: Sequence[Recorded]) -> None:
         messages = await self._translate(batch)
-        bound = self._bus.info().max_payload_bytes - _HEADER_ROOM_BYTES
-        fitting = [message for message in messages if len(message.body) <= bound]
+        fitting = carriable(messages, self._bus)
         crashpoint("outbox.before_publish")
         for start in range(0, len(fitting), MAX_PUBLISH):
             await self._bus.publish(fitting[start : start + MAX_PUBLISH])
         crashpoint("outbox.after_publish")
-        for message in messages:
-            if len(message.body) > bound:
+        for message in messages if len(fitting) < len(messages) else ():
+            if message not in fitting:
                 # The event stays in the log; only this server cannot carry it. Retrying would stop all others.
                 self._refusals.count("unpublishable", message.subject)
         self._moved_to(batch[-1].position)
@@ -70,3 +69,9 @@ class Outbox:
     def _moved_to(self, position: int) -> None:
         self.position = position
         self._moved.set()
+
+
+def carriable(messages: Sequence[Outgoing], bus: Bus) -> list[Outgoing]:
+    """Those that this server has room for."""
+    bound = bus.info().max_payload_bytes - _HEADER_ROOM_BYTES
+    return [message for message in messages if len(message.body) <= bound]

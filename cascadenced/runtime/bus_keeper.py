@@ -1,0 +1,257 @@
+"""Stands beside the bus: records what happens to it, looks after it now and then, and has repaired what it forgot.
+
+A break is recorded before the bus goes on, together with the number of breaks that wait for a repair; the end of the
+repair is recorded with that number back at zero. So a daemon that is killed in between goes on with the repair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import anyio
+import structlog
+
+from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored
+from cascadenced.bus.marks import Marks, from_numbers, to_numbers
+from cascadenced.clock import Clock, iso
+from cascadenced.crashpoint import crashpoint
+from cascadenced.errors import DiskError, DiskFull, LogCorrupt, Unavailable
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.base import Event
+from cascadenced.events.system import EpochBroken, EpochRepaired
+from cascadenced.runtime.outages import Outages
+from cascadenced.runtime.repair import Missing, Pace, Translate
+from cascadenced.runtime.retry import backoff_s
+
+CHECK_EVERY_S = 10.0
+QUIET_S = 60.0
+"""A break of the same kind within a minute is counted, not recorded."""
+DOUBT_EVERY_S = 600.0
+"""A mere doubt is looked into no more often than this; after a restart it is at once."""
+DUPLICATE_WINDOW_S = 120.0
+_BUSY, _AT_LEISURE = 0.5, 0.2
+"""The share of the time that a repair, and a look whether there is anything to repair, may take."""
+_MAX_ROUNDS = 5
+"""After so many rounds that found no less, the rest is what this stream does not keep."""
+_MARK = "bus:"
+_TO_REPAIR = f"{_MARK}to_repair"
+
+_log = structlog.get_logger(__name__)
+
+
+async def known_marks(log: EventLog) -> Marks:
+    """What the last bus on this log knew of the broker."""
+    return from_numbers({name: await log.checkpoint(_MARK + name) for name in to_numbers(Marks())})
+
+
+class BusKeeper:
+    """One for each bus. translate: as the outbox has it.  origin: ours.  outages: those of the start, if any."""
+
+    def __init__(
+        self, log: EventLog, clock: Clock, bus: Bus, translate: Translate, *, origin: str, outages: Outages
+    ) -> None:
+        self._log, self._clock, self._bus, self._translate, self._origin = log, clock, bus, translate, origin
+        self._outages = outages
+        self._happened = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._in_doubt = False
+        self._doubted_at = float("-inf")
+        self._recorded_at: dict[str, float] = {}
+        self._under_way: anyio.CancelScope | None = None
+        self.n_to_repair = 0
+        """Breaks that wait for a repair."""
+        self.last_break: str | None = None
+        """When, and for what reason; since the start."""
+
+    async def run(self) -> None:
+        """Until cancelled, or the bus is closed."""
+        self.n_to_repair = await self._log.checkpoint(_TO_REPAIR)
+        if self.n_to_repair:
+            self._wanted.set()
+        try:
+            async with anyio.create_task_group() as parts:
+                parts.start_soon(self._listen)
+                parts.start_soon(self._tell_late)
+                parts.start_soon(self._check)
+                parts.start_soon(self._mend)
+        finally:
+            self._save_marks()
+
+    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _listen(self) -> None:
+        while True:
+            news = await self._bus.news()
+            match news:
+                case Lost(reason=reason, at=at):
+                    self.last_break = f"{iso(self._clock.now_us())} {reason}"
+                    await self._record(self._outages.lost(at, reason))
+                case Restored(at=at):
+                    await self._record(self._outages.restored(at, **self._server()))
+                case Broken():
+                    await self._on_broken(news)
+                case Doubt(reason=reason):
+                    self._on_doubt(reason)
+            self._happened.set()
+
+    async def _on_broken(self, broken: Broken) -> None:
+        self.last_break = f"{iso(self._clock.now_us())} {broken.reason}"
+        crashpoint("repair.broken")
+        await self._record_break(
+            EpochBroken(
+                reason=broken.reason,
+                stream=broken.stream,
+                detail=broken.detail,
+                before=broken.before,
+                after=broken.after,
+            )
+        )
+        self._bus.resume()
+        self._begin_again()
+
+    def _on_doubt(self, reason: str) -> None:
+        now = self._clock.monotonic()
+        if reason != "server_restarted" and now < self._doubted_at + DOUBT_EVERY_S:
+            return
+        self._doubted_at = now
+        self._in_doubt = True
+        self._wanted.set()
+
+    async def _record_break(self, event: EpochBroken) -> None:
+        """Record it, unless one like it was within the minute; count it for the repair in any case."""
+        self.n_to_repair += 1
+        self._log.set_checkpoint(_TO_REPAIR, self.n_to_repair)
+        now = self._clock.monotonic()
+        if now < self._recorded_at.get(event.reason, float("-inf")) + QUIET_S:
+            return
+        self._recorded_at[event.reason] = now
+        await self._record(event)
+
+    async def _tell_late(self) -> None:
+        """Record what was held back, when the minute is over."""
+        while True:
+            due = self._outages.due
+            if due is None:
+                self._happened.clear()
+                await self._happened.wait()
+                continue
+            await self._clock.sleep(due - self._clock.monotonic())
+            await self._record(self._outages.late(self._clock.monotonic(), **self._server()))
+
+    async def _check(self) -> None:
+        while True:
+            await self._clock.sleep(CHECK_EVERY_S)
+            await self._bus.check()
+            self._save_marks()
+
+    def _save_marks(self) -> None:
+        """With the next commit. After a break they stay as they were until it is recorded."""
+        for name, number in to_numbers(self._bus.marks).items():
+            self._log.set_checkpoint(_MARK + name, number)
+
+    async def _record(self, event: Event | None) -> None:
+        """Append it; while there is no room on the disk, try again."""
+        attempt = 0
+        while event is not None:
+            try:
+                await self._log.append([Change("system", [event])])
+                return
+            except (DiskFull, Unavailable) as error:
+                attempt += 1
+                _log.warning("bus_event_waits", attempt=attempt, error=str(error))
+                await self._clock.sleep(backoff_s(attempt))
+
+    def _server(self) -> dict[str, str]:
+        info = self._bus.info()
+        return {"server_id": info.server_id, "server_version": info.server_version}
+
+    # ── what is done about it ────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_again(self) -> None:
+        self._wanted.set()
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    async def _mend(self) -> None:
+        attempt = 0
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            with anyio.CancelScope() as self._under_way:
+                try:
+                    await (self._repair() if self.n_to_repair else self._look_around())
+                    attempt = 0
+                except (DiskError, LogCorrupt):
+                    raise
+                except Exception as error:  # noqa: BLE001 -- whatever stopped it, what is missing is still missing
+                    attempt += 1
+                    known = isinstance(error, Unavailable | DiskFull)
+                    (_log.warning if known else _log.exception)("repair_waits", attempt=attempt, error=str(error))
+                    self._wanted.set()
+                    await self._clock.sleep(backoff_s(attempt))
+            self._under_way = None
+
+    async def _look_around(self) -> None:
+        """Whether anything is missing; only if so somebody hears of it."""
+        if not self._in_doubt:
+            return
+        missing = self._missing(_AT_LEISURE)
+        async with aclosing(missing.messages()) as batches:
+            async for batch in batches:
+                first = batch[0].headers["Nats-Msg-Id"]
+                self.last_break = f"{iso(self._clock.now_us())} messages_missing"
+                detail = f"the first of those that are missing is {first}"
+                await self._record_break(EpochBroken(reason="messages_missing", stream=missing.stream, detail=detail))
+                self._wanted.set()
+                return
+        self._in_doubt = False
+        _log.info("nothing_is_missing", n_scanned=missing.n_scanned)
+
+    async def _repair(self) -> None:
+        """Publish what is missing, and look again, until nothing is."""
+        began = self._clock.monotonic()
+        n_republished = n_missing = n_scanned = 0
+        least, n_fruitless = 0, 0
+        while True:
+            missing = self._missing(_BUSY)
+            n_left = await self._publish(missing, swallowed=n_missing > 0)
+            n_scanned = missing.n_scanned
+            n_republished += max(0, n_missing - n_left)
+            n_fruitless = n_fruitless + 1 if least and n_left >= least else 0
+            n_missing = n_left
+            least = min(least or n_left, n_left)
+            if not n_missing or n_fruitless >= _MAX_ROUNDS:
+                break
+        crashpoint("repair.done")
+        n_breaks, self.n_to_repair, self._in_doubt = self.n_to_repair, 0, False
+        self._log.set_checkpoint(_TO_REPAIR, 0)
+        await self._record(
+            EpochRepaired(
+                position=missing.upto,
+                n_scanned=n_scanned,
+                n_republished=n_republished,
+                took_s=round(self._clock.monotonic() - began, 3),
+                n_missing=n_missing,
+                n_breaks=n_breaks,
+            )
+        )
+
+    async def _publish(self, missing: Missing, *, swallowed: bool) -> int:
+        """One round; returns how many messages were missing.
+
+        swallowed: what the last round published was not there afterwards, because the broker still knew its ids.
+        """
+        n = 0
+        async with aclosing(missing.messages()) as batches:
+            async for batch in batches:
+                if swallowed and not n and not await self._bus.forget_ids():
+                    await self._clock.sleep(DUPLICATE_WINDOW_S)
+                await self._bus.publish(batch)
+                n += len(batch)
+                crashpoint("repair.half")
+        return n
+
+    def _missing(self, share: float) -> Missing:
+        pace = Pace(self._clock, share)
+        return Missing(self._log, self._clock, self._bus, self._translate, origin=self._origin, pace=pace)
