@@ -150,7 +150,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
         "before": "00c0ffee00c0ffee",
         "after": "00c0ffee00c0ffee",
     },
-    EpochRepaired: {"position": 4711, "n_scanned": 7973, "n_republished": 47, "took_s": 0.4},
+    EpochRepaired: {"position": 4711, "n_scanned": 7973, "n_republished": 47, "took_s": 0.4, "reasons": ("end_lost",)},
 }
 
 

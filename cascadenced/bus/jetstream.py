@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Self
 
@@ -54,6 +54,7 @@ from cascadenced.bus.jetstream_setup import (
     Limits,
     Standing,
     Streams,
+    discard,
     ensure_consumers,
     ensure_streams,
     plain_name,
@@ -125,7 +126,8 @@ class JetStreamBus:
         self._client: Client | None = None
         self._epoch = self._unreadable = ""
         self._well, self._unanswered = True, False
-        self._held = self._resumed = False
+        self._held: Break | None = None
+        self._resumed = False
         self._news: deque[News] = deque(maxlen=_MAX_NEWS)
         self._has_news = asyncio.Event()
         self._looking = asyncio.Lock()
@@ -216,17 +218,20 @@ class JetStreamBus:
             return
         try:
             async with self._while_connected(), self._looking:
+                marks = self._witness.marks
                 streams = await ensure_streams(client, self._names, self._limits)
-                breaks = await self._witness.breaks(client, streams)
+                breaks = await self._witness.breaks(client, streams, marks, reconnected=False)
+                if not breaks and (stuck := await self._witness.stuck(client, streams)) is not None:
+                    breaks = [stuck]
                 if breaks:
                     self._hold(breaks[0], streams)
-                elif not self._held:
+                elif self._held is None:
                     self._known(streams, None)
         except (CascadenceError, nats.errors.Error, OSError):
             self._mend()  # which sees for itself, and says what it is
 
     def resume(self) -> None:
-        if self._held:
+        if self._held is not None:
             self._resumed = True
             self._mend()
 
@@ -302,16 +307,17 @@ class JetStreamBus:
             return
         _log.info("bus_connection", state=what, url=self._address.shown)
         if what != "reconnected":
-            self._let_go()
-            self._publisher.lost("the connection to NATS broke")
+            self._let_go("the connection to NATS broke")
             while self._scopes:
                 self._scopes.pop().reschedule(0)
             self._line_lost("disconnected")
         self._mend()
 
-    def _let_go(self) -> None:
-        """What was delivered may be something else at the broker by now: neither acknowledge nor erase it."""
-        self._pulls.void()
+    def _let_go(self, why: str, stale: Collection[str] = ()) -> None:
+        """What was delivered may be something else at the broker by now: neither acknowledge nor erase it. What is
+        not confirmed may never be."""
+        self._publisher.lost(why)
+        self._pulls.void(stale)
         self._eraser.reset()
         self._scans.lost()
 
@@ -412,12 +418,17 @@ class JetStreamBus:
     async def _set_up(self) -> None:
         client = self._connected()
         async with self._looking:
+            marks = self._witness.marks
             streams = await ensure_streams(client, self._names, self._limits)
-            breaks = await self._witness.breaks(client, streams)
+            breaks = await self._witness.breaks(client, streams, marks, reconnected=True)
             if breaks and not self._resumed:
                 self._hold(breaks[0], streams)
                 return
-            anew = {one.stream for one in breaks if one.sequences_are_reused}
+            if self._held is not None:
+                breaks.append(self._held)
+                if self._held.discard != 0:
+                    await discard(client, self._held.stream, self._held.discard)
+            anew = {one.stream for one in breaks if one.misleads_consumers}
             standings = await ensure_consumers(client, self._names, self._limits, streams, anew)
             forgotten = self._witness.forgotten(standings)
             if forgotten and not self._resumed:
@@ -427,7 +438,7 @@ class JetStreamBus:
             self._known(streams, standings)
             self._publisher.atomic = self._limits.atomic_batches and streams.atomic
             self._publisher.held = None
-            self._held = self._resumed = False
+            self._held, self._resumed = None, False
             self._pulls.start()
 
     def _known(self, streams: Streams, standings: Sequence[Standing] | None) -> None:
@@ -445,10 +456,10 @@ class JetStreamBus:
     def _hold(self, broken: Break, streams: Streams) -> None:
         """Stand still until `resume`, and say why."""
         self._line_up()
-        if self._held:
+        if self._held is not None:
             return
-        self._held = True
-        self._let_go()
+        self._held = broken
+        self._let_go("the broker has forgotten something", {broken.stream} if broken.misleads_consumers else ())
         self._publisher.held = "the broker has forgotten something, which is to be recorded first"
         _log.warning("bus_epoch_broken", reason=broken.reason, stream=broken.stream, detail=broken.detail)
         self._tell(Broken(broken.reason, broken.stream, broken.detail, self._epoch, streams.epoch))

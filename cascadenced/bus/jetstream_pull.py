@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from cascadenced.bus.jetstream_client import Heard
@@ -134,6 +134,7 @@ class Pulls:
         self._arrived = asyncio.Event()
         self._pulling = False
         self._held = False
+        self._stale: Collection[str] = ()
         self._closed = False
         self._generation = 0
         self._inbox = ""
@@ -150,7 +151,9 @@ class Pulls:
     def start(self) -> None:
         """Ask all consumers anew: after (re)connecting, or when they were made anew."""
         self._generation += 1
-        self._pulling, self._held = True, False
+        self._pulling, self._held, self._stale = True, False, ()
+        if self._buffer:
+            self._arrived.set()
         for flow in self._by_index:
             flow.owed = 0
             self._refill(flow)
@@ -166,16 +169,19 @@ class Pulls:
         """Ask no more until `start`."""
         self._pulling = False
 
-    def void(self) -> None:
-        """Take nothing until `start`, and forget what was delivered: the broker delivers again what it still has."""
-        self._pulling, self._held = False, True
+    def void(self, stale: Collection[str] = ()) -> None:
+        """Hand out nothing until `start`, and forget what was delivered: the broker delivers again what it still has.
+
+        stale: streams whose consumers begin again then, so that what still comes of them is not even kept.
+        """
+        self._pulling, self._held, self._stale = False, True, stale
         self.line += 1
         self._buffer.clear()
         for flow in self._by_index:
             flow.buffered = 0
 
     async def fetch(self, max_messages: int) -> list[JetStreamDelivery]:
-        while not self._buffer:
+        while not self._buffer or self._held:
             if self._closed:
                 raise Unavailable("the bus is closed")
             self._arrived.clear()
@@ -235,7 +241,7 @@ class Pulls:
         headers = message.headers
         if headers is not None and headers.get("Cascadence-Origin") == self._own_origin:
             self.sender.send(reply, b"+ACK")
-        elif not self.eraser.erasing(stream, seq, reply) and not (self._closed or self._held):
+        elif not self.eraser.erasing(stream, seq, reply) and not (self._closed or stream in self._stale):
             flow.buffered += 1
             self._buffer.append((flow, JetStreamDelivery(self, message, (stream, delivered, seq, at_us))))
             self._arrived.set()

@@ -164,11 +164,10 @@ async def ensure_consumers(
     Raises ConfigError, Unavailable.
     """
     last_seq = {names.events: streams.events["state"]["last_seq"], names.runs: streams.runs["state"]["last_seq"]}
-    standings = []
-    for consumer in names.consumers:
-        where = consumer.stream
-        standings.append(await _ensure_consumer(client, consumer, limits, last_seq[where], anew=where in anew))
-    return standings
+    return [
+        await _ensure_consumer(client, consumer, limits, last_seq[consumer.stream], anew=consumer.stream in anew)
+        for consumer in names.consumers
+    ]
 
 
 async def shortest_window(client: Client, name: str) -> bool:
@@ -182,6 +181,18 @@ async def shortest_window(client: Client, name: str) -> bool:
     except ApiError:
         return False
     return True
+
+
+async def discard(client: Client, name: str, upto: int | None) -> None:
+    """Purge what cannot be read of a stream, up to that sequence, or all of it."""
+    for body in ([] if upto is None else [{"seq": upto + 1}]) + [{}]:
+        try:
+            await api(client, f"STREAM.PURGE.{name}", body)
+        except ApiError as error:
+            # It may stumble over the very damage ("partial cache", nats-server 2.9); emptying it takes no reading.
+            _log.warning("stream_not_purged", stream=name, error=str(error))
+        else:
+            return
 
 
 async def _ensure_stream(client: Client, wanted: Mapping[str, Any], wished: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +275,7 @@ async def _ensure_consumer(
         found = await _consumer(client, where)
         if found is not None and not anew:
             standing = Standing(consumer, True, found["delivered"]["consumer_seq"])
-            if found["delivered"]["stream_seq"] <= last_seq:
+            if not await _is_ahead(client, consumer.stream, found["delivered"]["stream_seq"], last_seq):
                 if all(found["config"].get(key) == value for key, value in config.items()) or (
                     await _updated(client, make, body, must=consumer.shared)
                 ):
@@ -278,6 +289,14 @@ async def _ensure_consumer(
     except ApiError as error:
         raise _unmade(consumer, error) from None
     return Standing(consumer, found is not None, 0)
+
+
+async def _is_ahead(client: Client, stream: str, delivered: int, last_seq: int) -> bool:
+    """Whether a consumer stands behind its stream's end. last_seq: where that was; it may have grown since."""
+    if delivered <= last_seq:
+        return False
+    info = await api(client, f"STREAM.INFO.{stream}")
+    return bool(delivered > info["state"]["last_seq"])
 
 
 async def _consumer(client: Client, where: str) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from cascadenced.bus.marks import (
     compare_consumers,
     compare_own,
     digest,
+    is_stuck,
     unexplained,
 )
 from cascadenced.clock import Clock
@@ -41,6 +42,8 @@ class Witness:
         self._names, self._clock = names, clock
         self.marks = marks
         self._n_erased = self._n_erased_before = 0  # at the last look, and at the one before
+        self._stuck_at = 0  # a sequence that looked so at the last look
+        self._discarded = 0  # up to here the queue was found unreadable
 
     def stored(self, seq: int, message_id: str) -> None:
         """The stream of events has stored this message of ours."""
@@ -57,17 +60,54 @@ class Witness:
             known = msgspec.structs.replace(known, read_seq=seq, read_at_us=at_us)
             self.marks = msgspec.structs.replace(self.marks, **{field: known})
 
-    async def breaks(self, client: Client, streams: Streams) -> list[Break]:
-        """What is not as it was, the streams' consumers apart. Raises Unavailable, JetStreamOff, ApiError."""
-        marks = self.marks
-        events = await self._seen(client, streams.events, marks.events, marks.own_seq)
-        runs = await self._seen(client, streams.runs, marks.runs, 0)
+    async def breaks(self, client: Client, streams: Streams, marks: Marks, *, reconnected: bool) -> list[Break]:
+        """What is not as it was, the streams' consumers apart. Raises Unavailable, JetStreamOff, ApiError.
+
+        marks: as they were when `streams` was asked for; what was confirmed since then may be beyond that.
+        reconnected: only then a message that we have read may have become another one; it may be a large one to ask for.
+        """
+        events = await self._seen(client, streams.events, marks.events, marks.own_seq, with_read=reconnected)
+        runs = await self._seen(client, streams.runs, marks.runs, 0, with_read=reconnected)
         found = [
             compare(marks.events, events),
             compare(marks.runs, runs),
             compare_own(marks, events, self._clock.now_us()),
         ]
         return [one for one in found if one is not None]
+
+    async def stuck(self, client: Client, streams: Streams) -> Break | None:
+        """Whether requests wait that nobody is given: told at the second look in a row that finds the same one.
+
+        Seen after damage to a queue's files: the consumer stands ahead of messages that are there, or messages are
+        counted that no one can read (nats-server 2.9 goes on storing such, behind a damaged one).
+        """
+        name, state = self._names.runs, streams.runs["state"]
+        [consumer] = [consumer for consumer in self._names.consumers if consumer.stream == name]
+        info = await api(client, f"CONSUMER.INFO.{name}.{consumer.durable}")
+        first_seq, last_seq, before = state["first_seq"], state["last_seq"], self._stuck_at
+        self._stuck_at = 0
+        if not is_stuck(
+            first_seq,
+            state["messages"],
+            ack_floor=info["ack_floor"]["stream_seq"],
+            n_pending=info["num_pending"],
+            n_unacked=info["num_ack_pending"],
+        ):
+            return None
+        if before != first_seq:
+            self._stuck_at = first_seq
+            return None
+        body = {"seq": first_seq, "next_by_subj": self._names.runs_subject}
+        try:
+            seq = (await api(client, f"STREAM.MSG.GET.{name}", body))["message"]["seq"]
+        except ApiError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            detail = f"{state['messages']} messages from {first_seq} to {last_seq} cannot be read"
+            # Again, and nothing since then can be read either: only another file helps, which an empty stream gets.
+            again, self._discarded = 0 < self._discarded < first_seq, last_seq
+            return Break("messages_unreadable", name, detail, None if again else last_seq)
+        return Break("messages_hidden", name, f"{state['messages']} messages from {seq} on are not delivered")
 
     def forgotten(self, standings: Sequence[Standing]) -> list[Break]:
         """What our consumers have forgotten."""
@@ -106,13 +146,15 @@ class Witness:
         )
         self._n_erased_before, self._n_erased = self._n_erased, n_erased
 
-    async def _seen(self, client: Client, info: dict[str, Any], known: StreamMarks, own_seq: int) -> Seen:
+    async def _seen(
+        self, client: Client, info: dict[str, Any], known: StreamMarks, own_seq: int, *, with_read: bool
+    ) -> Seen:
         name, seen = info["config"]["name"], _described(info)
         if seen.created != known.created:
             return seen  # whatever it has, it is not what we knew
         return msgspec.structs.replace(
             seen,
-            read=await _at(client, name, known.read_seq) if 0 < known.read_seq <= seen.end else None,
+            read=await _at(client, name, known.read_seq) if with_read and 0 < known.read_seq <= seen.end else None,
             own=await _at(client, name, own_seq) if 0 < own_seq <= seen.end else None,
         )
 

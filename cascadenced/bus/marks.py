@@ -74,16 +74,20 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Break(msgspec.Struct, frozen=True):
-    """What is not as it was. reason: see `events.system.EpochBroken`.  stream: JetStream's name."""
+    """What is not as it was. reason: see `events.system.EpochBroken`.  stream: JetStream's name.
+
+    discard: up to which sequence the stream's messages are good for nothing, None for all of them, 0 for none.
+    """
 
     reason: str
     stream: str
     detail: str
+    discard: int | None = 0
 
     @property
-    def sequences_are_reused(self) -> bool:
-        """Whether what a consumer remembers is about other messages."""
-        return self.reason in ("stream_recreated", "end_lost")
+    def misleads_consumers(self) -> bool:
+        """Whether consumers of the stream must begin again, because what they remember is about other messages."""
+        return self.reason in ("stream_recreated", "end_lost", "messages_hidden")
 
 
 def digest(text: str) -> int:
@@ -125,6 +129,12 @@ def compare_consumers(known: StreamMarks, name: str, consumers: int, used: int) 
     if known.used & ~used:
         return Break("consumers_gone", name, "a consumer has forgotten what it delivered")
     return None
+
+
+def is_stuck(first_seq: int, n_messages: int, *, ack_floor: int, n_pending: int, n_unacked: int) -> bool:
+    """Whether a work queue holds messages that its consumer does not mean to deliver. At a moment's look: while
+    acknowledgements are under way it may seem so."""
+    return n_messages > 0 and (first_seq <= ack_floor or n_pending == n_unacked == 0)
 
 
 def unexplained(known: StreamMarks, seen: Seen, n_erased: int, now_us: int) -> int:

@@ -155,7 +155,7 @@ class MemoryBus:
             return
         broken = self._broken()
         self._held = False
-        if broken is not None and broken.sequences_are_reused:
+        if broken is not None and broken.misleads_consumers:
             # The consumers start again: everything that others sent and that is still there.
             self._ready = deque(stored for stored in self._stored_messages() if self._is_inbound(stored))
             self._in_hand.clear()

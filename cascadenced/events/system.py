@@ -70,7 +70,8 @@ class EpochBroken(Event, tag="bus.epoch_broken", frozen=True, kw_only=True):
     """The broker forgot something it had confirmed. A repair follows, ended by `bus.epoch_repaired`.
 
     reason: `stream_recreated`, `end_lost` (its sequence counts on from earlier), `marker_gone` (the last message that
-    it confirmed is missing), `consumers_gone` (what we have read is forgotten), `messages_missing` (a hole was found).
+    it confirmed is missing), `consumers_gone` (what we have read is forgotten), `messages_missing` (a hole was found),
+    `messages_hidden` (requests wait, and are not delivered), `messages_unreadable` (they cannot be).
     stream: JetStream's name.  detail: a sentence.  before, after: epochs, different for another stream.
     """
 
@@ -85,7 +86,8 @@ class EpochRepaired(Event, tag="bus.epoch_repaired", frozen=True, kw_only=True):
     """Everything within the stream's retention that was published up to `position` is on the bus again.
 
     n_scanned: messages of the stream that were looked at.  n_republished: those that were missing.
-    n_missing: those that the stream does not keep, whatever is done.  n_breaks: breaks since the last repair.
+    n_missing: those that the stream does not keep, whatever is done.  n_breaks: breaks since the last repair, for these
+    reasons.
     """
 
     position: int
@@ -94,3 +96,4 @@ class EpochRepaired(Event, tag="bus.epoch_repaired", frozen=True, kw_only=True):
     took_s: float
     n_missing: int = 0
     n_breaks: int = 1
+    reasons: tuple[str, ...] = ()

@@ -17,11 +17,11 @@ from cascadenced.events.outbound import REPUBLISHED_HEADER
 from cascadenced.events.system import BusLost, BusRestored, EpochBroken, EpochRepaired
 from cascadenced.instance import Instance
 from cascadenced.runtime import repair
-from cascadenced.runtime.bus_keeper import CHECK_EVERY_S, DUPLICATE_WINDOW_S, BusKeeper, known_marks
+from cascadenced.runtime.bus_keeper import CHECK_EVERY_S, DOUBT_AGAIN_S, DUPLICATE_WINDOW_S, BusKeeper, known_marks
 from cascadenced.runtime.outages import Outages
 from cascadenced.runtime.outbox import Outbox
 from tests.doubles import idle, run
-from tests.runtime.test_outbox import Outlet, Staged
+from tests.runtime.test_outbox import Outlet
 
 
 class Kept(Outlet):
@@ -174,6 +174,24 @@ async def test_single_messages_that_an_operator_removed_are_found_by_counting(ke
         [repaired] = await kept.repaired()
         await kept.assert_whole()
     assert repaired.n_republished == 2
+
+
+async def test_a_doubt_that_was_idle_lately_waits_but_is_not_forgotten(kept: Kept) -> None:
+    async with kept.kept() as (instance, _):
+        for _ in range(5):
+            await run(instance, "staged")
+        kept.bus.disconnect()
+        kept.bus.reconnect(restarted=True)  # a look that finds nothing
+        await kept.pass_time(CHECK_EVERY_S + 1)
+        assert kept.bus.forget(lambda stored: stored.seq == 7) == 1
+        await kept.pass_time(5 * CHECK_EVERY_S)
+        assert kept.events(EpochBroken) == []
+        await kept.pass_time(DOUBT_AGAIN_S, 5)
+        await kept.repaired()
+        await kept.assert_whole()
+        assert kept.bus.forget(lambda stored: stored.seq == 9) == 1  # the last look was not idle
+        await kept.pass_time(2 * CHECK_EVERY_S)
+        await kept.assert_whole()
 
 
 async def test_events_go_on_to_the_bus_while_it_is_repaired(kept: Kept) -> None:
