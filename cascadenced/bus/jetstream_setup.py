@@ -285,7 +285,12 @@ async def _ensure_consumer(
                 _log.warning("stream_lost_its_end", stream=consumer.stream, consumer=consumer.durable)
         if found is not None:
             await api(client, f"CONSUMER.DELETE.{where}")
-        await api(client, make, body)
+        made = await api(client, make, body)
+        if made["delivered"]["consumer_seq"] > 0:
+            # A server that took over the files of a stream it did not know takes over what its consumers had delivered
+            # as well, which is about other messages by now.
+            await api(client, f"CONSUMER.DELETE.{where}")
+            await api(client, make, body)
     except ApiError as error:
         raise _unmade(consumer, error) from None
     return Standing(consumer, found is not None, 0)

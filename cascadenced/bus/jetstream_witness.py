@@ -64,7 +64,7 @@ class Witness:
         """What is not as it was, the streams' consumers apart. Raises Unavailable, JetStreamOff, ApiError.
 
         marks: as they were when `streams` was asked for; what was confirmed since then may be beyond that.
-        reconnected: only then a message that we have read may have become another one; it may be a large one to ask for.
+        reconnected: only then a message that we have read may have become another one; asking for it may be costly.
         """
         events = await self._seen(client, streams.events, marks.events, marks.own_seq, with_read=reconnected)
         runs = await self._seen(client, streams.runs, marks.runs, 0, with_read=reconnected)

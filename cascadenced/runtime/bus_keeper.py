@@ -34,7 +34,8 @@ DUPLICATE_WINDOW_S = 120.0
 _BUSY, _AT_LEISURE = 0.5, 0.2
 """The share of the time that a repair, and a look whether there is anything to repair, may take."""
 _MAX_ROUNDS = 5
-"""After so many rounds that found no less, the rest is what this stream does not keep."""
+"""After so many rounds that found no less, the rest is what this stream does not keep. (Behind a damaged record
+nats-server 2.9 stores what nobody can read, up to the end of that file, which these rounds bring nearer.)"""
 _MARK = "bus:"
 _TO_REPAIR = f"{_MARK}to_repair"
 
@@ -56,11 +57,10 @@ class BusKeeper:
         self._outages = outages
         self._happened = asyncio.Event()
         self._wanted = asyncio.Event()
-        self._in_doubt = self._to_doubt_later = False
+        self._in_doubt = self._merely = self._to_doubt_later = False
         self._doubt_from = float("-inf")
         self._recorded_at: dict[str, float] = {}
         self._reasons: set[str] = set()
-        self._under_way: anyio.CancelScope | None = None
         self.n_to_repair = 0
         """Breaks that wait for a repair."""
         self.last_break: str | None = None
@@ -110,12 +110,14 @@ class BusKeeper:
             )
         )
         self._bus.resume()
-        self._begin_again()
+        self._wanted.set()
 
     def _on_doubt(self, reason: str) -> None:
-        if reason != "server_restarted" and self._clock.monotonic() < self._doubt_from:
+        mere = reason != "server_restarted"
+        if mere and self._clock.monotonic() < self._doubt_from:
             self._to_doubt_later = True
             return
+        self._merely = mere and (self._merely or not self._in_doubt)
         self._in_doubt, self._to_doubt_later = True, False
         self._wanted.set()
 
@@ -172,29 +174,22 @@ class BusKeeper:
 
     # ── what is done about it ────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin_again(self) -> None:
-        self._wanted.set()
-        if self._under_way is not None:
-            self._under_way.cancel()
-
     async def _mend(self) -> None:
         attempt = 0
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            with anyio.CancelScope() as self._under_way:
-                try:
-                    await (self._repair() if self.n_to_repair else self._look_around())
-                    attempt = 0
-                except (DiskError, LogCorrupt):
-                    raise
-                except Exception as error:  # noqa: BLE001 -- whatever stopped it, what is missing is still missing
-                    attempt += 1
-                    known = isinstance(error, Unavailable | DiskFull)
-                    (_log.warning if known else _log.exception)("repair_waits", attempt=attempt, error=str(error))
-                    self._wanted.set()
-                    await self._clock.sleep(backoff_s(attempt))
-            self._under_way = None
+            try:
+                await (self._repair() if self.n_to_repair else self._look_around())
+                attempt = 0
+            except (DiskError, LogCorrupt):
+                raise
+            except Exception as error:  # noqa: BLE001 -- whatever stopped it, what is missing is still missing
+                attempt += 1
+                known = isinstance(error, Unavailable | DiskFull)
+                (_log.warning if known else _log.exception)("repair_waits", attempt=attempt, error=str(error))
+                self._wanted.set()
+                await self._clock.sleep(backoff_s(attempt))
 
     async def _look_around(self) -> None:
         """Whether anything is missing; only if so somebody hears of it."""
@@ -210,23 +205,24 @@ class BusKeeper:
                 self._wanted.set()
                 return
         self._in_doubt = False
-        self._doubt_from = self._clock.monotonic() + DOUBT_AGAIN_S
+        if self._merely:
+            self._doubt_from = self._clock.monotonic() + DOUBT_AGAIN_S
         _log.info("nothing_is_missing", n_scanned=missing.n_scanned)
 
     async def _repair(self) -> None:
-        """Publish what is missing, and look again, until nothing is."""
+        """Publish what is missing, and look again, until nothing is. What breaks meanwhile takes another round."""
         began = self._clock.monotonic()
         n_republished = n_missing = n_scanned = 0
         least, n_fruitless = 0, 0
         while True:
-            missing = self._missing(_BUSY)
+            missing, n_breaks = self._missing(_BUSY), self.n_to_repair
             n_left = await self._publish(missing, swallowed=n_missing > 0)
             n_scanned = missing.n_scanned
             n_republished += max(0, n_missing - n_left)
             n_fruitless = n_fruitless + 1 if least and n_left >= least else 0
             n_missing = n_left
             least = min(least or n_left, n_left)
-            if not n_missing or n_fruitless >= _MAX_ROUNDS:
+            if (not n_missing and n_breaks == self.n_to_repair) or n_fruitless >= _MAX_ROUNDS:
                 break
         crashpoint("repair.done")
         n_breaks, self.n_to_repair, self._in_doubt = self.n_to_repair, 0, False

@@ -35,6 +35,9 @@ class Scene:
     def __init__(self, daemon: Daemon, load: Load, outside: EmbeddedServer | None) -> None:
         self.daemon, self.load, self.outside = daemon, load, outside
         self.recorded: list[Recorded] = []
+        self.progress_within_s = PROGRESS_WITHIN_S
+        self.damaged = False
+        """Whether bytes of its store were changed."""
         self.lossy = False
         """Whether the broker may have lost what it had confirmed to clients."""
         self.excused: set[int] = set()
@@ -79,18 +82,18 @@ class Scene:
 
     # ── what must be true ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def progress(self, within_s: float = PROGRESS_WITHIN_S) -> float:
+    async def progress(self) -> float:
         """After healing: how long until a new wish has run and been told of on the bus. Fails when that takes longer.
 
         Not necessarily the first: a damaged server may confirm what it then cannot read.
         """
         began, first = time.monotonic(), await self.load.one()
-        while time.monotonic() - began < within_s:
+        while time.monotonic() - began < self.progress_within_s:
             await self.load.run()
             await asyncio.sleep(0.02)
             if {run_id for run_id, _, n in self.daemon.effects() if int(n) > first} & self.load.ended:
                 return time.monotonic() - began
-        raise AssertionError(f"no progress within {within_s:g} s of healing")
+        raise AssertionError(f"no progress within {self.progress_within_s:g} s of healing")
 
     async def settled(self) -> None:
         """Nothing under way: what was confirmed is done, the outbox empty, nothing to repair."""

@@ -180,8 +180,9 @@ async def test_a_doubt_that_was_idle_lately_waits_but_is_not_forgotten(kept: Kep
     async with kept.kept() as (instance, _):
         for _ in range(5):
             await run(instance, "staged")
-        kept.bus.disconnect()
-        kept.bus.reconnect(restarted=True)  # a look that finds nothing
+        kept.bus.send("ume.audit.theirs.run", b"{}")
+        await kept.pass_time(CHECK_EVERY_S + 1)
+        assert kept.bus.forget(lambda stored: "theirs" in stored.subject) == 1  # a look that finds nothing of ours
         await kept.pass_time(CHECK_EVERY_S + 1)
         assert kept.bus.forget(lambda stored: stored.seq == 7) == 1
         await kept.pass_time(5 * CHECK_EVERY_S)
