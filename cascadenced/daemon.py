@@ -52,12 +52,12 @@ FLUSH_WITHIN_S = 2.0
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """A bus, and how it was reached. embedded: whether the server is our child; then what we consumed is erased."""
+    """A bus, and how it was reached. server: its keeper, if it is our child; then what we consumed is erased."""
 
     bus: Bus
     url: str
     about: str
-    embedded: bool
+    server: ServerKeeper | None
 
 
 class _Own(msgspec.Struct):
@@ -183,6 +183,7 @@ class Daemon:
                 publications,
                 origin=instance.log.origin,
                 outages=self._outages,
+                set_aside=connected.server.set_aside if connected.server is not None else None,
             )
             instance.bus_status = lambda: _bus_status(instance, connected.bus, outbox, keeper)
             http_url = await self._serve_http(stack, instance)
@@ -244,7 +245,7 @@ class Daemon:
                     clock.monotonic(), server_id=info.server_id, server_version=info.server_version
                 )
                 await self._record(instance, restored)
-                return Connected(bus, url, info.url + own.about, embedded=config.nats_url is None)
+                return Connected(bus, url, info.url + own.about, own.keeper)
 
     async def _own_server(self, stack: AsyncExitStack, instance: Instance) -> _Own:
         from cascadenced.bus.embedded import EmbeddedServer
@@ -317,7 +318,7 @@ class Daemon:
             dead_letter=instance.dead_letters.record,
             room=instance.runs.room,
             refusals=instance.refusals,
-            erase=connected.embedded if erase is None else erase,
+            erase=connected.server is not None if erase is None else erase,
         )
 
     async def _plan(self, instance: Instance) -> None:

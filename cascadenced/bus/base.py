@@ -35,6 +35,10 @@ class StreamUnreadable(Unavailable):
         self.stream = stream
 
 
+class ScanStuck(Unavailable):
+    """The server is there, but goes no further through its stream."""
+
+
 class BusInfo(msgspec.Struct, frozen=True):
     """What the status page says of the bus.
 
@@ -199,7 +203,7 @@ class Bus(Protocol):
     def scan(self) -> AsyncGenerator[Sequence[Sighting]]:
         """Every message with a position that is in the stream of events when it begins, in the stream's order.
 
-        Raises Unavailable when the connection breaks or the stream changes hands meanwhile: begin again.
+        Raises Unavailable when the connection breaks or the stream changes hands meanwhile: begin again; ScanStuck.
         """
         ...
 

@@ -73,6 +73,8 @@ _CLOSE_WITHIN_S = 3.0
 _FORGOTTEN_WITHIN_S = 0.25
 """Servers look through the ids they know every 0.1 s while the window is that short (measured on 2.9.10 to 2.15.1)."""
 _MAX_NEWS = 64
+_MAX_SILENT = 3
+"""Publishes in a row that nothing was heard of, on a connection that works: the server does not do its work."""
 
 _log = structlog.get_logger("cascadenced.bus")
 
@@ -197,7 +199,7 @@ class JetStreamBus:
             server_id=known.get("server_id", ""),
             max_payload_bytes=known.get("max_payload", 0),
             server_version=known.get("version", ""),
-            well=self._well,
+            well=self._well and self._publisher.n_silent < _MAX_SILENT,
             unreadable_stream=self._unreadable,
         )
 

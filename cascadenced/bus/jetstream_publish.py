@@ -103,6 +103,8 @@ class Publisher:
         self._decode = msgspec.json.Decoder(_Confirmation).decode
         self.atomic = False
         """Whether the event stream takes batches; learned from the server."""
+        self.n_silent = 0
+        """Calls in a row that the server did not say a word to."""
         self.held: str | None = None
         """Why nothing may be published just now."""
 
@@ -193,11 +195,13 @@ class Publisher:
             except TimeoutError:
                 if call.n_confirmed + call.n_refused == heard:
                     call.give_up(f"nothing heard for {_SILENCE_S:g} s")
+                    self.n_silent += heard == 0
                     self._broken()
 
     def _on_confirmation(self, message: Heard) -> None:
         name, _, whose = message.subject.removeprefix(f"{self._inbox}.").partition(".")
         call = self._calls.get(name)
+        self.n_silent = 0
         if call is None:
             return  # too late: the caller has given up, and publishes again
         data = message.data

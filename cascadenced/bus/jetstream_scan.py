@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import nats.errors
 
-from cascadenced.bus.base import JetStreamOff, Sighting
+from cascadenced.bus.base import JetStreamOff, ScanStuck, Sighting
 from cascadenced.bus.frames import publication
 from cascadenced.bus.jetstream_client import Heard
 from cascadenced.bus.jetstream_link import ApiError, Client, api
@@ -91,7 +91,7 @@ class _Scan:
         heard = -1
         while not self._whole.is_set():
             if heard == self._n_heard:
-                raise Unavailable(f"nothing heard for {_SILENCE_S:g} s while looking through the stream")
+                raise ScanStuck(f"nothing heard for {_SILENCE_S:g} s while looking through the stream")
             heard = self._n_heard
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._whole.wait(), _SILENCE_S)

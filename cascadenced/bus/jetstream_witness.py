@@ -17,13 +17,13 @@ from cascadenced.bus.marks import (
     Break,
     Kept,
     Marks,
+    Queue,
     Seen,
     StreamMarks,
     compare,
     compare_consumers,
     compare_own,
     digest,
-    is_stuck,
     unexplained,
 )
 from cascadenced.clock import Clock
@@ -42,7 +42,7 @@ class Witness:
         self._names, self._clock = names, clock
         self.marks = marks
         self._n_erased = self._n_erased_before = 0  # at the last look, and at the one before
-        self._stuck_at = 0  # a sequence that looked so at the last look
+        self._queue: Queue | None = None  # at the last look
         self._discarded = 0  # up to here the queue was found unreadable
 
     def stored(self, seq: int, message_id: str) -> None:
@@ -84,19 +84,20 @@ class Witness:
         name, state = self._names.runs, streams.runs["state"]
         [consumer] = [consumer for consumer in self._names.consumers if consumer.stream == name]
         info = await api(client, f"CONSUMER.INFO.{name}.{consumer.durable}")
-        first_seq, last_seq, before = state["first_seq"], state["last_seq"], self._stuck_at
-        self._stuck_at = 0
-        if not is_stuck(
-            first_seq,
-            state["messages"],
+        first_seq, last_seq = state["first_seq"], state["last_seq"]
+        queue = Queue(
+            first_seq=first_seq,
+            n_messages=state["messages"],
             ack_floor=info["ack_floor"]["stream_seq"],
+            n_delivered=info["delivered"]["consumer_seq"],
             n_pending=info["num_pending"],
             n_unacked=info["num_ack_pending"],
-        ):
+            n_waiting=info["num_waiting"],
+        )
+        before, self._queue = self._queue, queue
+        if not queue.is_stuck(before) or info.get("paused"):  # by an operator
             return None
-        if before != first_seq:
-            self._stuck_at = first_seq
-            return None
+        self._queue = None
         body = {"seq": first_seq, "next_by_subj": self._names.runs_subject}
         try:
             seq = (await api(client, f"STREAM.MSG.GET.{name}", body))["message"]["seq"]

@@ -131,10 +131,35 @@ def compare_consumers(known: StreamMarks, name: str, consumers: int, used: int) 
     return None
 
 
-def is_stuck(first_seq: int, n_messages: int, *, ack_floor: int, n_pending: int, n_unacked: int) -> bool:
-    """Whether a work queue holds messages that its consumer does not mean to deliver. At a moment's look: while
-    acknowledgements are under way it may seem so."""
-    return n_messages > 0 and (first_seq <= ack_floor or n_pending == n_unacked == 0)
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """A work queue and its consumer at one moment. n_waiting: requests for messages that the consumer could answer."""
+
+    first_seq: int
+    n_messages: int
+    ack_floor: int
+    n_delivered: int
+    n_pending: int
+    n_unacked: int
+    n_waiting: int
+
+    def is_stuck(self, before: Queue | None) -> bool:
+        """Whether messages wait that nobody is given, since `before`: some are not meant to be delivered, or none is.
+
+        At a moment's look it may seem so while acknowledgements are under way; hence the two.
+        """
+        if before is None or before.first_seq != self.first_seq:
+            return False
+        left = self._leaves_some and before._leaves_some
+        still = self._could_deliver and before._could_deliver and self.n_delivered == before.n_delivered
+        return left or still
+
+    @property
+    def _leaves_some(self) -> bool:
+        return self.n_messages > 0 and (self.first_seq <= self.ack_floor or self.n_pending == self.n_unacked == 0)
+
+    @property
+    def _could_deliver(self) -> bool:
+        return self.n_pending > 0 == self.n_unacked and self.n_waiting > 0
 
 
 def unexplained(known: StreamMarks, seen: Seen, n_erased: int, now_us: int) -> int:

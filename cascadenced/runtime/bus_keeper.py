@@ -7,12 +7,13 @@ repair is recorded with that number back at zero. So a daemon that is killed in 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 
 import anyio
 import structlog
 
-from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored
+from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored, ScanStuck
 from cascadenced.bus.marks import Marks, from_numbers, to_numbers
 from cascadenced.clock import Clock, iso
 from cascadenced.crashpoint import crashpoint
@@ -21,6 +22,7 @@ from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Event
 from cascadenced.events.system import EpochBroken, EpochRepaired
 from cascadenced.runtime.outages import Outages
+from cascadenced.runtime.outbox import CHECKPOINT as OUTBOX
 from cascadenced.runtime.repair import Missing, Pace, Translate
 from cascadenced.runtime.retry import backoff_s
 
@@ -36,6 +38,8 @@ _BUSY, _AT_LEISURE = 0.5, 0.2
 _MAX_ROUNDS = 5
 """After so many rounds that found no less, the rest is what this stream does not keep. (Behind a damaged record
 nats-server 2.9 stores what nobody can read, up to the end of that file, which these rounds bring nearer.)"""
+_MAX_STUCK = 3
+"""A scan that sticks so often sticks for good (2.9 again)."""
 _MARK = "bus:"
 _TO_REPAIR = f"{_MARK}to_repair"
 
@@ -48,13 +52,24 @@ async def known_marks(log: EventLog) -> Marks:
 
 
 class BusKeeper:
-    """One for each bus. translate: as the outbox has it.  origin: ours.  outages: those of the start, if any."""
+    """One for each bus. translate: as the outbox has it.  origin: ours.  outages: those of the start, if any.
+
+    set_aside: makes our own server do without the files of a stream; None: the server is another's.
+    """
 
     def __init__(
-        self, log: EventLog, clock: Clock, bus: Bus, translate: Translate, *, origin: str, outages: Outages
+        self,
+        log: EventLog,
+        clock: Clock,
+        bus: Bus,
+        translate: Translate,
+        *,
+        origin: str,
+        outages: Outages,
+        set_aside: Callable[[str], None] | None = None,
     ) -> None:
         self._log, self._clock, self._bus, self._translate, self._origin = log, clock, bus, translate, origin
-        self._outages = outages
+        self._outages, self._set_aside = outages, set_aside
         self._happened = asyncio.Event()
         self._wanted = asyncio.Event()
         self._in_doubt = self._merely = self._to_doubt_later = False
@@ -69,8 +84,13 @@ class BusKeeper:
     async def run(self) -> None:
         """Until cancelled, or the bus is closed."""
         self.n_to_repair = await self._log.checkpoint(_TO_REPAIR)
-        if self.n_to_repair:
+        unknown = (await known_marks(self._log)) == Marks() and await self._log.checkpoint(OUTBOX) > 0
+        if unknown:
+            _log.info("bus_unknown", why="nothing is remembered of the broker, though something was published")
+            self._in_doubt = True
+        if self.n_to_repair or unknown:
             self._wanted.set()
+        self._save_marks()
         try:
             async with anyio.create_task_group() as parts:
                 parts.start_soon(self._listen)
@@ -175,17 +195,20 @@ class BusKeeper:
     # ── what is done about it ────────────────────────────────────────────────────────────────────────────────────
 
     async def _mend(self) -> None:
-        attempt = 0
+        attempt = n_stuck = 0
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             try:
                 await (self._repair() if self.n_to_repair else self._look_around())
-                attempt = 0
+                attempt = n_stuck = 0
             except (DiskError, LogCorrupt):
                 raise
             except Exception as error:  # noqa: BLE001 -- whatever stopped it, what is missing is still missing
                 attempt += 1
+                n_stuck = n_stuck + 1 if isinstance(error, ScanStuck) else 0
+                if n_stuck == _MAX_STUCK:
+                    await self._do_without()
                 known = isinstance(error, Unavailable | DiskFull)
                 (_log.warning if known else _log.exception)("repair_waits", attempt=attempt, error=str(error))
                 self._wanted.set()
@@ -222,6 +245,8 @@ class BusKeeper:
             n_fruitless = n_fruitless + 1 if least and n_left >= least else 0
             n_missing = n_left
             least = min(least or n_left, n_left)
+            if n_fruitless == _MAX_ROUNDS and await self._do_without():
+                continue
             if (not n_missing and n_breaks == self.n_to_repair) or n_fruitless >= _MAX_ROUNDS:
                 break
         crashpoint("repair.done")
@@ -254,6 +279,14 @@ class BusKeeper:
                 n += len(batch)
                 crashpoint("repair.half")
         return n
+
+    async def _do_without(self) -> bool:
+        """Of a stream that cannot be made whole nothing is kept, if it is our own server's; whether it is."""
+        if self._set_aside is None:
+            return False
+        self._set_aside((await self._bus.storage()).stream)
+        await self._clock.sleep(CHECK_EVERY_S)
+        return True
 
     def _missing(self, share: float) -> Missing:
         pace = Pace(self._clock, share)

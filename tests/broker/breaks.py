@@ -75,7 +75,7 @@ async def hung(scene: Scene, chance: random.Random) -> str:
 
 async def wiped(scene: Scene, chance: random.Random) -> str:
     async with scene.down(_either(chance)):
-        shutil.rmtree(scene.store.parent.parent)
+        shutil.rmtree(scene.jetstream)
     return "store wiped"
 
 

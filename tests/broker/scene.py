@@ -30,12 +30,12 @@ _STAGES = 5
 
 
 class Scene:
-    """outside: the server, if it is not the daemon's own.  store: where it keeps what it has."""
+    """outside: the server, if it is not the daemon's own."""
 
     def __init__(self, daemon: Daemon, load: Load, outside: EmbeddedServer | None) -> None:
         self.daemon, self.load, self.outside = daemon, load, outside
         self.recorded: list[Recorded] = []
-        self.progress_within_s = PROGRESS_WITHIN_S
+        self.progress_within_s, self.whole_within_s = PROGRESS_WITHIN_S, WHOLE_WITHIN_S
         self.damaged = False
         """Whether bytes of its store were changed."""
         self.lossy = False
@@ -44,10 +44,15 @@ class Scene:
         """Wishes that it has indeed lost."""
 
     @property
+    def jetstream(self) -> Path:
+        """Where the server keeps all it has."""
+        root = self.daemon.data_dir if self.outside is None else self.daemon.folder / "outside"
+        return root / "nats" / "jetstream"
+
+    @property
     def store(self) -> Path:
         """The folder of the streams."""
-        root = self.daemon.data_dir if self.outside is None else self.daemon.folder / "outside"
-        return next((root / "nats" / "jetstream").glob("*/streams"))
+        return next(self.jetstream.glob("*/streams"))
 
     @property
     def server_pid(self) -> int:
@@ -109,11 +114,11 @@ class Scene:
     async def _until(self, condition: Callable[[], Any], what: str) -> None:
         why = "it was never asked"
         try:
-            async with asyncio.timeout(WHOLE_WITHIN_S):
+            async with asyncio.timeout(self.whole_within_s):
                 while (why := await condition()) is not None:
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise AssertionError(f"{what} within {WHOLE_WITHIN_S:g} s: {why}") from None
+            raise AssertionError(f"{what} within {self.whole_within_s:g} s: {why}") from None
 
     async def _is_settled(self) -> str | None:
         try:

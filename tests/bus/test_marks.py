@@ -9,6 +9,7 @@ import pytest
 from cascadenced.bus.marks import (
     Kept,
     Marks,
+    Queue,
     Seen,
     StreamMarks,
     compare,
@@ -110,6 +111,31 @@ def test_a_consumer_that_is_gone_or_begins_anew_is_noticed(consumers: int, used:
 )
 def test_messages_that_nobody_removed_are_counted(what: dict[str, Any], n_erased: int, n: int) -> None:
     assert unexplained(KNOWN, seen(**what), n_erased, NOW) == n
+
+
+def queue(**what: int) -> Queue:
+    fields = {"first_seq": 7, "n_messages": 5, "ack_floor": 6, "n_delivered": 6, "n_pending": 5}
+    return Queue(**{**fields, "n_unacked": 0, "n_waiting": 2, **what})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "stuck"),
+    [
+        ({"n_pending": 4, "n_unacked": 1}, {}, False),  # somebody works on one
+        ({}, {"first_seq": 8, "n_delivered": 7}, False),  # it goes on
+        ({}, {"n_delivered": 7}, False),
+        ({"n_waiting": 0}, {"n_waiting": 0}, False),  # nobody asks
+        ({"n_messages": 0, "n_pending": 0}, {"n_messages": 0, "n_pending": 0}, False),  # nothing there
+        ({}, {}, True),  # asked for, and not given
+        ({"n_pending": 0}, {"n_pending": 0}, True),  # there, and not meant to be given
+        ({"n_pending": 0}, {"n_pending": 0, "n_delivered": 60}, True),  # though others are
+        ({"ack_floor": 9, "n_unacked": 3}, {"ack_floor": 12, "n_unacked": 1}, True),  # passed over
+        ({"n_pending": 0}, {}, False),
+    ],
+)
+def test_a_queue_is_stuck_when_two_looks_say_so(before: dict[str, int], now: dict[str, int], stuck: bool) -> None:
+    assert queue(**now).is_stuck(queue(**before)) is stuck
+    assert not queue(**now).is_stuck(None)
 
 
 def test_digests_are_numbers_that_can_be_stored() -> None:
