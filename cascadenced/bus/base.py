@@ -181,7 +181,7 @@ class Bus(Protocol):
     async def news(self) -> News:
         """Wait for what happens to the connection and the streams, oldest first; each is told once.
 
-        What nobody fetches is forgotten beyond a bound, the oldest first. Raises Unavailable once closed.
+        Beyond a bound the oldest are forgotten, save for `Broken`. Raises Unavailable once closed.
         """
         ...
 

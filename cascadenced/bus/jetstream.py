@@ -57,6 +57,7 @@ from cascadenced.bus.jetstream_setup import (
     discard,
     ensure_consumers,
     ensure_streams,
+    look_at_streams,
     plain_name,
     plan,
     shortest_window,
@@ -128,9 +129,9 @@ class JetStreamBus:
         self._client: Client | None = None
         self._epoch = self._unreadable = ""
         self._well, self._unanswered = True, False
-        self._held: Break | None = None
+        self._held: list[Break] | None = None
         self._resumed = False
-        self._news: deque[News] = deque(maxlen=_MAX_NEWS)
+        self._news: deque[News] = deque()
         self._has_news = asyncio.Event()
         self._looking = asyncio.Lock()
         self._scopes: set[asyncio.Timeout] = set()
@@ -213,7 +214,7 @@ class JetStreamBus:
 
     async def check(self) -> None:
         client = self._client
-        if self._closing is not None or self._damaged.is_set():
+        if self._closing is not None or self._held is not None or self._damaged.is_set():
             return
         if client is None or not client.is_connected or not client.is_reading:
             self._mend()
@@ -221,13 +222,13 @@ class JetStreamBus:
         try:
             async with self._while_connected(), self._looking:
                 marks = self._witness.marks
-                streams = await ensure_streams(client, self._names, self._limits)
+                streams = await look_at_streams(client, self._names)
                 breaks = await self._witness.breaks(client, streams, marks, reconnected=False)
                 if not breaks and (stuck := await self._witness.stuck(client, streams)) is not None:
                     breaks = [stuck]
                 if breaks:
-                    self._hold(breaks[0], streams)
-                elif self._held is None:
+                    self._hold(breaks, streams)
+                else:
                     self._known(streams, None)
         except (CascadenceError, nats.errors.Error, OSError):
             self._mend()  # which sees for itself, and says what it is
@@ -335,6 +336,8 @@ class JetStreamBus:
 
     def _tell(self, news: News) -> None:
         self._news.append(news)
+        if len(self._news) > _MAX_NEWS:  # of breaks there is one at a time, and that one is waited for
+            self._news.remove(next(one for one in self._news if not isinstance(one, Broken)))
         self._has_news.set()
 
     def _line_lost(self, reason: str) -> None:
@@ -422,26 +425,30 @@ class JetStreamBus:
         async with self._looking:
             marks = self._witness.marks
             streams = await ensure_streams(client, self._names, self._limits)
-            breaks = await self._witness.breaks(client, streams, marks, reconnected=True)
-            if breaks and not self._resumed:
-                self._hold(breaks[0], streams)
-                return
-            if self._held is not None:
-                breaks.append(self._held)
-                if self._held.discard != 0:
-                    await discard(client, self._held.stream, self._held.discard)
-            anew = {one.stream for one in breaks if one.misleads_consumers}
-            standings = await ensure_consumers(client, self._names, self._limits, streams, anew)
-            forgotten = self._witness.forgotten(standings)
-            if forgotten and not self._resumed:
-                self._hold(forgotten[0], streams)
-                return
             self._line_up()
+            breaks = await self._witness.breaks(client, streams, marks, reconnected=True)
+            if self._stands_still(breaks, streams):
+                return
+            held = self._held or []
+            for one in held:
+                if one.discard != 0:
+                    await discard(client, one.stream, one.discard)
+            anew = {one.stream for one in (*held, *breaks) if one.misleads_consumers}
+            standings = await ensure_consumers(client, self._names, self._limits, streams, anew)
+            if not held and self._stands_still(self._witness.forgotten(standings), streams):
+                return
             self._known(streams, standings)
             self._publisher.atomic = self._limits.atomic_batches and streams.atomic
-            self._publisher.held = None
-            self._held, self._resumed = None, False
+            self._publisher.held = self._held = None
+            self._resumed = False
             self._pulls.start()
+
+    def _stands_still(self, breaks: Sequence[Break], streams: Streams) -> bool:
+        """Whether something is broken that nobody has recorded yet; then whoever opened us is told, or was already."""
+        recorded = {(one.reason, one.stream) for one in self._held or () if self._resumed}
+        if any((one.reason, one.stream) not in recorded for one in breaks):
+            self._hold(breaks, streams)
+        return self._held is not None and not self._resumed
 
     def _known(self, streams: Streams, standings: Sequence[Standing] | None) -> None:
         """Take this for how it is; say so when it is worth a closer look."""
@@ -455,14 +462,15 @@ class JetStreamBus:
         self._witness.know(streams, standings, self._eraser.n_asked, server_id=server_id, anew=self._resumed)
         self._epoch = streams.epoch
 
-    def _hold(self, broken: Break, streams: Streams) -> None:
-        """Stand still until `resume`, and say why."""
-        self._line_up()
-        if self._held is not None:
-            return
-        self._held = broken
-        self._let_go("the broker has forgotten something", {broken.stream} if broken.misleads_consumers else ())
+    def _hold(self, breaks: Sequence[Break], streams: Streams) -> None:
+        """Stand still until `resume`, and say why. What was held for before, and was recorded, is part of it."""
+        if self._held is not None and not self._resumed:
+            return  # somebody is about to record one
+        known = {(one.reason, one.stream) for one in self._held or ()}
+        self._held, self._resumed = [*(self._held or ()), *breaks], False
+        self._let_go("the broker has forgotten something", {one.stream for one in breaks if one.misleads_consumers})
         self._publisher.held = "the broker has forgotten something, which is to be recorded first"
+        broken = next(one for one in breaks if (one.reason, one.stream) not in known)
         _log.warning("bus_epoch_broken", reason=broken.reason, stream=broken.stream, detail=broken.detail)
         self._tell(Broken(broken.reason, broken.stream, broken.detail, self._epoch, streams.epoch))
 

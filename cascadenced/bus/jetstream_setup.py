@@ -156,6 +156,14 @@ async def ensure_streams(client: Client, names: Plan, limits: Limits) -> Streams
     return Streams(events, runs)
 
 
+async def look_at_streams(client: Client, names: Plan) -> Streams:
+    """Both streams as they are; what an operator has set meanwhile is left alone. Raises ApiError, Unavailable."""
+    return Streams(
+        await api(client, f"STREAM.INFO.{names.events}"),
+        await api(client, f"STREAM.INFO.{names.runs}"),
+    )
+
+
 async def ensure_consumers(
     client: Client, names: Plan, limits: Limits, streams: Streams, anew: Collection[str] = ()
 ) -> list[Standing]:

@@ -85,7 +85,7 @@ class MemoryBus:
         self._max_age_us = round(max_age_s * 1_000_000)
         self.marks = marks or Marks()
         self.line = 0
-        self._news: deque[News] = deque(maxlen=64)
+        self._news: deque[News] = deque()
         self._has_news = asyncio.Event()
         self._held = False
         self._n_erased = 0

@@ -82,7 +82,7 @@ class BusKeeper:
         """When, and for what reason; since the start."""
 
     async def run(self) -> None:
-        """Until cancelled, or the bus is closed."""
+        """Until cancelled."""
         self.n_to_repair = await self._log.checkpoint(_TO_REPAIR)
         unknown = (await known_marks(self._log)) == Marks() and await self._log.checkpoint(OUTBOX) > 0
         if unknown:
@@ -200,6 +200,8 @@ class BusKeeper:
             await self._wanted.wait()
             self._wanted.clear()
             try:
+                if n_stuck == _MAX_STUCK:
+                    await self._do_without()
                 await (self._repair() if self.n_to_repair else self._look_around())
                 attempt = n_stuck = 0
             except (DiskError, LogCorrupt):
@@ -207,10 +209,10 @@ class BusKeeper:
             except Exception as error:  # noqa: BLE001 -- whatever stopped it, what is missing is still missing
                 attempt += 1
                 n_stuck = n_stuck + 1 if isinstance(error, ScanStuck) else 0
-                if n_stuck == _MAX_STUCK:
-                    await self._do_without()
+                # The first try often comes before the bus has got going again.
                 known = isinstance(error, Unavailable | DiskFull)
-                (_log.warning if known else _log.exception)("repair_waits", attempt=attempt, error=str(error))
+                say = _log.exception if not known else _log.warning if attempt > 1 else _log.info
+                say("repair_waits", attempt=attempt, error=str(error))
                 self._wanted.set()
                 await self._clock.sleep(backoff_s(attempt))
 
@@ -236,7 +238,8 @@ class BusKeeper:
         """Publish what is missing, and look again, until nothing is. What breaks meanwhile takes another round."""
         began = self._clock.monotonic()
         n_republished = n_missing = n_scanned = 0
-        least, n_fruitless = 0, 0
+        least = n_fruitless = 0
+        to_save = self._set_aside is not None
         while True:
             missing, n_breaks = self._missing(_BUSY), self.n_to_repair
             n_left = await self._publish(missing, swallowed=n_missing > 0)
@@ -245,9 +248,10 @@ class BusKeeper:
             n_fruitless = n_fruitless + 1 if least and n_left >= least else 0
             n_missing = n_left
             least = min(least or n_left, n_left)
-            if n_fruitless == _MAX_ROUNDS and await self._do_without():
-                continue
-            if (not n_missing and n_breaks == self.n_to_repair) or n_fruitless >= _MAX_ROUNDS:
+            if n_fruitless >= _MAX_ROUNDS and to_save:
+                to_save, least, n_fruitless = False, 0, 0
+                await self._do_without()
+            elif (not n_missing and n_breaks == self.n_to_repair) or n_fruitless >= _MAX_ROUNDS:
                 break
         crashpoint("repair.done")
         n_breaks, self.n_to_repair, self._in_doubt = self.n_to_repair, 0, False
@@ -280,13 +284,11 @@ class BusKeeper:
                 crashpoint("repair.half")
         return n
 
-    async def _do_without(self) -> bool:
-        """Of a stream that cannot be made whole nothing is kept, if it is our own server's; whether it is."""
-        if self._set_aside is None:
-            return False
-        self._set_aside((await self._bus.storage()).stream)
-        await self._clock.sleep(CHECK_EVERY_S)
-        return True
+    async def _do_without(self) -> None:
+        """Of a stream that cannot be made whole nothing is kept, if it is our own server's."""
+        if self._set_aside is not None:
+            self._set_aside((await self._bus.storage()).stream)
+            await self._clock.sleep(CHECK_EVERY_S)
 
     def _missing(self, share: float) -> Missing:
         pace = Pace(self._clock, share)

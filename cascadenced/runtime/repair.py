@@ -88,16 +88,18 @@ class Missing:
     async def messages(self) -> AsyncGenerator[list[Outgoing]]:
         """What is missing, in the order of the log, some at a time. Raises Unavailable: begin again."""
         storage = await self._bus.storage()
-        if storage.selective:
-            _log.warning("stream_keeps_a_selection", remedy="unset max_msgs_per_subject, so that it can be repaired")
-            return
         self.stream, self._max_age_us = storage.stream, storage.max_age_us
         newest = self.upto = await self._log.checkpoint(OUTBOX)
         room = _Room(storage)
         while newest > 0:
             owed = Owed()
             oldest = await self._owe(owed, newest, room)
+            n_owed = owed.n
             await self._strike_out(owed, oldest + 1)
+            if storage.selective and owed.n < n_owed:
+                # It drops what it likes, so nothing can be said of what is not there; unless that is everything.
+                _log.warning("stream_keeps_a_selection", remedy="unset max_msgs_per_subject to have holes found")
+                return
             async for batch in self._due(owed):
                 yield batch
             if oldest == 0 or newest - oldest < MAX_POSITIONS:
