@@ -14,7 +14,7 @@ from cascadenced import logs
 from cascadenced.bus.base import Bus, BusInfo, Delivery, Responder
 from cascadenced.config import Config
 from cascadenced.events.base import Recorded
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
 from cascadenced.handlers.publications import Publications

@@ -24,7 +24,7 @@ from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, go_on, resume, verdict
 from cascadenced.pipeline.model import ENDED, Run, evolve, fold
-from cascadenced.runtime.record import LiveRun, outcome_of, record, run_stream
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import VaultPort
 
@@ -383,12 +383,12 @@ class Runs:
         entry = live.entry
         assert entry is not None
 
-        def following(run: Run) -> Sequence[Event]:
+        def following(run: Run) -> Step | None:
             if run.status in ENDED:
-                return ()
+                return None
             if not run.stages:
-                return _start(run, entry)
-            return resume(run, code=entry.code, elapsed_s=live.elapsed_s(self._clock))
+                return Step.of(run, *_start(run, entry))
+            return Step.of(run, *resume(run, code=entry.code, elapsed_s=live.elapsed_s(self._clock)))
 
         await record(self._log, self._clock, live, following)
         live.dormant = False
@@ -427,7 +427,7 @@ class Runs:
     async def _hold(self, live: LiveRun, code: str, reason: str) -> None:
         _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=reason)
         held = RunHeld(task=live.run.task, code=code, reason=reason)
-        await record(self._log, self._clock, live, lambda run: () if run.status in ENDED else (held,))
+        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, held))
 
     async def _run_at(self, position: int) -> RunId:
         """The run that the append at `position` asked for."""

@@ -163,7 +163,7 @@ async def test_what_could_not_be_written_has_not_happened(clock: FakeClock) -> N
 
 async def test_nothing_to_say_is_nothing_written(clock: FakeClock) -> None:
     recording = await Recording.begun(clock)
-    await record(recording.log, clock, recording.live, lambda _run: ())
+    await record(recording.log, clock, recording.live, lambda _run: None)
     assert recording.added == []
 
 
