@@ -109,7 +109,12 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         # Most texts name nobody, and working out how an id may be spelled costs far more than looking for a part of it.
-        if not any(core in text for core in self._cores) or not any(spelling in text for spelling in self._hash_of):
+        for core in self._cores:
+            if core in text:
+                break
+        else:
+            return text
+        if not any(spelling in text for spelling in self._hash_of):
             return text
         return self._pattern.sub(lambda match: self._hash_of[match.group()], text)
 
@@ -125,7 +130,9 @@ nameless: ContextVar[Callable[[str], str]] = ContextVar("nameless", default=str)
 
 def _core(raw: str) -> str:
     """What every spelling of an id contains; empty when there is no such part."""
-    return max(_PLAIN_PART.findall(raw), key=len, default="") if raw.isascii() else ""
+    if not raw.isascii():
+        return ""
+    return raw if raw.isalnum() else max(_PLAIN_PART.findall(raw), key=len, default="")
 
 
 def _spellings(raw: str) -> set[str]:

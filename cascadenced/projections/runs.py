@@ -49,7 +49,10 @@ ON CONFLICT (run_id) DO UPDATE SET
 """
 
 _COLUMNS = "run_id, task, status, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, finished_at_us"
-_LAST_START = "(SELECT data FROM events WHERE stream = 'run-' || runs.run_id AND type = 'stage.started' ORDER BY version DESC LIMIT 1)"
+_LAST_START = (
+    "(SELECT data FROM events WHERE stream = 'run-' || runs.run_id AND type = 'stage.started' "
+    "ORDER BY version DESC LIMIT 1)"
+)
 """Which stage a run has come to is read from its stream: keeping it here took two of three writes to this table."""
 
 _STATUS: dict[type[Event], str] = {
