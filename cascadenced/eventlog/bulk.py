@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 from cascadenced.eventlog.base import Connection, Row
 
@@ -21,7 +22,7 @@ def insert_many(connection: Connection, insert: str, rows: Sequence[Row]) -> Non
     for size in _SIZES:
         while len(rows) - done >= size:
             some = rows[done : done + size]
-            connection.execute(_statement(insert, len(some[0]), size), [value for row in some for value in row])
+            connection.execute(_statement(insert, len(some[0]), size), list(chain.from_iterable(some)))
             done += size
 
 

@@ -198,7 +198,7 @@ class MemoryEventLog:
         file.checkpoints.update(self._checkpoints)
         self._checkpoints = {}
         self._tail.advance(batch)
-        self._live.grew(batch.recorded)
+        self._live.grew(batch.recorded, batch.n_bytes)
         for outcome in batch.outcomes:
             if outcome.future.done():
                 continue

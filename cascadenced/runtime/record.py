@@ -30,7 +30,7 @@ def run_stream(run_id: str) -> str:
 class LiveRun:
     """An unfinished run in memory: its folded events, and what performs it in this process.
 
-    last_event_id: what causes the next event.  ended: resolved with the run when it has ended.
+    last_event_id: what causes the next event.
     error: the exception object that ended it in this process, for a caller that waits here.
     dormant: read from the log, and not gone on with yet: what it says is under way was so in an earlier life.
     """
@@ -47,7 +47,7 @@ class LiveRun:
         self.identity: Identity | None = None
         self.redact: Redactor | None = None
         self.error: BaseException | None = None
-        self.ended: asyncio.Future[Run] | None = None
+        self._waiting: list[asyncio.Future[Run]] = []
         self.dormant = False
 
     def fold(self, recorded: Sequence[Recorded]) -> None:
@@ -58,7 +58,7 @@ class LiveRun:
         self.advance(run, recorded)
 
     def advance(self, run: Run, recorded: Sequence[Recorded]) -> None:
-        """`recorded` is in the log now, and leads to `run`. Resolves `ended` at the end."""
+        """`recorded` is in the log now, and leads to `run`. Whoever waits for its end is told of that."""
         self.run = run
         if not recorded:
             return
@@ -66,8 +66,26 @@ class LiveRun:
         self.version, self.last_event_id = last.version, last.id
         if self.started_at_us is None:
             self.started_at_us = next((r.at_us for r in recorded if type(r.event) is RunStarted), None)
-        if self.ended is not None and run.status in ENDED and not self.ended.done():
-            self.ended.set_result(run)
+        if self._waiting and run.status in ENDED:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(run)
+            self._waiting.clear()
+
+    async def ended(self) -> Run:
+        """The run, once it has ended. Raises Unavailable when it does not go on in this process (`leave`)."""
+        if self.run.status in ENDED:
+            return self.run
+        waiting: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return await waiting
+
+    def leave(self, why: str) -> None:
+        """Nobody goes on with it here: tell whoever waits for its end."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_exception(Unavailable(why))
+        self._waiting.clear()
 
     async def read(self, log: EventLog) -> None:
         """Take in the run's whole stream: what this was so far is only its id."""

@@ -157,20 +157,38 @@ class Runs:
             raise
         self._asked[live.run_id] = live
         # An append cannot be called back, so what follows from it must not depend on a caller that still waits.
-        appending.add_done_callback(lambda done: self._recorded(live, done, has_slot=has_slot, to_queue=to_queue))
-        receipt: Receipt = await asyncio.shield(appending)
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        appending.add_done_callback(
+            lambda done: self._recorded(live, done, answer, has_slot=has_slot, to_queue=to_queue)
+        )
+        receipt = await answer
         if receipt.duplicate_of is not None:
             return Accepted(await self._run_at(receipt.duplicate_of), duplicate=True)
         return Accepted(live.run_id, refused=refused)
 
-    def _recorded(self, live: LiveRun, done: asyncio.Future[Receipt], *, has_slot: bool, to_queue: bool) -> None:
-        """The append of a request is over: drive the run, or queue it, if there is one."""
+    def _recorded(
+        self,
+        live: LiveRun,
+        done: asyncio.Future[Receipt],
+        answer: asyncio.Future[Receipt],
+        *,
+        has_slot: bool,
+        to_queue: bool,
+    ) -> None:
+        """The append of a request is over: drive the run, or queue it, if there is one; and tell who asked for it."""
         self._asked.pop(live.run_id, None)
-        if done.cancelled() or done.exception() is not None or done.result().duplicate_of is not None:
+        error = done.exception()
+        if not answer.done():
+            if error is None:
+                answer.set_result(done.result())
+            else:
+                answer.set_exception(error)
+        if error is not None or done.result().duplicate_of is not None:
             _tell_unfinished(live)
             self._give_back(has_slot=has_slot, to_queue=to_queue)
             return
-        live.fold([recorded for recorded in done.result().recorded if recorded.stream == run_stream(live.run_id)])
+        stream = run_stream(live.run_id)
+        live.fold([recorded for recorded in done.result().recorded if recorded.stream == stream])
         if has_slot:
             self._drive(live, self._to_its_end)
         elif to_queue:
@@ -190,11 +208,7 @@ class Runs:
             live = self._here(run_id) or self._asked.get(run_id)
             if live is None:
                 raise Unavailable(run.reason or _LATER.format(run_id))
-        if live.ended is None:
-            live.ended = asyncio.get_running_loop().create_future()
-            if live.run.status in ENDED:
-                live.ended.set_result(live.run)
-        return Ended(await asyncio.shield(live.ended), live.error)
+        return Ended(await live.ended(), live.error)
 
     def _here(self, run_id: str) -> LiveRun | None:
         """The run if it is under way, or will be as soon as there is a slot."""
@@ -467,9 +481,7 @@ async def _uncancelled(this: asyncio.Task[Any]) -> None:
 
 def _tell_unfinished(live: LiveRun) -> None:
     """Whoever waits for a run that does not end in this process is told so."""
-    if live.ended is not None and not live.ended.done():
-        live.ended.set_exception(Unavailable(live.run.reason or _LATER.format(live.run_id)))
-        live.ended.exception()  # nobody may be waiting any more; asyncio would complain about that
+    live.leave(live.run.reason or _LATER.format(live.run_id))
 
 
 async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:
