@@ -21,7 +21,7 @@ from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, ConfigError, DataFolderGone, DiskError, DiskFull, WrongVersion
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
-from cascadenced.eventlog.bulk import select_many
+from cascadenced.eventlog.bulk import delete_many, insert_many, select_many
 from cascadenced.eventlog.chain import check_end
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
@@ -348,17 +348,17 @@ class SqliteEventLog:
         return True
 
     def _write_batch(self, batch: Batch) -> None:
-        executemany = self._connection.executemany
+        connection = self._connection
         checkpoints = self._unsaved_checkpoints(batch.recorded[-1].position)
         with self._transaction():
-            write(self._connection, batch.rows)
+            write(connection, batch.rows)
             if batch.opened:
-                executemany("INSERT INTO unfinished (stream, position) VALUES (?, ?)", list(batch.opened.items()))
+                insert_many(connection, "INSERT INTO unfinished (stream, position) VALUES", list(batch.opened.items()))
             if batch.closed:
-                executemany("DELETE FROM unfinished WHERE stream = ?", [(stream,) for stream in batch.closed])
+                delete_many(connection, "DELETE FROM unfinished WHERE stream IN ({})", batch.closed)
             self._folding.fold(batch.recorded)
             if checkpoints:
-                executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
+                connection.executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
             self._place.check()  # what is committed into a file that nobody finds again is not recorded
             crashpoint("append.before_commit")
         self._saved.update(checkpoints)

@@ -13,6 +13,7 @@ import msgspec
 from cascadenced.clock import iso
 from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Connection, Row, Tables
+from cascadenced.eventlog.bulk import insert_many
 from cascadenced.events.base import Event, Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES, decode
 from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunResumed, RunStarted
@@ -38,17 +39,15 @@ CREATE INDEX runs_task ON runs (task, run_id);
 CREATE INDEX runs_status ON runs (status, run_id)
 """
 
-_UPSERT = """
-INSERT INTO runs (run_id, task, status, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us,
-                  finished_at_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+_COLUMNS = "run_id, task, status, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, finished_at_us"
+_INSERT = f"INSERT INTO runs ({_COLUMNS}) VALUES"
+_CHANGED = """
 ON CONFLICT (run_id) DO UPDATE SET
     status = coalesce(excluded.status, status),
     started_at_us = coalesce(started_at_us, excluded.started_at_us),
     finished_at_us = coalesce(excluded.finished_at_us, finished_at_us)
 """
 
-_COLUMNS = "run_id, task, status, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, finished_at_us"
 _LAST_START = (
     "(SELECT data FROM events WHERE stream = 'run-' || runs.run_id AND type = 'stage.started' "
     "ORDER BY version DESC LIMIT 1)"
@@ -88,7 +87,7 @@ class Runs:
                 row = changed[run_id] = [run_id, event.task, *[None] * 7]  # type: ignore[attr-defined]
             _fold(row, status, recorded)
         if changed:
-            connection.executemany(_UPSERT, list(changed.values()))
+            insert_many(connection, _INSERT, list(changed.values()), _CHANGED)
 
 
 def _fold(row: list[Any], status: str, recorded: Recorded) -> None:
