@@ -251,7 +251,7 @@ class Daemon:
             instance_id=instance.log.origin,
         )
         path = self._config.daemon_json_path
-        write_atomically(path, msgspec.json.encode(note))
+        write_atomically(path, msgspec.json.encode(note._asdict()))
         stack.callback(path.unlink, missing_ok=True)
         self._stop.on_early = None
         self._ready = True

@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
             "private_files",
             "setting_rules",
             "plain_yaml",
+            "shown_settings",
             "sd_notify",
             "events",
         ),

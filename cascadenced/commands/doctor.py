@@ -19,8 +19,9 @@ from cascadenced.commands.folder import has_log
 from cascadenced.commands.options import Command
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import cell, coloured, fields, plain, table
-from cascadenced.config import Config, Setting, show
+from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError
+from cascadenced.shown_settings import Setting, show
 
 _PRIVATE_FILES = ("log.db", "vault.db", "vault.key", "hash.secret", "daemon.json")
 
@@ -87,7 +88,7 @@ def doctor(session: Session) -> int:
 
     with quiet(session.config):
         report = asyncio.run(examine(session.config))
-    session.show(report, _text(report))
+    session.show(msgspec.to_builtins(report), _text(report))
     return FAILED if report.problems else DONE
 
 

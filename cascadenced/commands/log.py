@@ -155,7 +155,7 @@ def schema(session: Session) -> None:
     """
     from cascadenced.events.schema import document
 
-    print_json(msgspec.Raw(document()))
+    print_json(msgspec.json.decode(document()))
 
 
 def _about(summary: Summary) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from cascadenced.commands import wire
 from cascadenced.commands.failures import FAILED
@@ -153,7 +152,7 @@ def _tail(config: Config, start: int) -> str:
 
 
 def _announce(session: Session, found: wire.Note, how: str) -> None:
-    shown: dict[str, Any] = msgspec.to_builtins(found)
+    shown: dict[str, Any] = found._asdict()
     del shown["nats_url"]  # it has credentials in it
     text = fields(
         [
