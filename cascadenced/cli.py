@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
+
+from cascadenced import garbage
 
 _NAMES = ("cascadenced", "task")
 
@@ -21,17 +22,9 @@ def main(args: Sequence[str] | None = None, *, program: str = _NAMES[0]) -> int:
 
 
 def entry() -> None:
-    """The console script.
-
-    What a command imports it keeps until it ends. Looking through that for garbage, during the imports and again when
-    the interpreter ends, takes 10 of 64 ms, so the collector is told not to.
-    """
-    gc.disable()
-    from cascadenced.commands import line
-
-    gc.freeze()
-    gc.enable()
+    """The console script."""
+    garbage.starting()
     called = os.path.basename(sys.argv[0])
-    code = line.run(sys.argv[1:], called if called in _NAMES else _NAMES[0])
-    gc.freeze()
+    code = main(sys.argv[1:], program=called if called in _NAMES else _NAMES[0])
+    garbage.started()  # nothing is looked through once more at the interpreter's end
     sys.exit(code)

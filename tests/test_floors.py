@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
             "plain_yaml",
             "shown_settings",
             "sd_notify",
+            "garbage",
             "events",
         ),
         0,
