@@ -13,7 +13,9 @@ transport.py options of the predecessor
 tables.py    text for people: columns, colours on a terminal, nothing that could drive it
 
 tasks.py  runs.py  events.py  schedules.py  pointers.py  dead_letters.py  log.py  doctor.py  up.py
+log_file.py examination.py   the work of `log` and `doctor`
 
-Modules here import heavy things inside functions only, msgspec and pathlib included (13 and 7 ms): a command that finds
-a daemon must not take much longer than its interpreter and click (59 ms).
+The modules that declare commands, and what they import, do without heavy things, msgspec and pathlib included (13 and
+7 ms): a command that finds a daemon must not take much longer than its interpreter and click (59 ms). Whatever needs
+more has a module of its own, imported inside the function that calls it.
 """
