@@ -15,7 +15,7 @@ import anyio
 import msgspec
 import structlog
 
-from cascadenced import __version__, logs
+from cascadenced import __version__, garbage, logs
 from cascadenced.bus.base import Bus
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
@@ -251,10 +251,11 @@ class Daemon:
             instance_id=instance.log.origin,
         )
         path = self._config.daemon_json_path
-        write_atomically(path, msgspec.json.encode(note))
+        write_atomically(path, msgspec.json.encode(note._asdict()))
         stack.callback(path.unlink, missing_ok=True)
         self._stop.on_early = None
         self._ready = True
+        garbage.started()
 
     def _outbox(self, instance: Instance, bus: Bus) -> Outbox:
         config = self._config

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,9 @@ class MemoryEventLog:
 
     def projection_states(self) -> list[ProjectionState]:
         return self._folding.states(self.position)
+
+    def frozen(self) -> Mapping[str, str]:
+        return {name: state.frozen or "" for name, state in self._folding.frozen.items()}
 
     async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
         wanted = [projection for projection in self._projections if names is None or projection.name in names]

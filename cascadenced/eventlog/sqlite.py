@@ -200,6 +200,9 @@ class SqliteEventLog:
     def projection_states(self) -> list[ProjectionState]:
         return self._folding.states(self.position)
 
+    def frozen(self) -> Mapping[str, str]:
+        return {name: state.frozen or "" for name, state in self._folding.frozen.items()}
+
     async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
         """Fold projections (all, or those named) again from the log; nothing is appended meanwhile."""
 
