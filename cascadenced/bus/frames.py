@@ -24,3 +24,8 @@ def publication(subject: str, body: bytes, reply: str = "", headers: Mapping[str
         raise BadMessage("a message cannot be published: a header has a line break", code="invalid")
     head = block.encode()
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (to.encode(), len(head), len(head) + len(body), head, body)
+
+
+def acknowledgement(reply: str) -> bytes:
+    """The command that acknowledges a message. reply: its acknowledgement subject, as the server gave it."""
+    return f"PUB {reply} 4\r\n+ACK\r\n".encode()

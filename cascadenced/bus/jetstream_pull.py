@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from cascadenced.bus.jetstream_client import Heard
 from cascadenced.bus.jetstream_link import Client, Occasionally, Sender
 from cascadenced.bus.jetstream_setup import Consumer
@@ -39,33 +41,33 @@ class Erase(Protocol):
         ...
 
 
-class JetStreamDelivery:
+class JetStreamDelivery(msgspec.Struct, eq=False):
     """See `base.Delivery`."""
 
-    __slots__ = ("_pulls", "_reply", "at_us", "data", "headers", "n_delivered", "stream", "stream_seq", "subject")
-
-    def __init__(self, pulls: Pulls, message: Heard, fields: tuple[str, int, int, int]) -> None:
-        self._pulls = pulls
-        self._reply: str | None = message.reply
-        self.subject = message.subject
-        self.data = message.data
-        self.headers = message.headers or _NO_HEADERS
-        self.stream, self.n_delivered, self.stream_seq, self.at_us = fields
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+    stream: str
+    n_delivered: int
+    stream_seq: int
+    at_us: int
+    reply: str | None
+    flow: _Flow
 
     def ack(self, *, erase: bool = False) -> None:
-        reply, self._reply = self._reply, None
+        reply, self.reply = self.reply, None
         if reply is None:
             return
         if erase:
-            self._pulls.eraser.erase(self.stream, self.stream_seq, reply, self.n_delivered)
+            self.flow.eraser.erase(self.stream, self.stream_seq, reply, self.n_delivered)
         else:
-            self._pulls.sender.send(reply, b"+ACK")
+            self.flow.sender.acknowledge(reply)
 
     def retry_later(self, delay_s: float) -> None:
-        reply, self._reply = self._reply, None
+        reply, self.reply = self.reply, None
         if reply is not None:
             # At least a nanosecond: to NATS zero means that there is no delay in the request.
-            self._pulls.sender.send(reply, b'-NAK {"delay": %d}' % max(1, round(delay_s * 1e9)))
+            self.flow.sender.send(reply, b'-NAK {"delay": %d}' % max(1, round(delay_s * 1e9)))
 
 
 def parse_reply(reply: str) -> tuple[str, str, int, int, int]:
@@ -76,19 +78,19 @@ def parse_reply(reply: str) -> tuple[str, str, int, int, int]:
     """
     tokens = reply.split(".")
     first = 2 if len(tokens) == 9 else 4
-    if len(tokens) < first + 7:
+    if len(tokens) < first + 7 or "\r" in reply or "\n" in reply:
         raise ValueError(f"{reply!r} is no acknowledgement subject")
     stream, consumer, delivered, stream_seq, _, at_ns = tokens[first : first + 6]
-    return stream, consumer, int(delivered), int(stream_seq), int(at_ns) // 1000
+    return stream, consumer, int(delivered), int(stream_seq), int(at_ns[:-3])  # cutting costs less than dividing
 
 
 class _Flow:
     """What is in flight of one consumer. owed: asked for and not here. buffered: here and not fetched."""
 
-    __slots__ = ("buffered", "due", "index", "next_message", "owed")
+    __slots__ = ("buffered", "due", "eraser", "index", "next_message", "owed", "sender")
 
-    def __init__(self, index: int, consumer: Consumer) -> None:
-        self.index = index
+    def __init__(self, index: int, consumer: Consumer, sender: Sender, eraser: Erase) -> None:
+        self.index, self.sender, self.eraser = index, sender, eraser
         self.next_message = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.durable}"
         self.owed = 0
         self.buffered = 0
@@ -110,11 +112,11 @@ class Pulls:
         complaints: Occasionally,
         broken: Callable[[], None],
     ) -> None:
-        self.sender, self.eraser = sender, eraser
+        self._sender, self._eraser = sender, eraser
         self._own_origin, self._clock, self._complaints, self._broken = own_origin, clock, complaints, broken
-        self._flows = {consumer.durable: _Flow(n, consumer) for n, consumer in enumerate(consumers)}
+        self._flows = {consumer.durable: _Flow(n, consumer, sender, eraser) for n, consumer in enumerate(consumers)}
         self._by_index = list(self._flows.values())
-        self._buffer: deque[tuple[_Flow, JetStreamDelivery]] = deque()
+        self._buffer: deque[JetStreamDelivery] = deque()
         self._arrived = asyncio.Event()
         self._pulling = False
         self._closed = False
@@ -142,7 +144,7 @@ class Pulls:
         """Ask no more, and wake whoever waits in `fetch`. What is buffered goes back at once."""
         self._pulling, self._closed = False, True
         while self._buffer:
-            self._buffer.popleft()[1].retry_later(0)
+            self._buffer.popleft().retry_later(0)
         self._arrived.set()
 
     def pause(self) -> None:
@@ -156,11 +158,9 @@ class Pulls:
             self._arrived.clear()
             await self._arrived.wait()
         buffer = self._buffer
-        taken = []
-        for _ in range(min(max_messages, len(buffer))):
-            flow, delivery = buffer.popleft()
-            flow.buffered -= 1
-            taken.append(delivery)
+        taken = [buffer.popleft() for _ in range(min(max_messages, len(buffer)))]
+        for delivery in taken:
+            delivery.flow.buffered -= 1
         for flow in self._by_index:
             self._refill(flow)
         return taken
@@ -186,7 +186,7 @@ class Pulls:
             return
         flow.owed += wanted
         flow.due = self._clock.monotonic() + _PULL_EXPIRES_S + _GRACE_S
-        self.sender.send(
+        self._sender.send(
             flow.next_message,
             b'{"batch":%d,"expires":%d000000000,"max_bytes":%d}' % (wanted, _PULL_EXPIRES_S, self._max_bytes),
             f"{self._inbox}.{self._generation}.{flow.index}",
@@ -205,13 +205,16 @@ class Pulls:
             return
         if flow.owed:
             flow.owed -= 1
-        headers = message.headers
-        if headers is not None and headers.get("Cascadence-Origin") == self._own_origin:
-            self.sender.send(reply, b"+ACK")
-        elif not self.eraser.erasing(stream, seq, reply) and not self._closed:
+        headers = message.headers or _NO_HEADERS
+        if headers.get("Cascadence-Origin") == self._own_origin:
+            self._sender.acknowledge(reply)
+        elif not self._eraser.erasing(stream, seq, reply) and not self._closed:
             flow.buffered += 1
-            self._buffer.append((flow, JetStreamDelivery(self, message, (stream, delivered, seq, at_us))))
+            self._buffer.append(
+                JetStreamDelivery(message.subject, message.data, headers, stream, delivered, seq, at_us, reply, flow)
+            )
             self._arrived.set()
+            return
         self._refill(flow)
 
     def _on_status(self, message: Heard) -> None:

@@ -18,12 +18,20 @@ from tests.bus.test_contract import acked
 
 
 class Heard:
-    """What a reader of lines calls."""
+    """What a reader of lines calls. Somebody listens to subscription 2 directly."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, bytes, bytes, bytes, bytes | None]] = []
         self.others: list[Any] = []
         self.fails = False
+
+    def hear(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> bool:
+        if sid != 2:
+            return False
+        self.messages.append((sid, subject, reply, data, headers or None))
+        if self.fails:
+            raise IndexError
+        return True
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self.messages.append((sid, subject, reply, data, headers))
