@@ -32,6 +32,7 @@ from cascadenced.private_files import read_or_create_hex, write_atomically
 from cascadenced.reloading import reload
 from cascadenced.rpc import responders
 from cascadenced.runtime.follow import follow
+from cascadenced.runtime.garbage import collect_seldom
 from cascadenced.runtime.ingest import Ingest
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
@@ -254,6 +255,7 @@ class Daemon:
         write_atomically(path, msgspec.json.encode(note))
         stack.callback(path.unlink, missing_ok=True)
         self._stop.on_early = None
+        collect_seldom()
         self._ready = True
 
     def _outbox(self, instance: Instance, bus: Bus) -> Outbox:
@@ -270,7 +272,7 @@ class Daemon:
         return Ingest(
             connected.bus,
             self._config.ume_nats_subject,
-            handle=instance.bus_commands,
+            commands=instance.bus_commands,
             dead_letter=instance.dead_letters.record,
             room=instance.runs.room,
             refusals=instance.refusals,

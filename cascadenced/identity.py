@@ -109,7 +109,13 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         # Most texts name nobody, and working out how an id may be spelled costs far more than looking for a part of it.
-        if not any(core in text for core in self._cores) or not any(spelling in text for spelling in self._hash_of):
+        # Not `any`, which takes three times as long for two of them: every message's source comes by here.
+        for core in self._cores:
+            if core in text:
+                break
+        else:
+            return text
+        if not any(spelling in text for spelling in self._hash_of):
             return text
         return self._pattern.sub(lambda match: self._hash_of[match.group()], text)
 
