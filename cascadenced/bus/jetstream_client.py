@@ -42,7 +42,7 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-class Heard(msgspec.Struct, frozen=True):
+class Heard(msgspec.Struct, frozen=True, gc=False):
     """A message for a handler of `listen`. reply: empty if no answer is wanted."""
 
     subject: str
@@ -193,7 +193,7 @@ class Lines:
             words = line.split(b" ")
             if b"" in words or b"\t" in line:
                 words = [word for word in line.replace(b"\t", b" ").split(b" ") if word] or [b""]
-            n_sizes = _N_SIZES.get(words[0].upper())
+            n_sizes = _N_SIZES.get(words[0]) or _N_SIZES.get(words[0].upper())
             if n_sizes is None:
                 at = begin
                 await self._other(line)

@@ -41,7 +41,7 @@ class Erase(Protocol):
         ...
 
 
-class JetStreamDelivery(msgspec.Struct, eq=False):
+class JetStreamDelivery(msgspec.Struct, eq=False, gc=False):
     """See `base.Delivery`."""
 
     subject: str
@@ -77,10 +77,11 @@ def parse_reply(reply: str) -> tuple[str, str, int, int, int]:
     account before the stream (servers differ). Raises ValueError.
     """
     tokens = reply.split(".")
-    first = 2 if len(tokens) == 9 else 4
-    if len(tokens) < first + 7 or "\r" in reply or "\n" in reply:
+    if len(tokens) != 9:
+        del tokens[2:4]
+    if len(tokens) < 9 or "\r" in reply or "\n" in reply:
         raise ValueError(f"{reply!r} is no acknowledgement subject")
-    stream, consumer, delivered, stream_seq, _, at_ns = tokens[first : first + 6]
+    _, _, stream, consumer, delivered, stream_seq, _, at_ns, *_ = tokens
     return stream, consumer, int(delivered), int(stream_seq), int(at_ns[:-3])  # cutting costs less than dividing
 
 
@@ -210,10 +211,11 @@ class Pulls:
             self._sender.acknowledge(reply)
         elif not self._eraser.erasing(stream, seq, reply) and not self._closed:
             flow.buffered += 1
+            if not self._buffer:
+                self._arrived.set()
             self._buffer.append(
                 JetStreamDelivery(message.subject, message.data, headers, stream, delivered, seq, at_us, reply, flow)
             )
-            self._arrived.set()
             return
         self._refill(flow)
 
