@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -59,8 +59,8 @@ class TolerantClient(nats.aio.client.Client):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ps: Any = Lines(self)
         self._handlers: dict[int, Callable[[Heard], None]] = {}
+        self._ps: Any = Lines(self, self._handlers)
 
     @property
     def is_reading(self) -> bool:
@@ -95,17 +95,6 @@ class TolerantClient(nats.aio.client.Client):
 
         subscription = await self.subscribe(subject, cb=until_known)
         self._handlers[subscription._id] = handler
-
-    def hear(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> bool:
-        """Whether somebody listens to this subscription, and now has the message."""
-        handler = self._handlers.get(sid)
-        if handler is None:
-            return False
-        fields = _plain_headers(headers) if headers else None
-        if headers and fields is None:
-            return False
-        handler(Heard(text(subject), text(reply), data, fields))
-        return True
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         handler = self._handlers.get(sid)
@@ -166,11 +155,12 @@ def _joined(commands: Iterable[bytes]) -> Iterator[bytes]:
 class Lines:
     """Bytes from the server → calls of the client. Tokens are separated by spaces and tabs, and by nothing else.
 
-    What was read is never moved: a message is cut out of it where it stands.
+    What was read is never moved: a message is cut out of it where it stands. handlers: by subscription; they get their
+    messages at once, unless there is something unusual about them.
     """
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, handlers: Mapping[int, Callable[[Heard], None]]) -> None:
+        self._client, self._handlers = client, handlers
         self._connection = 0
         self.reset()
 
@@ -187,7 +177,7 @@ class Lines:
             if self._n_kept < self._n_wanted:
                 return
             data = b"".join(self._kept)
-        hear, connection, at = self._client.hear, self._connection, 0
+        handlers, connection, at = self._handlers, self._connection, 0
         while (stop := data.find(_CRLF, at)) >= 0:
             line, begin = data[at:stop], stop + len(_CRLF)
             words = line.split(b" ")
@@ -205,9 +195,12 @@ class Lines:
                     return
                 at = end + len(_CRLF)
                 headers, body = data[begin : begin + header_bytes], data[begin + header_bytes : end]
+                handler, fields = handlers.get(sid), _plain_headers(headers) if headers else None
                 try:
-                    if not hear(sid, subject, reply, body, headers):
+                    if handler is None or (headers and fields is None):
                         await self._client._process_msg(sid, subject, reply, body, headers or None)
+                    else:
+                        handler(Heard(text(subject), text(reply), body, fields))
                 except Exception as error:  # noqa: BLE001 -- one message must not end the reading of all others
                     _log.exception("message_not_handed_on", subject=text(subject), type=type(error).__name__)
             if connection != self._connection:

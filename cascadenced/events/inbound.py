@@ -236,13 +236,13 @@ def starts_effects(prefix: str, subject: str) -> bool:
 
 def named(command: Command) -> Identity | None:
     """Whom the message names in clear, None if nobody. Who is named as user or group only, is taken for both."""
-    match command:
-        case DispatchEvent() | RequestRun() | SetSchedule():
-            return command.identity
-        case News(user_id=user_id, group_id=group_id) if user_id or group_id:
-            return Identity(user_id or group_id or "", group_id or user_id or "")
-        case _:
+    if isinstance(command, News):
+        user_id, group_id = command.user_id, command.group_id
+        if not user_id and not group_id:
             return None
+        return Identity(user_id or group_id or "", group_id or user_id or "")
+    identity: Identity | None = getattr(command, "identity", None)
+    return identity
 
 
 def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: Callable[[], str]) -> str:

@@ -6,7 +6,7 @@ the depth is bounded before, by counting brackets.
 
 That costs 3 µs for a small object and 200 µs for 2.5 KiB. Most texts show more cheaply that they are in order: what
 msgspec read from them is, written again, the same text but for white space. Then no key came twice, for only one of
-them would have been written. That takes 1.2 µs and 45 µs; texts that are not the same are only spelled in another way
+them would have been written. That takes 1.1 µs and 40 µs; texts that are not the same are only spelled in another way
 than msgspec's, or wrong, and are read the slow way.
 """
 
@@ -26,7 +26,8 @@ MAX_BYTES = 512 * 1024
 MAX_DEPTH = 64
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-_decode, _encode, _without_space = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode, msgspec.json.format
+_SPACE = b" \t\r\n"
+_decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 _refuse_long_integers = msgspec.msgpack.Encoder().encode
 """MessagePack has no integers of more than 64 bits."""
 # Nothing here is ever given back or tried twice: a string that does not end counts as one to the end of the text.
@@ -43,7 +44,8 @@ def scan(data: bytes) -> Json:
         value = _decode(data)
         _refuse_long_integers(value)
         written = _encode(value)
-        in_order = written == data or written == _without_space(data, indent=-1)
+        # Without white space in the strings either, for it changes neither what a string is nor how many there are.
+        in_order = written.translate(None, _SPACE) == data.translate(None, _SPACE)
     except Exception:  # noqa: BLE001 -- whatever it was, the closer look has a reason for it
         in_order = False
     return value if in_order and not _is_deep(value, data) else _scan_closely(data)

@@ -38,7 +38,7 @@ async def outcome(instance: Instance, message: Sent) -> str:
     before = instance.log.position
     known = Message(source=f"storm:{message.n}:{before}", at_us=1_790_000_000_000_000, origin=None, traceparent=None)
     try:
-        await instance.bus_commands(decode("ume", message.subject, message.body), known)
+        await instance.bus_commands.batch()(decode("ume", message.subject, message.body), known)
     except BadMessage as error:
         return error.code if str(error) else "no sentence"
     types = [TYPE_NAMES[type(recorded.event)] for recorded in await instance.log.read(before, 100)]
