@@ -90,9 +90,11 @@ class Eraser:
         self._idle.clear()
         self._go_on()
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._under_way)
+
     def erasing(self, stream: str, seq: int, reply: str) -> bool:
-        if not self._waiting and not self._under_way:
-            return False
         erasure = self._waiting.get((stream, seq)) or self._under_way.get((stream, seq))
         if erasure is not None:
             erasure.reply = reply

@@ -160,8 +160,8 @@ def decode(prefix: str, subject: str, data: bytes) -> Command:
     FutureSchema if its `schema_version` is newer than ours."""
     address = subjects.parse(prefix, subject)
     value = scan(data)
-    if isinstance(value, dict):
-        _refuse_future(value)
+    if isinstance(value, dict) and "schema_version" in value:
+        _refuse_future(value["schema_version"])
     try:
         return _command(address, value)
     except Invalid as error:
@@ -264,8 +264,7 @@ def _is_text(named: str) -> bool:
     return named.encode(errors="surrogatepass") == named.encode(errors="replace")
 
 
-def _refuse_future(value: dict[str, Json]) -> None:
-    version = value.get("schema_version")
+def _refuse_future(version: Json) -> None:
     if isinstance(version, str) and _comparable(version) > _comparable(SCHEMA_VERSION):
         raise FutureSchema(f"schema_version {version[:32]} is newer than {SCHEMA_VERSION}, the newest read here")
 

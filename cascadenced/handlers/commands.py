@@ -17,6 +17,7 @@ from cascadenced.events.inbound import (
     UpdatePointer,
     named,
 )
+from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.people import People
 from cascadenced.handlers.run_requests import Origin, RunRequests
@@ -45,7 +46,9 @@ class BusCommands:
         match command:
             case DispatchEvent(name=name) if self._tasks.listener(name) is None:
                 assert person is not None
-                return self._requests.unhandled(name, command.payload, person, _origin(source, message))
+                event = EventDispatched(name=name, via="bus", payload=command.payload)
+                context = person.traced(message.traceparent)
+                return self._requests.unhandled(event, person, context, source)
             case DispatchEvent() | RequestRun() | SetSchedule():
                 return self._asked(command, source, message)
             case UpdatePointer():

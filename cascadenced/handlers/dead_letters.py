@@ -64,7 +64,7 @@ class DeadLetters:
         message = Message(
             # As the message itself, which may come once more. In older logs that source is the letter's own.
             source=source.removeprefix(_PREFIX) if source.startswith(_PREFIX) else f"redrive:{position}",
-            at_us=original.at_us,
+            stamp=original,
             origin=letter.headers.get("Cascadence-Origin"),
             traceparent=original.traceparent,
         )

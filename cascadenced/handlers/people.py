@@ -5,6 +5,8 @@ Raw ids stay in here, so nobody may keep it longer than the batch.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from cascadenced.events.base import Context
 from cascadenced.events.inbound import News, named
 from cascadenced.identity import Identity, Pseudonyms, Redactor
@@ -22,6 +24,10 @@ class Person:
         self.context = Context(user_hash=self.user_hash, group_hash=self.group_hash)
         self.redact = Redactor(identity, pseudonyms)
         self.kept = False
+
+    def traced(self, traceparent: str | None) -> Context:
+        """`context` as part of a trace."""
+        return self.context if traceparent is None else replace(self.context, traceparent=traceparent)
 
 
 class People:

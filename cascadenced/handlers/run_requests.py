@@ -120,7 +120,8 @@ class RunRequests:
         workflow = self._tasks.listener(name)
         person = Person(identity, self._pseudonyms)
         if workflow is None:
-            receipt = await self.unhandled(name, payload, person, origin)
+            event = EventDispatched(name=name, via=origin.via, payload=payload)
+            receipt = await self.unhandled(event, person, _context(person, origin), origin.source)
             return Dispatched(name, None, receipt.duplicate)
         run_id = self._runs.new_run_id(origin.source, origin.at_us)
         request = Request(
@@ -177,15 +178,16 @@ class RunRequests:
         was_refused = any(isinstance(recorded.event, RunRefused) for recorded in before)
         return was_refused and self._tasks.refusal(task) is None
 
-    def unhandled(self, name: str, payload: dict[str, Json], person: Person, origin: Origin) -> Awaitable[Receipt]:
+    def unhandled(
+        self, event: EventDispatched, person: Person, context: Context, source: str | None
+    ) -> Awaitable[Receipt]:
         """Record an event that no workflow listens to. The append has begun on return, unless the vault must first
         keep who sent it."""
-        event = EventDispatched(name=name, via=origin.via, payload=payload)
-        change = Change(workflow_stream(name), [event], None, _context(person, origin))
+        change = Change(workflow_stream(event.name), [event], None, context)
         person.kept = person.kept or self._vault.knows(person.user_hash, person.group_hash)
         if person.kept:
-            return self._log.append([change], source=origin.source)
-        return self._introduced(person, change, origin.source)
+            return self._log.append([change], source=source)
+        return self._introduced(person, change, source)
 
     async def _introduced(self, person: Person, change: Change, source: str | None) -> Receipt:
         await self._vault.remember([person.identity], self._pseudonyms)
@@ -193,8 +195,6 @@ class RunRequests:
 
 
 def _context(person: Person, origin: Origin, run_id: RunId | None = None) -> Context:
-    if origin.traceparent is None and origin.cause is None and origin.correlation is None and run_id is None:
-        return person.context
     return Context(
         user_hash=person.user_hash,
         group_hash=person.group_hash,

@@ -32,16 +32,28 @@ _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """As W3C Trace Context has it."""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Stamped(Protocol):
+    """A delivery, or what was recorded of one."""
+
+    @property
+    def at_us(self) -> int: ...
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What handlers may know of a message besides its command.
 
-    source: its identity.  at_us: broker time.  origin: the instance that published it, None for others' clients.
+    source: its identity.  stamp: what has the broker's time, which is read when somebody asks for it.  origin: the
+    instance that published it, None for others' clients.
     """
 
     source: str
-    at_us: int
+    stamp: Stamped
     origin: str | None
     traceparent: str | None
+
+    @property
+    def at_us(self) -> int:
+        return self.stamp.at_us
 
 
 class Outcome(Protocol):
@@ -71,12 +83,16 @@ Room = Callable[[], Awaitable[None]]
 
 
 class _Taken(msgspec.Struct, frozen=True):
-    """A message in hand, and its recording. named: whether it may name somebody in clear."""
+    """A message in hand, and its recording. command: None if it could not be read."""
 
     delivery: Delivery
     message: Message
-    named: bool
+    command: Command | None
     recording: Awaitable[Outcome]
+
+    def names_somebody(self) -> bool:
+        """In clear, as far as we can tell."""
+        return self.command is None or named(self.command) is not None
 
 
 class Ingest:
@@ -151,19 +167,18 @@ class Ingest:
             self._refusals.count("foreign_request", delivery.subject)
             delivery.ack(erase=self._erase)
             return None
-        is_named = True
+        command = None
         try:
             if UNREADABLE_HEADERS in delivery.headers:
                 raise BadMessage("its headers are no NATS headers", code="undecodable")
             command = decode(self._prefix, delivery.subject, delivery.data)
-            is_named = named(command) is not None
             crashpoint("ingest.before_append")
             recording = handle(command, message)
         except BadMessage as error:
             recording = self._dead_letter(delivery, message, error)
         except Exception as error:  # noqa: BLE001 -- a fault of ours must not stop the next message
             recording = _raised(error)
-        return _Taken(delivery, message, is_named, recording)
+        return _Taken(delivery, message, command, recording)
 
     async def _end(self, taken: _Taken) -> None:
         """Wait until a message is recorded, then acknowledge it; or see to it that it comes again."""
@@ -182,7 +197,7 @@ class Ingest:
             if outcome.duplicate:
                 self._refusals.count("duplicate", delivery.subject.removeprefix(f"{self._prefix}."))
             crashpoint("ingest.after_append")
-            delivery.ack(erase=self._erase and taken.named)
+            delivery.ack(erase=self._erase and taken.names_somebody())
 
     async def _failed(self, delivery: Delivery, message: Message, error: Exception) -> None:
         _log.exception("message_failed", subject=delivery.subject, n_delivered=delivery.n_delivered)
@@ -202,7 +217,7 @@ class Ingest:
         headers = delivery.headers
         return Message(
             source=message_source(headers, delivery.subject, self._prefix, lambda: self._digest(delivery)),
-            at_us=delivery.at_us,
+            stamp=delivery,
             origin=headers.get("Cascadence-Origin"),
             traceparent=_traceparent(headers.get("traceparent")),
         )
