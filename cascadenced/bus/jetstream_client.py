@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -26,8 +26,6 @@ _MAX_LINE_BYTES = 1024 * 1024
 _MAX_WRITE_BYTES = 256 * 1024
 """Commands are joined into writes of about so much: nats-py takes 2 µs for each one it is given."""
 _CRLF = b"\r\n"
-_N_SIZES = {b"MSG": 1, b"HMSG": 2}
-"""How many sizes end the line that announces a message."""
 _PLAIN_START, _PLAIN_END = b"NATS/1.0\r\n", b"\r\n\r\n"
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _USUAL_NAMES = frozenset({"Nats-Msg-Id", "traceparent", "Cascadence-Origin", "Status", "Description"})
@@ -180,15 +178,12 @@ class Lines:
         handlers, connection, at = self._handlers, self._connection, 0
         while (stop := data.find(_CRLF, at)) >= 0:
             line, begin = data[at:stop], stop + len(_CRLF)
-            words = line.split(b" ")
-            if b"" in words or b"\t" in line:
-                words = [word for word in line.replace(b"\t", b" ").split(b" ") if word] or [b""]
-            n_sizes = _N_SIZES.get(words[0]) or _N_SIZES.get(words[0].upper())
-            if n_sizes is None:
+            announced = _announced(line)
+            if announced is None:
                 at = begin
                 await self._other(line)
             else:
-                subject, sid, reply, header_bytes, size = _message(words, n_sizes)
+                subject, sid, reply, header_bytes, size = announced
                 end = begin + size
                 if len(data) < end + len(_CRLF):
                     self._keep(data[at:], n_wanted=end + len(_CRLF) - at)
@@ -243,19 +238,35 @@ class Lines:
                 raise nats.errors.ProtocolError(f"{text(line[:64])!r} is no line of the NATS protocol")
 
 
-def _message(words: Sequence[bytes], n_sizes: int) -> tuple[bytes, int, bytes, int, int]:
-    """(subject, subscription, reply, bytes of the headers, bytes of headers and body). Raises ProtocolError."""
-    n_names = len(words) - n_sizes
-    if n_names not in (3, 4):
-        raise nats.errors.ProtocolError(f"a message with {len(words) - 1} arguments")
+def _announced(line: bytes) -> tuple[bytes, int, bytes, int, int] | None:
+    """The message that follows the line: (subject, subscription, reply, bytes of the headers, bytes of headers and
+    body); None if the line announces none. Raises ProtocolError."""
+    reply, header_bytes = b"", b"0"
+    match line.split(b" "):
+        # As servers spell deliveries and answers: most of what we read.
+        case [b"HMSG", subject, sid, reply, header_bytes, size] if subject and reply and b"\t" not in line:
+            pass
+        case [b"MSG", subject, sid, size] if subject and b"\t" not in line:
+            pass
+        case _:
+            word, *arguments = line.replace(b"\t", b" ").split(b" ")
+            match word.upper(), [argument for argument in arguments if argument]:
+                case b"MSG", [subject, sid, *answer, size] if len(answer) < 2:
+                    pass
+                case b"HMSG", [subject, sid, *answer, header_bytes, size] if len(answer) < 2:
+                    pass
+                case ((b"MSG" | b"HMSG"), wrong):
+                    raise nats.errors.ProtocolError(f"a message with {len(wrong)} arguments")
+                case _:
+                    return None
+            reply = answer[0] if answer else b""
     try:
-        sid, size = int(words[2]), int(words[-1])
-        header_bytes = int(words[-2]) if n_sizes == 2 else 0
+        n_header_bytes, n_bytes = int(header_bytes), int(size)
+        if 0 <= n_header_bytes <= n_bytes:
+            return subject, int(sid), reply, n_header_bytes, n_bytes
     except ValueError:
         raise nats.errors.ProtocolError("a message whose sizes are no numbers") from None
-    if not 0 <= header_bytes <= size:
-        raise nats.errors.ProtocolError(f"a message of {size} bytes with {header_bytes} bytes of headers")
-    return words[1], sid, words[3] if n_names == 4 else b"", header_bytes, size
+    raise nats.errors.ProtocolError(f"a message of {n_bytes} bytes with {n_header_bytes} bytes of headers")
 
 
 def _info(raw: bytes) -> dict[str, Any]:
