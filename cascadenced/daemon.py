@@ -271,7 +271,7 @@ class Daemon:
         return Ingest(
             connected.bus,
             self._config.ume_nats_subject,
-            handle=instance.bus_commands,
+            commands=instance.bus_commands,
             dead_letter=instance.dead_letters.record,
             room=instance.runs.room,
             refusals=instance.refusals,

@@ -135,7 +135,7 @@ class Instance:
         sources = Sources(log, pseudonyms)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
-        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, self.refusals, sources)
+        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
         self._rejected = {plugin.plugin: plugin.reason for plugin in catalogue.rejected}
         self.bus_status: Callable[[], BusStatus] | None = None
@@ -212,7 +212,8 @@ class TaskHost:
             group_id=None if group_id is None else checked(group_id, "group_id"),
             group_hash=None,
         )
-        return await self._instance.facts.pointer(update, "python")
+        receipt = await self._instance.facts.pointer(update, "python")
+        return not receipt.duplicate
 
     async def dispatch(self, name: str, payload: dict[str, Json] | None = None) -> Dispatched:
         """Emit an event from a workflow: recorded, published, and answered by the workflow registered for it."""

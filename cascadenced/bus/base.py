@@ -41,15 +41,30 @@ class Delivery(Protocol):
     An end that is lost on the way (a broken connection) only means that the message is delivered again.
     """
 
-    subject: str
-    data: bytes
-    headers: Mapping[str, str]
-    stream: str
-    stream_seq: int
-    at_us: int
-    """Broker time of the publish, microseconds since 1970 UTC: the same at every redelivery."""
-    n_delivered: int
-    """1 at the first delivery."""
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def stream_seq(self) -> int: ...
+
+    @property
+    def at_us(self) -> int:
+        """Broker time of the publish, microseconds since 1970 UTC: the same at every redelivery."""
+        ...
+
+    @property
+    def n_delivered(self) -> int:
+        """1 at the first delivery."""
+        ...
 
     def ack(self, *, erase: bool = False) -> None:
         """Recorded: do not deliver it again. erase: also get rid of its bytes in the broker's store.

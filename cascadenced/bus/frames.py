@@ -23,3 +23,8 @@ def publication(subject: str, body: bytes, reply: str = "", lines: str = "") -> 
     head = lines.encode()
     n_bytes = len(_START) + len(head) + 2
     return b"HPUB %b %d %d\r\n%b%b\r\n%b\r\n" % (to.encode(), n_bytes, n_bytes + len(body), _START, head, body)
+
+
+def acknowledgement(reply: str) -> bytes:
+    """The command that acknowledges a message. reply: its acknowledgement subject, as the server gave it."""
+    return f"PUB {reply} 4\r\n+ACK\r\n".encode()

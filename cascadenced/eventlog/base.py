@@ -39,6 +39,10 @@ class Receipt(msgspec.Struct, frozen=True):
     recorded: Sequence[Recorded]
     duplicate_of: int | None = None
 
+    @property
+    def duplicate(self) -> bool:
+        return self.duplicate_of is not None
+
 
 class Tables(Protocol):
     """Read access to the projections and the events: one statement at a time, on what is committed."""

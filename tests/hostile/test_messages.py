@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,9 @@ FROM_THE_BUS = {
 }
 
 
+STAMP = SimpleNamespace(at_us=1_790_000_000_000_000)
+
+
 class Telling:
     """What the messages ask for."""
 
@@ -36,9 +40,9 @@ class Telling:
 async def outcome(instance: Instance, message: Sent) -> str:
     """The reason of the dead letter, or the type of the event. Raises whatever a handler of ours trips over."""
     before = instance.log.position
-    known = Message(source=f"storm:{message.n}:{before}", at_us=1_790_000_000_000_000, origin=None, traceparent=None)
+    known = Message(source=f"storm:{message.n}:{before}", stamp=STAMP, origin=None, traceparent=None)
     try:
-        await instance.bus_commands(decode("ume", message.subject, message.body), known)
+        await instance.bus_commands.batch()(decode("ume", message.subject, message.body), known)
     except BadMessage as error:
         return error.code if str(error) else "no sentence"
     types = [TYPE_NAMES[type(recorded.event)] for recorded in await instance.log.read(before, 100)]
