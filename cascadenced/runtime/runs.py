@@ -150,7 +150,8 @@ class Runs:
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
         self._tell_room()
         try:
-            await self._vault.remember([request.identity], self._pseudonyms)
+            if not self._vault.knows(live.context.user_hash or "", live.context.group_hash or ""):
+                await self._vault.remember([request.identity], self._pseudonyms)
             appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
             self._give_back(has_slot=has_slot, to_queue=to_queue)
