@@ -90,7 +90,7 @@ def test_a_figure_can_have_a_goal_of_its_own() -> None:
     found = summary(alone, [{"a": {"mib": 60.0}}, {"a": {"mib": 90.0}}, {"a": {"mib": 70.0}}])
 
     assert (found.ratios[0].median, found.ratios[0].met, found.ratios[0].absolute) == (70, True, True)
-    assert "  a   70  goal ≤ 81  met" in report.text("alone", found).splitlines()
+    assert "  a  70  goal ≤ 81  met" in report.text("alone", found).splitlines()
 
 
 def test_a_goal_that_is_a_ceiling_is_met_below_it() -> None:
