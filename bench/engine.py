@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import anyio
 
 from bench.workloads import STAGES
-from cascadenced import logs
+from cascadenced import garbage, logs
 from cascadenced.bus.base import Bus, BusInfo, Delivery, Responder
 from cascadenced.config import Config
 from cascadenced.events.base import Recorded
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
 from cascadenced.handlers.publications import Publications
@@ -60,6 +60,7 @@ async def instance_of(config: Config, *, task: str = "async") -> AsyncIterator[I
         instance.log.observe(narrate)
         instance.stages.on_failure = tell_traceback
         metrics_of(instance)
+        garbage.started()
         yield instance
 
 

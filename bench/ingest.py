@@ -80,7 +80,7 @@ async def _ours(folder: Path, url: str, n: int, kind: str) -> Figures:
         ingest = Ingest(
             bus,
             config.ume_nats_subject,
-            handle=instance.bus_commands,
+            commands=instance.bus_commands,
             dead_letter=instance.dead_letters.record,
             room=instance.runs.room,
             refusals=instance.refusals,

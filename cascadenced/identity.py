@@ -22,7 +22,6 @@ from cascadenced.errors import Invalid
 from cascadenced.ids import GroupHash, UserHash
 
 MAX_ID_CHARS = 256
-_HEX64 = re.compile(r"[0-9a-f]{64}")
 _PLAIN_PART = re.compile("[A-Za-z0-9]+")
 _QUOTES = "'" + '"'
 
@@ -51,9 +50,17 @@ def checked(value: str | None, field: str) -> str:
 
 def checked_hash(value: str, field: str) -> str:
     """`value` if it is 64 lower-case hex digits; else raises Invalid."""
-    if not _HEX64.fullmatch(value):
+    if not _is_hash(value):
         raise Invalid(f"{field} must be 64 lower-case hex digits")
     return value
+
+
+def _is_hash(value: str) -> bool:
+    try:
+        # Half as long as matching. Read and written again, so that neither capitals nor white space pass.
+        return len(value) == 64 and bytes.fromhex(value).hex() == value
+    except ValueError:
+        return False
 
 
 class Pseudonyms:
@@ -109,7 +116,12 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         # Most texts name nobody, and working out how an id may be spelled costs far more than looking for a part of it.
-        if not any(core in text for core in self._cores) or not any(spelling in text for spelling in self._hash_of):
+        for core in self._cores:
+            if core in text:
+                break
+        else:
+            return text
+        if not any(spelling in text for spelling in self._hash_of):
             return text
         return self._pattern.sub(lambda match: self._hash_of[match.group()], text)
 
@@ -125,7 +137,9 @@ nameless: ContextVar[Callable[[str], str]] = ContextVar("nameless", default=str)
 
 def _core(raw: str) -> str:
     """What every spelling of an id contains; empty when there is no such part."""
-    return max(_PLAIN_PART.findall(raw), key=len, default="") if raw.isascii() else ""
+    if not raw.isascii():
+        return ""
+    return raw if raw.isalnum() else max(_PLAIN_PART.findall(raw), key=len, default="")
 
 
 def _spellings(raw: str) -> set[str]:

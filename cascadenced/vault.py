@@ -52,6 +52,10 @@ class VaultPort(Protocol):
         """
         ...
 
+    def knows(self, user_hash: str, group_hash: str) -> bool:
+        """Whether both were remembered lately: `remember` would have nothing to do."""
+        ...
+
     async def reveal(self, user_hash: str, group_hash: str) -> Identity:
         """The identity behind the pseudonyms. Raises Unknown, VaultDamaged."""
         ...
@@ -124,6 +128,9 @@ class Vault:
         }
         if new:
             await self._durable(new, {})
+
+    def knows(self, user_hash: str, group_hash: str) -> bool:
+        return self._known.has(("user", user_hash)) and self._known.has(("group", group_hash))
 
     async def reveal(self, user_hash: str, group_hash: str) -> Identity:
         return await self._do(lambda: _identity(self._file.raw_id, user_hash, group_hash))
@@ -202,6 +209,9 @@ class MemoryVault:
             for named, raw in _named(identity, pseudonyms):
                 self._raw.setdefault(named, raw)
         crashpoint("vault.after_write")
+
+    def knows(self, user_hash: str, group_hash: str) -> bool:
+        return ("user", user_hash) in self._raw and ("group", group_hash) in self._raw
 
     async def reveal(self, user_hash: str, group_hash: str) -> Identity:
         self._refuse_if_closed()

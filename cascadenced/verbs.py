@@ -342,7 +342,8 @@ async def _pointer(instance: Instance, asked: PointerArguments, via: str) -> Poi
         group_id=None if asked.group_id is None else checked(asked.group_id, "group_id"),
         group_hash=None,
     )
-    return PointerResult(await instance.facts.pointer(update, via))
+    receipt = await instance.facts.pointer(update, via)
+    return PointerResult(not receipt.duplicate)
 
 
 async def _schedules(instance: Instance, asked: ListArguments) -> Any:

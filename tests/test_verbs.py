@@ -364,7 +364,7 @@ async def a_letter(world: World, instance: Instance, subject: str, raw: bytes) -
     bus = MemoryBus(clock=world.clock)
     bus.send(subject, raw, {"x": "y"})
     [delivery] = await bus.fetch(1)
-    message = Message(source=f"s:{subject}:{raw!r}", at_us=delivery.at_us, origin=None, traceparent=None)
+    message = Message(source=f"s:{subject}:{raw!r}", stamp=delivery, origin=None, traceparent=None)
     await instance.dead_letters.record(delivery, message, BadMessage("cannot be read", code="unknown_task"))
     return instance.log.position
 

@@ -14,7 +14,7 @@ import msgspec
 
 from cascadenced.bus.marks import Marks
 from cascadenced.errors import ConfigError, Unavailable
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 
 UNREADABLE_HEADERS = ""
 """The name, which no header can have, of a header block that is none: its value is the whole block."""
@@ -135,15 +135,30 @@ class Delivery(Protocol):
     that comes after the connection broke: what was delivered before may be another message by now.
     """
 
-    subject: str
-    data: bytes
-    headers: Mapping[str, str]
-    stream: str
-    stream_seq: int
-    at_us: int
-    """Broker time of the publish, microseconds since 1970 UTC: the same at every redelivery."""
-    n_delivered: int
-    """1 at the first delivery."""
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def stream_seq(self) -> int: ...
+
+    @property
+    def at_us(self) -> int:
+        """Broker time of the publish, microseconds since 1970 UTC: the same at every redelivery."""
+        ...
+
+    @property
+    def n_delivered(self) -> int:
+        """1 at the first delivery."""
+        ...
 
     def ack(self, *, erase: bool = False) -> None:
         """Recorded: do not deliver it again. erase: also get rid of its bytes in the broker's store.

@@ -66,7 +66,7 @@ from cascadenced.bus.jetstream_witness import Witness, storage
 from cascadenced.bus.marks import Break, Marks
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 
 _REPLACE_AFTER_S = 30.0
 _BACKOFF_S = (0.1, 5.0)

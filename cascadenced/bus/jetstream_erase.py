@@ -86,11 +86,15 @@ class Eraser:
 
     def erase(self, stream: str, seq: int, reply: str, n_delivered: int) -> None:
         if stream in self._work_queues:
-            self._sender.send(reply, b"+ACK")
+            self._sender.acknowledge(reply)
             return
         self._waiting[stream, seq] = _Erasure(reply, n_delivered)
         self._idle.clear()
         self._go_on()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._under_way)
 
     def erasing(self, stream: str, seq: int, reply: str) -> bool:
         erasure = self._waiting.get((stream, seq)) or self._under_way.get((stream, seq))
@@ -135,8 +139,8 @@ class Eraser:
             answer = _Answer()  # 503 without a body: JetStream is off just now
         refusal = answer.error or _Refusal(description="no answer")
         if answer.success or refusal.description in _GONE_ALREADY:
-            self._sender.send(erasure.reply, b"+ACK")
+            self._sender.acknowledge(erasure.reply)
             return
         self._complaints.warn("erase_failed", stream=stream, err_code=refusal.err_code, why=refusal.description)
         if erasure.n_delivered >= _GIVE_UP_AFTER:
-            self._sender.send(erasure.reply, b"+ACK")
+            self._sender.acknowledge(erasure.reply)

@@ -14,7 +14,7 @@ import nats.errors
 import structlog
 
 from cascadenced.bus.base import JetStreamOff
-from cascadenced.bus.frames import publication
+from cascadenced.bus.frames import acknowledgement, publication
 from cascadenced.bus.jetstream_client import Heard, TolerantClient
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
@@ -268,9 +268,17 @@ class Sender:
         self._queue.clear()
 
     def send(self, subject: str, body: bytes, reply: str = "") -> None:
-        self._queue.append(publication(subject, body, reply))
-        self._idle.clear()
-        self._wake.set()
+        self._put(publication(subject, body, reply))
+
+    def acknowledge(self, reply: str) -> None:
+        """reply: a message's acknowledgement subject."""
+        self._put(acknowledgement(reply))
+
+    def _put(self, command: bytes) -> None:
+        if not self._queue:
+            self._idle.clear()
+            self._wake.set()
+        self._queue.append(command)
 
     async def run(self) -> None:
         """For ever."""

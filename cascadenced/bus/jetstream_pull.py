@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Protocol
+
+import msgspec
 
 from cascadenced.bus.jetstream_client import Heard
 from cascadenced.bus.jetstream_link import Client, Occasionally, Sender
@@ -26,6 +29,7 @@ _PULL_EXPIRES_S = 5
 _GRACE_S = 1.0
 _NO_HEADERS: Mapping[str, str] = {}
 _ACK = "$JS.ACK."
+_N_TOKENS = 9
 _GONE = ("404", "409", "503")
 
 
@@ -34,76 +38,106 @@ class Erase(Protocol):
 
     def erase(self, stream: str, seq: int, reply: str, n_delivered: int) -> None: ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether any message is on its way out."""
+        ...
+
     def erasing(self, stream: str, seq: int, reply: str) -> bool:
         """Whether this message is on its way out already; `reply` is then what acknowledges it."""
         ...
 
 
-class JetStreamDelivery:
-    """See `base.Delivery`."""
+class JetStreamDelivery(msgspec.Struct, eq=False, gc=False):
+    """See `base.Delivery`. What the acknowledgement subject tells is read from it when somebody asks: few do."""
 
-    __slots__ = (
-        "_line",
-        "_pulls",
-        "_reply",
-        "at_us",
-        "data",
-        "headers",
-        "n_delivered",
-        "stream",
-        "stream_seq",
-        "subject",
-    )
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+    reply: str
+    flow: _Flow
+    line: int
+    has_ended: bool = False
 
-    def __init__(self, pulls: Pulls, message: Heard, fields: tuple[str, int, int, int]) -> None:
-        self._pulls = pulls
-        self._line = pulls.line
-        self._reply: str | None = message.reply
-        self.subject = message.subject
-        self.data = message.data
-        self.headers = message.headers or _NO_HEADERS
-        self.stream, self.n_delivered, self.stream_seq, self.at_us = fields
+    @property
+    def stream(self) -> str:
+        return parse_reply(self.reply).stream
+
+    @property
+    def stream_seq(self) -> int:
+        return parse_reply(self.reply).stream_seq
+
+    @property
+    def at_us(self) -> int:
+        return parse_reply(self.reply).at_us
+
+    @property
+    def n_delivered(self) -> int:
+        return parse_reply(self.reply).n_delivered
 
     def ack(self, *, erase: bool = False) -> None:
-        reply, self._reply = self._reply, None
-        if reply is None or self._line != self._pulls.line:
+        if self.has_ended or self.line != self.flow.line:
             return
+        self.has_ended = True
         if erase:
-            self._pulls.eraser.erase(self.stream, self.stream_seq, reply, self.n_delivered)
+            place = parse_reply(self.reply)
+            self.flow.eraser.erase(place.stream, place.stream_seq, self.reply, place.n_delivered)
         else:
-            self._pulls.sender.send(reply, b"+ACK")
+            self.flow.sender.acknowledge(self.reply)
 
     def retry_later(self, delay_s: float) -> None:
-        reply, self._reply = self._reply, None
-        if reply is not None and self._line == self._pulls.line:
-            # At least a nanosecond: to NATS zero means that there is no delay in the request.
-            self._pulls.sender.send(reply, b'-NAK {"delay": %d}' % max(1, round(delay_s * 1e9)))
+        if self.has_ended or self.line != self.flow.line:
+            return
+        self.has_ended = True
+        # At least a nanosecond: to NATS zero means that there is no delay in the request.
+        self.flow.sender.send(self.reply, b'-NAK {"delay": %d}' % max(1, round(delay_s * 1e9)))
 
 
-def parse_reply(reply: str) -> tuple[str, str, int, int, int]:
-    """(stream, consumer, times delivered, stream sequence, µs since 1970) of an acknowledgement subject.
+class Place(msgspec.Struct, frozen=True):
+    """Where a message lies, and how it came. at_us: when it was published, µs since 1970."""
+
+    stream: str
+    stream_seq: int
+    at_us: int
+    n_delivered: int
+
+
+def parse_reply(reply: str) -> Place:
+    """What an acknowledgement subject says, 1 µs. A number that is none is taken for 0: whoever knows our inbox can
+    send us anything.
 
     $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time, ns>.<pending>, or with a domain and an
-    account before the stream (servers differ). Raises ValueError.
+    account before the stream (servers differ).
     """
     tokens = reply.split(".")
-    first = 2 if len(tokens) == 9 else 4
-    if len(tokens) < first + 7:
-        raise ValueError(f"{reply!r} is no acknowledgement subject")
-    stream, consumer, delivered, stream_seq, _, at_ns = tokens[first : first + 6]
-    return stream, consumer, int(delivered), int(stream_seq), int(at_ns) // 1000
+    if len(tokens) != _N_TOKENS:
+        del tokens[2:4]
+    _, _, stream, _, delivered, stream_seq, _, at_ns, *_ = tokens
+    return Place(stream, _number(stream_seq), _number(at_ns) // 1000, _number(delivered))
+
+
+def _number(token: str) -> int:
+    return int(token) if token.isdecimal() else 0
+
+
+def _is_acknowledgement_subject(reply: str) -> bool:
+    n_tokens = reply.count(".") + 1
+    is_long_enough = n_tokens == _N_TOKENS or n_tokens >= _N_TOKENS + 2
+    return is_long_enough and "\r" not in reply and "\n" not in reply
 
 
 class _Flow:
     """What is in flight of one consumer. owed: asked for and not here. buffered: here and not fetched."""
 
-    __slots__ = ("buffered", "due", "index", "next_message", "owed")
+    __slots__ = ("buffered", "due", "eraser", "index", "line", "next_message", "owed", "sender")
 
-    def __init__(self, index: int, consumer: Consumer) -> None:
-        self.index = index
+    def __init__(self, index: int, consumer: Consumer, sender: Sender, eraser: Erase) -> None:
+        self.index, self.sender, self.eraser = index, sender, eraser
         self.next_message = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.durable}"
         self.owed = 0
         self.buffered = 0
+        self.line = 0
+        """Ends of deliveries from before it changed are void: under their sequences may be other messages now."""
         self.due = 0.0
         """Monotonic time at which every request so far has ended, heard or not."""
 
@@ -121,16 +155,13 @@ class Pulls:
         eraser: Erase,
         complaints: Occasionally,
         broken: Callable[[], None],
-        read: Callable[[str, int, int], None] = lambda stream, seq, at_us: None,
+        read: Callable[[Place], None] = lambda _last: None,
     ) -> None:
-        """read: called with stream, sequence and broker time of the last delivery of each `fetch`."""
-        self.sender, self.eraser, self._read = sender, eraser, read
-        self.line = 0
-        """Ends of deliveries from before it changed are void: under their sequences may be other messages now."""
+        """read: called with where the last message of each `fetch` lies."""
+        self._eraser, self._read = eraser, read
         self._own_origin, self._clock, self._complaints, self._broken = own_origin, clock, complaints, broken
-        self._flows = {consumer.durable: _Flow(n, consumer) for n, consumer in enumerate(consumers)}
-        self._by_index = list(self._flows.values())
-        self._buffer: deque[tuple[_Flow, JetStreamDelivery]] = deque()
+        self._flows = [_Flow(n, consumer, sender, eraser) for n, consumer in enumerate(consumers)]
+        self._buffer: deque[JetStreamDelivery] = deque()
         self._arrived = asyncio.Event()
         self._pulling = False
         self._held = False
@@ -145,8 +176,9 @@ class Pulls:
         self._inbox = client.new_inbox()
         # A message over the server's bound cannot exist, so one of any size always fits into a request.
         self._max_bytes = max(_IN_FLIGHT_BYTES, client.max_payload + 64 * 1024)
-        # What may arrive is bounded by what we ask for.
-        await client.listen(f"{self._inbox}.*.*", self._on_message)
+        # What may arrive is bounded by what we ask for. A subscription for each consumer tells whose message it is.
+        for flow in self._flows:
+            await client.listen(f"{self._inbox}.*.{flow.index}", partial(self._on_message, flow))
 
     def start(self) -> None:
         """Ask all consumers anew: after (re)connecting, or when they were made anew."""
@@ -154,7 +186,7 @@ class Pulls:
         self._pulling, self._held, self._stale = True, False, ()
         if self._buffer:
             self._arrived.set()
-        for flow in self._by_index:
+        for flow in self._flows:
             flow.owed = 0
             self._refill(flow)
 
@@ -162,7 +194,7 @@ class Pulls:
         """Ask no more, and wake whoever waits in `fetch`. What is buffered goes back at once."""
         self._pulling, self._closed = False, True
         while self._buffer:
-            self._buffer.popleft()[1].retry_later(0)
+            self._buffer.popleft().retry_later(0)
         self._arrived.set()
 
     def pause(self) -> None:
@@ -175,10 +207,10 @@ class Pulls:
         stale: streams whose consumers begin again then, so that what still comes of them is not even kept.
         """
         self._pulling, self._held, self._stale = False, True, stale
-        self.line += 1
         self._buffer.clear()
-        for flow in self._by_index:
+        for flow in self._flows:
             flow.buffered = 0
+            flow.line += 1
 
     async def fetch(self, max_messages: int) -> list[JetStreamDelivery]:
         while not self._buffer or self._held:
@@ -187,15 +219,13 @@ class Pulls:
             self._arrived.clear()
             await self._arrived.wait()
         buffer = self._buffer
-        taken = []
-        for _ in range(min(max_messages, len(buffer))):
-            flow, delivery = buffer.popleft()
-            flow.buffered -= 1
-            taken.append(delivery)
-        for flow in self._by_index:
+        taken = [buffer.popleft() for _ in range(min(max_messages, len(buffer)))]
+        for delivery in taken:
+            delivery.flow.buffered -= 1
+        for flow in self._flows:
             self._refill(flow)
         if taken:
-            self._read(taken[-1].stream, taken[-1].stream_seq, taken[-1].at_us)
+            self._read(parse_reply(taken[-1].reply))
         return taken
 
     async def watch(self) -> None:
@@ -205,12 +235,12 @@ class Pulls:
         """
         while True:
             now = self._clock.monotonic()
-            unanswered = [flow for flow in self._by_index if flow.owed and now >= flow.due]
+            unanswered = [flow for flow in self._flows if flow.owed and now >= flow.due]
             if unanswered and self._pulling:
                 self._complaints.warn("pull_unanswered", consumer=unanswered[0].next_message)
                 self._pulling = False
                 self._broken()
-            pending = [flow.due for flow in self._by_index if flow.owed and flow.due > now]
+            pending = [flow.due for flow in self._flows if flow.owed and flow.due > now]
             await self._clock.sleep(min(pending, default=now + _PULL_EXPIRES_S) - now)
 
     def _refill(self, flow: _Flow) -> None:
@@ -219,39 +249,48 @@ class Pulls:
             return
         flow.owed += wanted
         flow.due = self._clock.monotonic() + _PULL_EXPIRES_S + _GRACE_S
-        self.sender.send(
+        flow.sender.send(
             flow.next_message,
             b'{"batch":%d,"expires":%d000000000,"max_bytes":%d}' % (wanted, _PULL_EXPIRES_S, self._max_bytes),
             f"{self._inbox}.{self._generation}.{flow.index}",
         )
 
-    def _on_message(self, message: Heard) -> None:
+    def _on_message(self, flow: _Flow, message: Heard) -> None:
         reply = message.reply
         if not reply.startswith(_ACK):
-            self._on_status(message)
+            self._on_status(flow, message)
             return
-        try:
-            stream, consumer, delivered, seq, at_us = parse_reply(reply)
-            flow = self._flows[consumer]
-        except (ValueError, KeyError):
+        if not _is_acknowledgement_subject(reply):
             self._complaints.warn("delivery_not_understood", subject=message.subject)
             return
         if flow.owed:
             flow.owed -= 1
-        headers = message.headers
-        if headers is not None and headers.get("Cascadence-Origin") == self._own_origin:
-            self.sender.send(reply, b"+ACK")
-        elif not self.eraser.erasing(stream, seq, reply) and not (self._closed or stream in self._stale):
+        headers = message.headers or _NO_HEADERS
+        delivery = JetStreamDelivery(message.subject, message.data, headers, reply, flow, flow.line)
+        if headers.get("Cascadence-Origin") == self._own_origin:
+            delivery.ack()
+        elif not (self._closed or self._is_stale(delivery) or self._is_going(delivery)):
+            if not self._buffer:
+                self._arrived.set()
             flow.buffered += 1
-            self._buffer.append((flow, JetStreamDelivery(self, message, (stream, delivered, seq, at_us))))
-            self._arrived.set()
+            self._buffer.append(delivery)
+            return
         self._refill(flow)
 
-    def _on_status(self, message: Heard) -> None:
-        generation, _, index = message.subject.removeprefix(f"{self._inbox}.").partition(".")
-        if generation != str(self._generation) or not index.isdigit():
+    def _is_stale(self, delivery: JetStreamDelivery) -> bool:
+        """Whether it comes from a stream whose consumers are about to begin again."""
+        return bool(self._stale) and delivery.stream in self._stale
+
+    def _is_going(self, delivery: JetStreamDelivery) -> bool:
+        """Whether it is being erased already."""
+        if not self._eraser.busy:
+            return False
+        place = parse_reply(delivery.reply)
+        return self._eraser.erasing(place.stream, place.stream_seq, delivery.reply)
+
+    def _on_status(self, flow: _Flow, message: Heard) -> None:
+        if message.subject != f"{self._inbox}.{self._generation}.{flow.index}":
             return  # about a request that was given up
-        flow = self._by_index[int(index)]
         headers = message.headers or _NO_HEADERS
         status, why = headers.get("Status", ""), headers.get("Description", "")
         if status == "100":

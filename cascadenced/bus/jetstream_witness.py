@@ -12,6 +12,7 @@ import msgspec
 
 from cascadenced.bus.base import Storage
 from cascadenced.bus.jetstream_link import ApiError, Client, api
+from cascadenced.bus.jetstream_pull import Place
 from cascadenced.bus.jetstream_setup import Plan, Standing, Streams
 from cascadenced.bus.marks import (
     Break,
@@ -52,12 +53,12 @@ class Witness:
                 self.marks, own_seq=seq, own_id=digest(message_id), own_at_us=self._clock.now_us()
             )
 
-    def read(self, stream: str, seq: int, at_us: int) -> None:
-        """This message was delivered to us."""
-        field = "events" if stream == self._names.events else "runs"
+    def read(self, last: Place) -> None:
+        """The message that lies there was delivered to us."""
+        field = "events" if last.stream == self._names.events else "runs"
         known: StreamMarks = getattr(self.marks, field)
-        if seq > known.read_seq:
-            known = msgspec.structs.replace(known, read_seq=seq, read_at_us=at_us)
+        if last.stream_seq > known.read_seq:
+            known = msgspec.structs.replace(known, read_seq=last.stream_seq, read_at_us=last.at_us)
             self.marks = msgspec.structs.replace(self.marks, **{field: known})
 
     async def breaks(self, client: Client, streams: Streams, marks: Marks, *, reconnected: bool) -> list[Break]:

@@ -30,7 +30,8 @@ from cascadenced.bus.marks import Break, Marks, StreamMarks, compare, compare_ow
 from cascadenced.bus.memory_stream import Stored, Stream
 from cascadenced.clock import Clock
 from cascadenced.errors import BadMessage, Unavailable, Unknown
-from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER, Outgoing
+from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
+from cascadenced.events.outgoing import Outgoing
 
 _INWARD = ("event", "pointer", "schedule", "task_run")
 _OUTWARD = ("task_spec", "stage", "audit", "followup", "dead")

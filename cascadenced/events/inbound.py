@@ -14,7 +14,7 @@ import msgspec
 from cascadenced.errors import BadMessage, FutureSchema, Invalid
 from cascadenced.events import subjects
 from cascadenced.events.base import Json
-from cascadenced.events.outbound import SCHEMA_VERSION
+from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.strict import scan, shaped
 from cascadenced.identity import Identity, checked, checked_hash
 
@@ -25,6 +25,16 @@ MAX_PRIORITY = 2**31 - 1
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
     """A wish, imperative; may be refused."""
+
+
+class News(Command, frozen=True, kw_only=True):
+    """Something to be kept, about somebody or nobody: exactly the hashes that the message carries, if it does; a raw id
+    counts only where there is no hash."""
+
+    user_id: str | None
+    user_hash: str | None
+    group_id: str | None
+    group_hash: str | None
 
 
 class DispatchEvent(Command, frozen=True, kw_only=True):
@@ -45,15 +55,11 @@ class RequestRun(Command, frozen=True, kw_only=True):
     priority: int = 0
 
 
-class UpdatePointer(Command, frozen=True, kw_only=True):
-    """Store a pointer. Exactly the hashes the message carries, if it does; a raw id only where there is no hash."""
+class UpdatePointer(News, frozen=True, kw_only=True):
+    """Store a pointer."""
 
     task: str
     run_id: str
-    user_id: str | None
-    user_hash: str | None
-    group_id: str | None
-    group_hash: str | None
 
 
 class SetSchedule(Command, frozen=True, kw_only=True):
@@ -67,7 +73,7 @@ class SetSchedule(Command, frozen=True, kw_only=True):
     identity: Identity | None
 
 
-class ReportRun(Command, frozen=True, kw_only=True):
+class ReportRun(News, frozen=True, kw_only=True):
     """A run of another system has the status `status`."""
 
     task: str
@@ -75,32 +81,20 @@ class ReportRun(Command, frozen=True, kw_only=True):
     status: str
     started_at: str | None
     finished_at: str | None
-    user_id: str | None
-    user_hash: str | None
-    group_id: str | None
-    group_hash: str | None
 
 
-class RecordIdea(Command, frozen=True, kw_only=True):
+class RecordIdea(News, frozen=True, kw_only=True):
     """Keep an idea."""
 
     text: str
-    user_id: str | None
-    user_hash: str | None
-    group_id: str | None
-    group_hash: str | None
 
 
-class RecordNote(Command, frozen=True, kw_only=True):
+class RecordNote(News, frozen=True, kw_only=True):
     """Keep a note about a task's run."""
 
     note: str
     task: str | None
     run_id: str | None
-    user_id: str | None
-    user_hash: str | None
-    group_id: str | None
-    group_hash: str | None
 
 
 class _EventBody(msgspec.Struct):
@@ -166,8 +160,8 @@ def decode(prefix: str, subject: str, data: bytes) -> Command:
     FutureSchema if its `schema_version` is newer than ours."""
     address = subjects.parse(prefix, subject)
     value = scan(data)
-    if isinstance(value, dict):
-        _refuse_future(value)
+    if isinstance(value, dict) and "schema_version" in value:
+        _refuse_future(value["schema_version"])
     try:
         return _command(address, value)
     except Invalid as error:
@@ -242,16 +236,13 @@ def starts_effects(prefix: str, subject: str) -> bool:
 
 def named(command: Command) -> Identity | None:
     """Whom the message names in clear, None if nobody. Who is named as user or group only, is taken for both."""
-    identity: Identity | None = getattr(command, "identity", None)
-    user_id, group_id = getattr(command, "user_id", None), getattr(command, "group_id", None)
-    if identity is None and (user_id or group_id):
+    if isinstance(command, News):
+        user_id, group_id = command.user_id, command.group_id
+        if not user_id and not group_id:
+            return None
         return Identity(user_id or group_id or "", group_id or user_id or "")
+    identity: Identity | None = getattr(command, "identity", None)
     return identity
-
-
-def carries_identity(command: Command) -> bool:
-    """Whether the message named somebody in clear, so that its bytes must not stay on the broker."""
-    return named(command) is not None
 
 
 def message_source(headers: Mapping[str, str], subject: str, prefix: str, fallback: Callable[[], str]) -> str:
@@ -273,8 +264,7 @@ def _is_text(named: str) -> bool:
     return named.encode(errors="surrogatepass") == named.encode(errors="replace")
 
 
-def _refuse_future(value: dict[str, Json]) -> None:
-    version = value.get("schema_version")
+def _refuse_future(version: Json) -> None:
     if isinstance(version, str) and _comparable(version) > _comparable(SCHEMA_VERSION):
         raise FutureSchema(f"schema_version {version[:32]} is newer than {SCHEMA_VERSION}, the newest read here")
 

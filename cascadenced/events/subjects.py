@@ -18,7 +18,7 @@ INBOUND = ("event", "run.request", "pointer", "schedule", "task_run", "idea", "n
 
 MAX_NAME_CHARS = 128
 _REMEMBERED = 1_024
-"""Subjects whose spelling is not worked out again: few are used, and each for thousands of messages."""
+"""Subjects and names that are not looked at again: few are used, and each for thousands of messages."""
 _EMPTY = "%"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _EVENT_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -92,6 +92,7 @@ def checked_task_name(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def checked_reported_name(name: str) -> str:
     """`name` if a fact from outside may be about it: a task's, or a workflow's (`workflow.<event>`); raises Invalid."""
     if not _EVENT_NAME.fullmatch(name) or len(name) > MAX_NAME_CHARS:
@@ -99,6 +100,7 @@ def checked_reported_name(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def checked_event_name(name: str) -> str:
     """`name` if it may name an event: as a task, with dots between its parts; raises Invalid."""
     if not _EVENT_NAME.fullmatch(name) or len(name) > MAX_NAME_CHARS:

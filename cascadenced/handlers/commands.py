@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from functools import partial
+
 from cascadenced.errors import BadMessage, Conflict, NotAllowed, Refused
 from cascadenced.events.inbound import (
     Command,
@@ -14,27 +17,71 @@ from cascadenced.events.inbound import (
     UpdatePointer,
     named,
 )
+from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.facts import Facts
+from cascadenced.handlers.people import People
 from cascadenced.handlers.run_requests import Origin, RunRequests
 from cascadenced.handlers.sources import Sources
-from cascadenced.runtime.counting import RefusalCounter
-from cascadenced.runtime.ingest import Message
+from cascadenced.identity import Pseudonyms
+from cascadenced.runtime.ingest import Handle, Message, Outcome
 from cascadenced.runtime.tasks import Tasks
 
 
 class BusCommands:
-    """`handle` of runtime/ingest.py."""
+    """`Commands` of runtime/ingest.py."""
 
     def __init__(
-        self, requests: RunRequests, facts: Facts, tasks: Tasks, refusals: RefusalCounter, sources: Sources
+        self, requests: RunRequests, facts: Facts, tasks: Tasks, sources: Sources, pseudonyms: Pseudonyms
     ) -> None:
-        self._requests, self._facts, self._tasks, self._refusals = requests, facts, tasks, refusals
-        self._sources = sources
+        self._requests, self._facts, self._tasks, self._sources = requests, facts, tasks, sources
+        self._pseudonyms = pseudonyms
 
-    async def __call__(self, command: Command, message: Message) -> None:
-        """Record what follows from `command`. Raises BadMessage with the reason of the dead letter."""
+    def batch(self) -> Handle:
+        return partial(self._begin, People(self._pseudonyms))
+
+    def _begin(self, people: People, command: Command, message: Message) -> Awaitable[Outcome]:
+        who = named(command)
+        person = None if who is None else people.person(who)
+        source = self._sources.of_message(message.source, person)
+        match command:
+            case DispatchEvent(name=name) if self._tasks.listener(name) is None:
+                assert person is not None
+                event = EventDispatched(name=name, via="bus", payload=command.payload)
+                context = person.traced(message.traceparent)
+                return self._requests.unhandled(event, person, context, source)
+            case DispatchEvent() | RequestRun() | SetSchedule():
+                return self._asked(command, source, message)
+            case UpdatePointer():
+                return self._facts.pointer(command, "bus", people)
+            case ReportRun():
+                return self._facts.report(command, source, message.origin, people)
+            case RecordIdea():
+                return self._facts.idea(command, source, people)
+            case RecordNote():
+                return self._facts.note(command, source, people)
+        raise AssertionError(f"nobody handles a {type(command).__name__}")
+
+    async def _asked(self, command: DispatchEvent | RequestRun | SetSchedule, source: str, message: Message) -> Outcome:
+        """What may be refused."""
         try:
-            await self._record(command, message)
+            match command:
+                case DispatchEvent(name=name):
+                    return await self._requests.dispatch(
+                        name, command.payload, command.identity, _origin(source, message)
+                    )
+                case RequestRun(task=task):
+                    self._refuse_unknown(task)
+                    return await self._requests.run(
+                        task,
+                        command.identity,
+                        command.args,
+                        _origin(source, message),
+                        idempotency_key=command.idempotency_key,
+                        priority=command.priority,
+                    )
+                case SetSchedule(task=task):
+                    self._refuse_unknown(task)
+                    return await self._facts.schedule(command, source)
         except NotAllowed as error:
             raise BadMessage(str(error), code="not_allowed") from None
         except Conflict as error:
@@ -42,40 +89,10 @@ class BusCommands:
         except Refused as error:
             raise BadMessage(str(error), code="invalid") from None
 
-    async def _record(self, command: Command, message: Message) -> None:
-        source = self._sources.of_message(message.source, named(command))
-        origin = Origin(via="bus", source=source, at_us=message.at_us, traceparent=message.traceparent)
-        match command:
-            case RequestRun(task=task):
-                self._refuse_unknown(task)
-                accepted = await self._requests.run(
-                    task,
-                    command.identity,
-                    command.args,
-                    origin,
-                    idempotency_key=command.idempotency_key,
-                    priority=command.priority,
-                )
-                self._count(accepted.duplicate, f"run.request.{task}")
-            case DispatchEvent(name=name):
-                dispatched = await self._requests.dispatch(name, command.payload, command.identity, origin)
-                self._count(dispatched.duplicate, f"event.{name}")
-            case UpdatePointer(task=task):
-                self._count(not await self._facts.pointer(command, "bus"), f"pointer.{task}")
-            case SetSchedule(task=task):
-                self._refuse_unknown(task)
-                self._count(not await self._facts.schedule(command, source), f"schedule.{task}")
-            case ReportRun(task=task):
-                self._count(not await self._facts.report(command, source, message.origin), f"task_run.{task}")
-            case RecordIdea():
-                self._count(not await self._facts.idea(command, source), "idea")
-            case RecordNote():
-                self._count(not await self._facts.note(command, source), "note")
-
     def _refuse_unknown(self, task: str) -> None:
         if self._tasks.get(task) is None:
             raise BadMessage(f"Unknown task: {task}", code="unknown_task")
 
-    def _count(self, duplicate: bool, subject: str) -> None:
-        if duplicate:
-            self._refusals.count("duplicate", subject)
+
+def _origin(source: str, message: Message) -> Origin:
+    return Origin(via="bus", source=source, at_us=message.at_us, traceparent=message.traceparent)

@@ -8,14 +8,14 @@ import structlog
 
 from cascadenced.bus.base import Delivery
 from cascadenced.errors import BadMessage, Invalid, Unknown
-from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.inbound import decode
 from cascadenced.events.subjects import printable
 from cascadenced.projections.dead_letters import dead_letter, parked
 from cascadenced.runtime.counting import RefusalCounter
-from cascadenced.runtime.ingest import Handle, Message
+from cascadenced.runtime.ingest import Commands, Message
 from cascadenced.vault import Letter, VaultPort
 
 _log = structlog.get_logger(__name__)
@@ -27,11 +27,13 @@ _PREFIX = "dead:"
 class DeadLetters:
     """Seals letters, records them, opens them again."""
 
-    def __init__(self, log: EventLog, vault: VaultPort, prefix: str, handle: Handle, refusals: RefusalCounter) -> None:
-        self._log, self._vault, self._prefix, self._handle = log, vault, prefix, handle
+    def __init__(
+        self, log: EventLog, vault: VaultPort, prefix: str, commands: Commands, refusals: RefusalCounter
+    ) -> None:
+        self._log, self._vault, self._prefix, self._commands = log, vault, prefix, commands
         self._refusals = refusals
 
-    async def record(self, delivery: Delivery, message: Message, error: BadMessage) -> None:
+    async def record(self, delivery: Delivery, message: Message, error: BadMessage) -> Receipt:
         """`dead_letter` of runtime/ingest.py. One that is too large for the vault is recorded without its bytes."""
         digest, detail = sha256(delivery.data).hexdigest(), str(error)
         try:
@@ -47,9 +49,7 @@ class DeadLetters:
         )
         context = Context(traceparent=message.traceparent)
         # A source of its own: the same message, mended and sent again under its id, is still to be applied.
-        receipt = await self._log.append([Change(STREAM, [event], None, context)], source=_PREFIX + message.source)
-        if receipt.duplicate_of is not None:
-            self._refusals.count("duplicate", STREAM)
+        return await self._log.append([Change(STREAM, [event], None, context)], source=_PREFIX + message.source)
 
     async def open(self, position: int) -> Letter:
         """The sealed message. Raises Unknown: no such letter, or its bytes have dropped out of the vault."""
@@ -64,11 +64,13 @@ class DeadLetters:
         message = Message(
             # As the message itself, which may come once more. In older logs that source is the letter's own.
             source=source.removeprefix(_PREFIX) if source.startswith(_PREFIX) else f"redrive:{position}",
-            at_us=original.at_us,
+            stamp=original,
             origin=letter.headers.get("Cascadence-Origin"),
             traceparent=original.traceparent,
         )
-        await self._handle(decode(self._prefix, letter.subject, letter.raw), message)
+        outcome = await self._commands.batch()(decode(self._prefix, letter.subject, letter.raw), message)
+        if outcome.duplicate:
+            self._refusals.count("duplicate", letter.subject.removeprefix(f"{self._prefix}."))
         event = MessageRedriven(position=position, subject=printable(letter.subject))
         await self._log.append([Change(STREAM, [event], None, Context(cause=original.id))])
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from functools import cache
 from zoneinfo import available_timezones
 
 from croniter import croniter
 
 from cascadenced.errors import Invalid, NotAllowed
-from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event
 from cascadenced.events.idea import IdeaRecorded, NoteRecorded
-from cascadenced.events.inbound import RecordIdea, RecordNote, ReportRun, SetSchedule, UpdatePointer
+from cascadenced.events.inbound import News, RecordIdea, RecordNote, ReportRun, SetSchedule, UpdatePointer
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import ForeignRunReported
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
-from cascadenced.identity import Identity, Pseudonyms
+from cascadenced.handlers.people import People, Person
+from cascadenced.identity import Pseudonyms
 from cascadenced.runtime.tasks import task_stream
 from cascadenced.vault import VaultPort
 
@@ -27,7 +29,8 @@ _UNTELLING = re.compile(r"[0-9*/,?# -]+")
 class Facts:
     """Records facts by pseudonym. Raw ids that came along go to the vault first.
 
-    Each method says whether the fact is new: False for one whose source, or for pointers whose content, is known.
+    Each method begins the append and returns what waits for its receipt: a duplicate if its source, or for pointers
+    the content, is known. people: of the batch of messages that it is part of; none if it came alone.
     """
 
     def __init__(
@@ -37,20 +40,17 @@ class Facts:
         self._log, self._vault, self._pseudonyms = log, vault, pseudonyms
         self._timezone, self._schedules = timezone, schedules
 
-    async def pointer(self, update: UpdatePointer, via: str) -> bool:
+    def pointer(self, update: UpdatePointer, via: str, people: People | None = None) -> Awaitable[Receipt]:
         """Store a pointer. Its own content is its identity, whatever message brought it."""
-        context = self._somebody(update)
+        context = self._about(update, people)
+        user_hash, group_hash = context.user_hash or "", context.group_hash
         event = PointerAdded(
-            task=update.task,
-            run_id=update.run_id,
-            user_hash=context.user_hash or "",
-            group_hash=context.group_hash,
-            via=via,
+            task=update.task, run_id=update.run_id, user_hash=user_hash, group_hash=group_hash, via=via
         )
-        source = f"pointer:{update.task}:{update.run_id}:{event.user_hash}:{event.group_hash or ''}"
-        return await self._record(f"pointer-{update.task}", event, context, source)
+        source = f"pointer:{update.task}:{update.run_id}:{user_hash}:{group_hash or ''}"
+        return self._record(f"pointer-{update.task}", event, context, source)
 
-    async def schedule(self, wish: SetSchedule, source: str | None) -> bool:
+    async def schedule(self, wish: SetSchedule, source: str | None) -> Receipt:
         """Set or remove a schedule. Raises Invalid, NotAllowed with the scheduler `base`."""
         if not self._schedules:
             raise NotAllowed("scheduler lacks cron capabilities")
@@ -69,10 +69,12 @@ class Facts:
         context = Context()
         if wish.identity is not None:
             await self._vault.remember([wish.identity], self._pseudonyms)
-            context = self._context(wish.identity)
+            context = Person(wish.identity, self._pseudonyms).context
         return await self._record(f"schedule-{wish.task}", event, context, source)
 
-    async def report(self, report: ReportRun, source: str, origin: str | None) -> bool:
+    def report(
+        self, report: ReportRun, source: str, origin: str | None, people: People | None = None
+    ) -> Awaitable[Receipt]:
         """Another system's run."""
         event = ForeignRunReported(
             task=report.task,
@@ -82,35 +84,20 @@ class Facts:
             finished_at=report.finished_at,
             foreign_origin=origin,
         )
-        return await self._record(task_stream(report.task), event, self._somebody(report), source)
+        return self._record(task_stream(report.task), event, self._about(report, people), source)
 
-    async def idea(self, idea: RecordIdea, source: str | None) -> bool:
-        return await self._record("ideas", IdeaRecorded(text=idea.text), self._somebody(idea), source)
+    def idea(self, idea: RecordIdea, source: str | None, people: People | None = None) -> Awaitable[Receipt]:
+        return self._record("ideas", IdeaRecorded(text=idea.text), self._about(idea, people), source)
 
-    async def note(self, note: RecordNote, source: str | None) -> bool:
+    def note(self, note: RecordNote, source: str | None, people: People | None = None) -> Awaitable[Receipt]:
         event = NoteRecorded(note=note.note, task=note.task, about_run_id=note.run_id)
-        return await self._record("notes", event, self._somebody(note), source)
+        return self._record("notes", event, self._about(note, people), source)
 
-    async def _record(self, stream: str, event: Event, context: Context, source: str | None) -> bool:
-        receipt = await self._log.append([Change(stream, [event], None, context)], source=source)
-        return receipt.duplicate_of is None
+    def _record(self, stream: str, event: Event, context: Context, source: str | None) -> Awaitable[Receipt]:
+        return self._log.append([Change(stream, [event], None, context)], source=source)
 
-    def _context(self, identity: Identity) -> Context:
-        return Context(
-            user_hash=self._pseudonyms.user(identity.user_id), group_hash=self._pseudonyms.group(identity.group_id)
-        )
-
-    def _somebody(self, named: UpdatePointer | ReportRun | RecordIdea | RecordNote) -> Context:
-        """A hash that came with the message is taken as it is; a raw id counts only where there is none.
-
-        The raw id itself is not kept: nothing will run as this user because of a fact.
-        """
-        user, group = named.user_hash, named.group_hash
-        if user is None and named.user_id is not None:
-            user = self._pseudonyms.user(named.user_id)
-        if group is None and named.group_id is not None:
-            group = self._pseudonyms.group(named.group_id)
-        return Context(user_hash=user, group_hash=group)
+    def _about(self, news: News, people: People | None) -> Context:
+        return (people or People(self._pseudonyms)).context(news)
 
 
 def _checked_expression(expr: str | None, task: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from itertools import count
 
 import msgspec
 from msgspec.structs import replace
 
 from cascadenced.errors import Conflict, Invalid, Unknown
-from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Json
 from cascadenced.events.content import recordable
 from cascadenced.events.run import RunRefused, RunRequested
 from cascadenced.events.subjects import checked_event_name, checked_reported_name
 from cascadenced.events.workflow import EventDispatched
+from cascadenced.handlers.people import Person
 from cascadenced.handlers.sources import Sources
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import RunId
@@ -116,8 +118,11 @@ class RunRequests:
 
     async def _dispatch(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
         workflow = self._tasks.listener(name)
+        person = Person(identity, self._pseudonyms)
         if workflow is None:
-            return await self._unhandled(name, payload, identity, origin)
+            event = EventDispatched(name=name, via=origin.via, payload=payload)
+            receipt = await self.unhandled(event, person, _context(person, origin), origin.source)
+            return Dispatched(name, None, receipt.duplicate)
         run_id = self._runs.new_run_id(origin.source, origin.at_us)
         request = Request(
             task=workflow.name,
@@ -129,7 +134,7 @@ class RunRequests:
             correlation=origin.correlation,
             traceparent=origin.traceparent,
         )
-        context = self._context(identity, origin, run_id=run_id)
+        context = _context(person, origin, run_id=run_id)
         event = EventDispatched(name=name, via=origin.via, payload=payload, run_id=run_id)
         try:
             accepted = await self._runs.request(
@@ -173,22 +178,31 @@ class RunRequests:
         was_refused = any(isinstance(recorded.event, RunRefused) for recorded in before)
         return was_refused and self._tasks.refusal(task) is None
 
-    async def _unhandled(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
-        await self._vault.remember([identity], self._pseudonyms)
-        event = EventDispatched(name=name, via=origin.via, payload=payload)
-        change = Change(workflow_stream(name), [event], None, self._context(identity, origin))
-        receipt = await self._log.append([change], source=origin.source)
-        return Dispatched(name, None, receipt.duplicate_of is not None)
+    def unhandled(
+        self, event: EventDispatched, person: Person, context: Context, source: str | None
+    ) -> Awaitable[Receipt]:
+        """Record an event that no workflow listens to. The append has begun on return, unless the vault must first
+        keep who sent it."""
+        change = Change(workflow_stream(event.name), [event], None, context)
+        person.kept = person.kept or self._vault.knows(person.user_hash, person.group_hash)
+        if person.kept:
+            return self._log.append([change], source=source)
+        return self._introduced(person, change, source)
 
-    def _context(self, identity: Identity, origin: Origin, run_id: RunId | None = None) -> Context:
-        return Context(
-            user_hash=self._pseudonyms.user(identity.user_id),
-            group_hash=self._pseudonyms.group(identity.group_id),
-            run_id=run_id,
-            cause=origin.cause,
-            correlation=origin.correlation or run_id,
-            traceparent=origin.traceparent,
-        )
+    async def _introduced(self, person: Person, change: Change, source: str | None) -> Receipt:
+        await self._vault.remember([person.identity], self._pseudonyms)
+        return await self._log.append([change], source=source)
+
+
+def _context(person: Person, origin: Origin, run_id: RunId | None = None) -> Context:
+    return Context(
+        user_hash=person.user_hash,
+        group_hash=person.group_hash,
+        run_id=run_id,
+        cause=origin.cause,
+        correlation=origin.correlation or run_id,
+        traceparent=origin.traceparent,
+    )
 
 
 def _canonical(value: Json) -> bytes:

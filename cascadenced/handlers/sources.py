@@ -13,6 +13,7 @@ from cascadenced.errors import Invalid
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
 from cascadenced.events.inbound import MAX_KEY_CHARS, MAX_MESSAGE_ID_CHARS
+from cascadenced.handlers.people import Person
 from cascadenced.identity import Identity, Pseudonyms, Redactor
 
 _POSITION = "SELECT position FROM events WHERE source = ?"
@@ -26,9 +27,9 @@ class Sources:
     def __init__(self, log: EventLog, pseudonyms: Pseudonyms) -> None:
         self._log, self._pseudonyms = log, pseudonyms
 
-    def of_message(self, source: str, sender: Identity | None) -> str:
+    def of_message(self, source: str, sender: Person | None) -> str:
         """The source of a message that came as `source`. sender: None when it names nobody."""
-        return source if sender is None else self._unnamed(source, sender)
+        return source if sender is None else _unnamed(source, sender.redact)
 
     def of_run(self, task: str, who: Identity, key: str, nth: int) -> str:
         """The source of the `nth` run under a key, from 1; there is another one when a run was refused."""
@@ -52,8 +53,9 @@ class Sources:
             raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
         if nth > 1:
             family = f"{family}.{nth}"
-        return f"{family}:{what}:{self._pseudonyms.user(who.user_id)}:{self._unnamed(key, who)}"
+        return f"{family}:{what}:{self._pseudonyms.user(who.user_id)}:{_unnamed(key, Redactor(who, self._pseudonyms))}"
 
-    def _unnamed(self, words: str, who: Identity) -> str:
-        unnamed = Redactor(who, self._pseudonyms)(words)
-        return unnamed if len(unnamed) <= MAX_MESSAGE_ID_CHARS else sha256(unnamed.encode()).hexdigest()
+
+def _unnamed(words: str, redact: Redactor) -> str:
+    unnamed = redact(words)
+    return unnamed if len(unnamed) <= MAX_MESSAGE_ID_CHARS else sha256(unnamed.encode()).hexdigest()

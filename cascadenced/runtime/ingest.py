@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
+from typing import NoReturn, Protocol
 
 import msgspec
 import structlog
@@ -13,7 +15,7 @@ import structlog
 from cascadenced.bus.base import UNREADABLE_HEADERS, Bus, Delivery
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable
-from cascadenced.events.inbound import Command, carries_identity, decode, message_source, starts_effects
+from cascadenced.events.inbound import Command, decode, message_source, named, starts_effects
 from cascadenced.runtime.counting import RefusalCounter
 from cascadenced.runtime.retry import backoff_s
 
@@ -21,6 +23,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_FETCH = 500
 """Messages handled at once; the broker keeps the rest."""
+MAX_BATCHES = 2
 MAX_ATTEMPTS = 5
 """Deliveries of a message that our own code fails on; then it is a dead letter."""
 
@@ -29,89 +32,172 @@ _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """As W3C Trace Context has it."""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Stamped(Protocol):
+    """A delivery, or what was recorded of one."""
+
+    @property
+    def at_us(self) -> int: ...
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What handlers may know of a message besides its command.
 
-    source: its identity.  at_us: broker time.  origin: the instance that published it, None for others' clients.
+    source: its identity.  stamp: what has the broker's time, which is read when somebody asks for it.  origin: the
+    instance that published it, None for others' clients.
     """
 
     source: str
-    at_us: int
+    stamp: Stamped
     origin: str | None
     traceparent: str | None
 
+    @property
+    def at_us(self) -> int:
+        return self.stamp.at_us
 
-Handle = Callable[[Command, Message], Awaitable[None]]
-"""Records what follows from a command. Raises BadMessage if it cannot be honoured as it is."""
-DeadLetter = Callable[[Delivery, Message, BadMessage], Awaitable[None]]
+
+class Outcome(Protocol):
+    """How the recording of a command went. duplicate: it was recorded before, and had no effect now."""
+
+    @property
+    def duplicate(self) -> bool: ...
+
+
+Handle = Callable[[Command, Message], Awaitable[Outcome]]
+"""Begins to record what follows from a command: a future has only to be waited for, a coroutine does more when it is.
+Raises BadMessage, at once or while it is awaited, if the command cannot be honoured as it is."""
+
+
+class Commands(Protocol):
+    """What messages mean to the rest of the program."""
+
+    def batch(self) -> Handle:
+        """For the messages of one batch, and to be dropped with it: it may remember whom they name."""
+        ...
+
+
+DeadLetter = Callable[[Delivery, Message, BadMessage], Awaitable[Outcome]]
 """Seals and records a message that cannot be read."""
 Room = Callable[[], Awaitable[None]]
 """Returns when another request can be taken."""
 
 
+class _Taken(msgspec.Struct, frozen=True):
+    """A message in hand, and its recording. command: None if it could not be read."""
+
+    delivery: Delivery
+    message: Message
+    command: Command | None
+    recording: Awaitable[Outcome]
+
+    def names_somebody(self) -> bool:
+        """In clear, as far as we can tell."""
+        return self.command is None or named(self.command) is not None
+
+
 class Ingest:
-    """The loop between the bus and the log. erase: overwrite what named somebody, once it is recorded."""
+    """The loop between the bus and the log. erase: overwrite what named somebody, once it is recorded.
+
+    Most messages become one append each. Those of a batch are begun one after the other, without an asyncio task for
+    each (9 µs); then one task waits for all of them and acknowledges. Meanwhile the next batch is begun, so that the
+    log's thread is at work while we decode.
+    """
 
     def __init__(
         self,
         bus: Bus,
         prefix: str,
         *,
-        handle: Handle,
+        commands: Commands,
         dead_letter: DeadLetter,
         room: Room,
         refusals: RefusalCounter,
         erase: bool,
     ) -> None:
         self._bus, self._prefix, self._refusals = bus, prefix, refusals
-        self._handle, self._dead_letter, self._room = handle, dead_letter, room
+        self._commands, self._dead_letter, self._room = commands, dead_letter, room
+        self._ordered = f"{prefix}.schedule."
         self._erase = erase
 
     async def run(self) -> None:
         """Until cancelled. What is in hand then is delivered again by the broker."""
-        while True:
-            await self._room()
-            deliveries = await self._bus.fetch(MAX_FETCH)
-            await asyncio.gather(*(self._in_turn(lane) for lane in self._lanes(deliveries)))
+        async with asyncio.TaskGroup() as tasks:
+            under_way: deque[asyncio.Task[None]] = deque()
+            while True:
+                await self._room()
+                deliveries = await self._bus.fetch(MAX_FETCH)
+                under_way.append(tasks.create_task(self._finish(*await self._begin(deliveries))))
+                if len(under_way) >= MAX_BATCHES:
+                    await under_way.popleft()
 
-    def _lanes(self, deliveries: Sequence[Delivery]) -> Iterable[list[Delivery]]:
-        """Messages that must keep their order among themselves: a schedule set and then removed is removed."""
-        lanes: dict[object, list[Delivery]] = {}
-        for n, delivery in enumerate(deliveries):
-            ordered = delivery.subject.startswith(f"{self._prefix}.schedule.")
-            lanes.setdefault(delivery.subject if ordered else n, []).append(delivery)
-        return lanes.values()
+    async def _begin(self, deliveries: Sequence[Delivery]) -> tuple[list[_Taken], list[_Taken]]:
+        """Take a batch in hand. Returns those messages whose append is begun, and those that take more than that."""
+        handle = self._commands.batch()
+        appending: list[_Taken] = []
+        others: list[_Taken] = []
+        lanes: dict[str, list[Delivery]] = {}
+        for delivery in deliveries:
+            if delivery.subject.startswith(self._ordered):
+                lanes.setdefault(delivery.subject, []).append(delivery)
+            elif (taken := self._take(delivery, handle)) is not None:
+                (appending if isinstance(taken.recording, asyncio.Future) else others).append(taken)
+        if lanes:
+            # A schedule set and then removed is removed: these are over before another batch is begun.
+            await asyncio.gather(*(self._in_turn(lane, handle) for lane in lanes.values()))
+        return appending, others
 
-    async def _in_turn(self, lane: list[Delivery]) -> None:
+    async def _in_turn(self, lane: Sequence[Delivery], handle: Handle) -> None:
         for delivery in lane:
-            await self._one(delivery)
+            taken = self._take(delivery, handle)
+            if taken is not None:
+                await self._end(taken)
 
-    async def _one(self, delivery: Delivery) -> None:
+    async def _finish(self, appending: Sequence[_Taken], others: Sequence[_Taken]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for taken in others:
+                tasks.create_task(self._end(taken))
+            for taken in appending:
+                await self._end(taken)
+
+    def _take(self, delivery: Delivery, handle: Handle) -> _Taken | None:
+        """Begin to record a message; None if there is nothing to record."""
         message = self._describe(delivery)
-        named = True
         if message.origin is not None and starts_effects(self._prefix, delivery.subject):
             # What another instance publishes is news, never a wish. Whoever claims to be one may have named somebody.
             self._refusals.count("foreign_request", delivery.subject)
             delivery.ack(erase=self._erase)
-            return
+            return None
+        command = None
+        try:
+            if UNREADABLE_HEADERS in delivery.headers:
+                raise BadMessage("its headers are no NATS headers", code="undecodable")
+            command = decode(self._prefix, delivery.subject, delivery.data)
+            crashpoint("ingest.before_append")
+            recording = handle(command, message)
+        except BadMessage as error:
+            recording = self._dead_letter(delivery, message, error)
+        except Exception as error:  # noqa: BLE001 -- a fault of ours must not stop the next message
+            recording = _raised(error)
+        return _Taken(delivery, message, command, recording)
+
+    async def _end(self, taken: _Taken) -> None:
+        """Wait until a message is recorded, then acknowledge it; or see to it that it comes again."""
+        delivery = taken.delivery
         try:
             try:
-                if UNREADABLE_HEADERS in delivery.headers:
-                    raise BadMessage("its headers are no NATS headers", code="undecodable")
-                command = decode(self._prefix, delivery.subject, delivery.data)
-                named = carries_identity(command)
-                crashpoint("ingest.before_append")
-                await self._handle(command, message)
+                outcome = await taken.recording
             except BadMessage as error:
-                await self._dead_letter(delivery, message, error)
+                outcome = await self._dead_letter(delivery, taken.message, error)
         except (DiskFull, DiskError, Unavailable, Overloaded) as error:
             _log.warning("message_kept", subject=delivery.subject, error=str(error))
             delivery.retry_later(backoff_s(delivery.n_delivered))
-        except Exception as error:  # noqa: BLE001 -- a fault of ours must not stop the next message
-            await self._failed(delivery, message, error)
+        except Exception as error:  # noqa: BLE001 -- as above
+            await self._failed(delivery, taken.message, error)
         else:
+            if outcome.duplicate:
+                self._refusals.count("duplicate", delivery.subject.removeprefix(f"{self._prefix}."))
             crashpoint("ingest.after_append")
-            delivery.ack(erase=self._erase and named)
+            delivery.ack(erase=self._erase and taken.names_somebody())
 
     async def _failed(self, delivery: Delivery, message: Message, error: Exception) -> None:
         _log.exception("message_failed", subject=delivery.subject, n_delivered=delivery.n_delivered)
@@ -131,7 +217,7 @@ class Ingest:
         headers = delivery.headers
         return Message(
             source=message_source(headers, delivery.subject, self._prefix, lambda: self._digest(delivery)),
-            at_us=delivery.at_us,
+            stamp=delivery,
             origin=headers.get("Cascadence-Origin"),
             traceparent=_traceparent(headers.get("traceparent")),
         )
@@ -144,6 +230,10 @@ class Ingest:
         """
         where = f"{delivery.stream}:{delivery.stream_seq}:{delivery.at_us}:".encode()
         return sha256(where + delivery.data).hexdigest()[:40]
+
+
+async def _raised(error: Exception) -> NoReturn:
+    raise error
 
 
 def _traceparent(value: str | None) -> str | None:

@@ -24,7 +24,8 @@ from cascadenced.clock import Clock
 from cascadenced.errors import DiskError, LogCorrupt, Unavailable
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
-from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER, Outgoing
+from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.runtime.outbox import CHECKPOINT as OUTBOX
 from cascadenced.runtime.outbox import carriable
 from cascadenced.runtime.owed import Owed
@@ -117,7 +118,7 @@ class Missing:
             messages = await self._translated(young)
             fitting = list(takewhile(room.takes, reversed(messages)))
             for message in fitting:
-                owed.add(int(message.headers[POSITION_HEADER]), message.headers["Nats-Msg-Id"])
+                owed.add(*_place_of(message))
             if not young or len(fitting) < len(messages):
                 break
             await self._pace.rest()
@@ -142,11 +143,7 @@ class Missing:
         """The messages that are left in `owed`, and not too old by now."""
         async for batch in self._events(owed):
             young = [recorded for recorded in batch if self._is_young(recorded)]
-            missing = [
-                message
-                for message in await self._translated(young)
-                if owed.holds(int(message.headers[POSITION_HEADER]), message.headers["Nats-Msg-Id"])
-            ]
+            missing = [message for message in await self._translated(young) if owed.holds(*_place_of(message))]
             if missing:
                 yield [_again(message) for message in missing]
             await self._pace.rest()
@@ -179,4 +176,10 @@ class Missing:
 
 
 def _again(message: Outgoing) -> Outgoing:
-    return msgspec.structs.replace(message, headers={**message.headers, REPUBLISHED_HEADER: "1"})
+    return msgspec.structs.replace(message, lines=f"{message.lines}{REPUBLISHED_HEADER}: 1\r\n")
+
+
+def _place_of(message: Outgoing) -> tuple[int, str]:
+    """Its event's position, and its id."""
+    headers = message.headers
+    return int(headers[POSITION_HEADER]), headers["Nats-Msg-Id"]

@@ -10,7 +10,8 @@ import pytest
 from cascadenced.bus.base import Broken, Doubt, Lost, News, Restored, Sighting
 from cascadenced.bus.marks import Marks, from_numbers, to_numbers
 from cascadenced.errors import Unavailable
-from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER, Outgoing
+from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
+from cascadenced.events.outgoing import Outgoing
 from tests.bus.conftest import World
 from tests.bus.test_contract import acked
 
@@ -21,7 +22,7 @@ def positioned(position: int, *, key: str = "audit", again: bool = False) -> Out
         "Cascadence-Origin": "me",
         POSITION_HEADER: str(position),
     }
-    return Outgoing("ume.audit.example.run", b"{}", headers | ({REPUBLISHED_HEADER: "1"} if again else {}))
+    return Outgoing.with_headers("ume.audit.example.run", b"{}", headers | ({REPUBLISHED_HEADER: "1"} if again else {}))
 
 
 async def seen(world: World) -> list[Sighting]:

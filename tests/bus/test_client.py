@@ -12,18 +12,23 @@ import pytest
 
 from cascadenced.bus.base import UNREADABLE_HEADERS
 from cascadenced.bus.embedded import EmbeddedServer
-from cascadenced.bus.jetstream_client import Lines
+from cascadenced.bus.jetstream_client import Heard, Lines
 from tests.bus.conftest import TOKEN, RealWorld
 from tests.bus.test_contract import acked
 
 
-class Heard:
-    """What a reader of lines calls."""
+class Reader:
+    """What lines are read to. `hear` is for a subscription that somebody listens to without nats-py."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, bytes, bytes, bytes, bytes | None]] = []
         self.others: list[Any] = []
         self.fails = False
+
+    def hear(self, message: Heard) -> None:
+        self.messages.append((2, message.subject.encode(), message.reply.encode(), message.data, None))
+        if self.fails:
+            raise IndexError
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self.messages.append((sid, subject, reply, data, headers))
@@ -58,8 +63,8 @@ MESSAGES = [
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
 async def test_lines_are_read_however_they_are_cut(step: int) -> None:
-    heard = Heard()
-    lines = Lines(heard)
+    heard = Reader()
+    lines = Lines(heard, {2: heard.hear})
     for start in range(0, len(EVERYTHING), step):
         await lines.parse(EVERYTHING[start : start + step])
     assert heard.messages == MESSAGES
@@ -81,26 +86,26 @@ async def test_lines_are_read_however_they_are_cut(step: int) -> None:
 )
 async def test_what_is_no_line_of_the_protocol_is_a_protocol_error(line: bytes) -> None:
     with pytest.raises(nats.errors.ProtocolError):
-        await Lines(Heard()).parse(line + b"\r\n")
+        await Lines(Reader(), {}).parse(line + b"\r\n")
 
 
 async def test_a_line_without_an_end_is_bounded() -> None:
-    lines = Lines(Heard())
+    lines = Lines(Reader(), {})
     await lines.parse(bytes(1024 * 1024))
     with pytest.raises(nats.errors.ProtocolError):
         await lines.parse(b"x")
 
 
 async def test_a_message_that_cannot_be_handed_on_does_not_end_the_reading() -> None:
-    heard = Heard()
+    heard = Reader()
     heard.fails = True
-    await Lines(heard).parse(EVERYTHING)
+    await Lines(heard, {2: heard.hear}).parse(EVERYTHING)
     assert heard.messages == MESSAGES
 
 
 async def test_a_reader_that_was_reset_begins_with_a_new_line() -> None:
-    heard = Heard()
-    lines = Lines(heard)
+    heard = Reader()
+    lines = Lines(heard, {2: heard.hear})
     await lines.parse(b"MSG a 1 1000\r\nhalf")
     lines.reset()
     await lines.parse(b"PING\r\n")

@@ -57,6 +57,8 @@ class Message(msgspec.Struct):
 
 
 class NoEraser:
+    busy = False
+
     def erase(self, *_what: Any) -> None: ...
 
     def erasing(self, *_what: Any) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascadenced.errors import BadMessage, FutureSchema
+from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.inbound import (
     MAX_PRIORITY,
     Command,
@@ -20,11 +21,10 @@ from cascadenced.events.inbound import (
     RequestRun,
     SetSchedule,
     UpdatePointer,
-    carries_identity,
     decode,
     message_source,
+    named,
 )
-from cascadenced.events.outbound import SCHEMA_VERSION
 from cascadenced.identity import Identity
 from tests.examples import GROUP_HASH, USER_HASH
 
@@ -317,18 +317,18 @@ def test_64_hex_digits_as_a_user_id_are_not_taken_for_a_hash():
 
 @pytest.mark.parametrize("subject", [EVENT, RUN, SCHEDULE, IDEA])
 def test_a_message_with_a_raw_id_carries_an_identity(subject: str):
-    assert carries_identity(received(subject))
+    assert named(received(subject)) is not None
 
 
 @pytest.mark.parametrize("subject", [POINTER, TASK_RUN, NOTE])
 def test_a_message_with_only_hashes_carries_none(subject: str):
-    assert not carries_identity(received(subject))
+    assert named(received(subject)) is None
 
 
 @pytest.mark.parametrize("subject", [POINTER, TASK_RUN, NOTE])
 @pytest.mark.parametrize("field", ["user_id", "group_id"])
 def test_a_raw_id_beside_a_hash_is_an_identity(subject: str, field: str):
-    assert carries_identity(received(subject, **{field: "alice"}))
+    assert named(received(subject, **{field: "alice"})) is not None
 
 
 SECRET = "alice-the-unique"

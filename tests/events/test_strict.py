@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascadenced.errors import BadMessage
-from cascadenced.events.strict import MAX_BYTES, MAX_DEPTH, scan, shaped
+from cascadenced.events.strict import MAX_BYTES, MAX_DEPTH, _scan_closely, scan, shaped
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SCALARS = (
@@ -228,6 +229,37 @@ def test_any_json_value_within_the_limits_is_read_equal(value: object, ascii_onl
 def test_what_is_accepted_can_be_stored(value: object):
     back = msgspec.json.decode(msgspec.json.encode(scan(json.dumps(value).encode())))
     assert back == value
+
+
+def _outcome(read: Callable[[bytes], object], data: bytes) -> tuple[str, str]:
+    try:
+        return "a value", repr(read(data))
+    except BadMessage as refused:
+        return refused.code, str(refused)
+
+
+SHORT = [data for data, _ in ACCEPTED.values()] + list(UNDECODABLE.values())
+MUTATIONS = st.tuples(
+    st.floats(0, 1), st.integers(0, 2), st.sampled_from([b"", b" ", b'"', b"1", b"\\", b"\xff", b"]"])
+)
+
+
+@pytest.mark.parametrize("data", SHORT, ids=[*ACCEPTED, *UNDECODABLE])
+def test_a_first_look_accepts_nothing_that_a_closer_one_does_not(data: bytes):
+    assert _outcome(scan, data) == _outcome(_scan_closely, data)
+
+
+@given(
+    VALUES, st.booleans(), st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:")]), st.lists(MUTATIONS, max_size=2)
+)
+def test_a_first_look_and_a_closer_one_agree(
+    value: object, ascii_only: bool, separators: tuple[str, str], mutations: list[tuple[float, int, bytes]]
+):
+    data = json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
+    for where, n_gone, new in mutations:
+        at = int(where * len(data))
+        data = data[:at] + new + data[at + n_gone :]
+    assert _outcome(scan, data) == _outcome(_scan_closely, data)
 
 
 SECRET = "alice-the-unique"

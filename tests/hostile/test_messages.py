@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cascadenced.errors import BadMessage
+from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.inbound import decode
-from cascadenced.events.outbound import SCHEMA_VERSION
 from cascadenced.instance import Instance
 from cascadenced.runtime.ingest import Message
 from tests.doubles import World
@@ -22,6 +23,9 @@ FROM_THE_BUS = {
     *("run.requested", "event.dispatched", "pointer.added", "run.reported", "idea.recorded", "note.recorded"),
     *("schedule.set", "schedule.removed"),
 }
+
+
+STAMP = SimpleNamespace(at_us=1_790_000_000_000_000)
 
 
 class Telling:
@@ -36,9 +40,9 @@ class Telling:
 async def outcome(instance: Instance, message: Sent) -> str:
     """The reason of the dead letter, or the type of the event. Raises whatever a handler of ours trips over."""
     before = instance.log.position
-    known = Message(source=f"storm:{message.n}:{before}", at_us=1_790_000_000_000_000, origin=None, traceparent=None)
+    known = Message(source=f"storm:{message.n}:{before}", stamp=STAMP, origin=None, traceparent=None)
     try:
-        await instance.bus_commands(decode("ume", message.subject, message.body), known)
+        await instance.bus_commands.batch()(decode("ume", message.subject, message.body), known)
     except BadMessage as error:
         return error.code if str(error) else "no sentence"
     types = [TYPE_NAMES[type(recorded.event)] for recorded in await instance.log.read(before, 100)]

@@ -26,7 +26,7 @@ from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Identity
 from cascadenced.instance import Instance
-from cascadenced.runtime.ingest import MAX_ATTEMPTS, Ingest
+from cascadenced.runtime.ingest import MAX_ATTEMPTS, Handle, Ingest
 from cascadenced.vault import MemoryVault
 from cascadenced.workflows import subscribe
 from tests.doubles import PSEUDONYMS, World, ask, idle, until
@@ -64,6 +64,16 @@ async def create(payload: dict[str, Any], user_id: str, group_id: str) -> list[A
     return [payload, user_id, group_id]
 
 
+class OneHandle:
+    """Commands that are all handled by one function."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def batch(self) -> Handle:
+        return self._handle
+
+
 class Inlet(World):
     """A world with a bus, and ingest between them."""
 
@@ -73,12 +83,12 @@ class Inlet(World):
 
     @asynccontextmanager
     async def flowing(self, *tasks: object, erase: bool = True, handle: Any = None) -> AsyncIterator[Instance]:
-        """handle: instead of the instance's own commands."""
+        """handle: instead of the instance's own."""
         async with self.up(*tasks) as instance:
             ingest = Ingest(
                 self.bus,
                 "ume",
-                handle=handle or instance.bus_commands,
+                commands=OneHandle(handle) if handle else instance.bus_commands,
                 dead_letter=instance.dead_letters.record,
                 room=instance.runs.room,
                 refusals=instance.refusals,
@@ -265,14 +275,16 @@ async def inlet_apply(inlet: Inlet, instance: Instance, delivery: Any) -> None:
     ingest = Ingest(
         inlet.bus,
         "ume",
-        handle=instance.bus_commands,
+        commands=instance.bus_commands,
         dead_letter=instance.dead_letters.record,
         room=instance.runs.room,
         refusals=instance.refusals,
         erase=False,
     )
     delivery.ack = lambda **_: None
-    await ingest._one(delivery)
+    taken = ingest._take(delivery, instance.bus_commands.batch())
+    assert taken is not None
+    await ingest._end(taken)
 
 
 async def test_a_message_without_an_id_is_applied_once_also_when_the_broker_makes_its_stream_anew() -> None:

@@ -283,8 +283,8 @@ async def test_a_pointer_from_the_bus_is_sent_on_only_when_asked_and_only_when_i
 ) -> None:
     outlet = Outlet(broadcast_pointers=broadcast)
     async with outlet.flowing() as (instance, outbox):
-        assert await instance.facts.pointer(pointer("r"), "bus")
-        assert not await instance.facts.pointer(pointer("r"), "bus")
+        assert not (await instance.facts.pointer(pointer("r"), "bus")).duplicate
+        assert (await instance.facts.pointer(pointer("r"), "bus")).duplicate
         await outbox.drained()
     assert outlet.subjects.count("ume.pointer.marks") == n_published
 
