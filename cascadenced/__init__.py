@@ -28,15 +28,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cascadenced.errors import PrecheckError
-    from cascadenced.plugins.base import BaseTask, CronTask, ManualTrigger, PointerTask, WebhookTask
+    from cascadenced.pipeline.policy import Limits, Retry
+    from cascadenced.plugins.base import BaseTask, CronTask, ManualTrigger, ParallelPlan, PointerTask, WebhookTask
     from cascadenced.task_pipeline import TaskPipeline
 
 __all__ = [
     "BaseTask",
     "CronTask",
+    "Limits",
     "ManualTrigger",
+    "ParallelPlan",
     "PointerTask",
     "PrecheckError",
+    "Retry",
     "TaskPipeline",
     "WebhookTask",
     "__version__",
@@ -45,7 +49,10 @@ __all__ = [
 _HOME = {
     "BaseTask": "cascadenced.plugins.base",
     "CronTask": "cascadenced.plugins.base",
+    "Limits": "cascadenced.pipeline.policy",
     "ManualTrigger": "cascadenced.plugins.base",
+    "ParallelPlan": "cascadenced.plugins.base",
+    "Retry": "cascadenced.pipeline.policy",
     "PointerTask": "cascadenced.plugins.base",
     "WebhookTask": "cascadenced.plugins.base",
     "PrecheckError": "cascadenced.errors",

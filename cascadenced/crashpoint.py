@@ -16,6 +16,8 @@ CRASHPOINTS = {
     "ingest.after_append": "recorded, the broker's message not yet acknowledged",
     "stage.before_effect": "the start of a stage is recorded, its code has not run",
     "stage.after_effect": "the code of a stage has run, its end is not recorded",
+    "step.before_effect": "the code of a stage has come to a step, which has not run",
+    "step.after_effect": "a step has run, its end is not recorded",
     "outbox.before_publish": "events are read from the log, not yet published",
     "outbox.after_publish": "published and acknowledged, the checkpoint not yet moved",
     "repair.broken": "the broker has forgotten something, which is not yet recorded",

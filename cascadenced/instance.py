@@ -16,7 +16,7 @@ from cascadenced import __version__
 from cascadenced.backup import refuse_half_restored
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, ConfigError, Invalid
+from cascadenced.errors import CascadenceError, ConfigError, Conflict, Invalid
 from cascadenced.eventlog.base import Change, EventLog, ProjectionState
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
@@ -40,6 +40,7 @@ from cascadenced.private_files import read_or_create_hex
 from cascadenced.projections import all_projections
 from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
+from cascadenced.runtime.controls import Controls
 from cascadenced.runtime.counting import RefusalCounter
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Runs
@@ -127,7 +128,7 @@ class Instance:
         self.started_at = clock.monotonic()
         self.refusals = RefusalCounter(log, clock)
         self.tasks = Tasks(log)
-        self.stages = StageRunner(clock, spawner, pseudonyms, self._equip)
+        self.stages = StageRunner(log, clock, spawner, pseudonyms, self._equip)
         self.runs = Runs(
             log=log,
             clock=clock,
@@ -139,6 +140,8 @@ class Instance:
             max_running=config.max_concurrent_runs,
             max_queued=config.max_queued_runs,
         )
+        self.controls = Controls(log, clock, self.runs)
+        self.runs.on_orphan = self._orphaned
         sources = Sources(log, pseudonyms)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
@@ -147,6 +150,7 @@ class Instance:
         self._rejected = {plugin.plugin: plugin.reason for plugin in catalogue.rejected}
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""
+        self._cancelling: set[asyncio.Task[None]] = set()
         self.backing_up = asyncio.Lock()
         """Held while a backup is made."""
         self.answers = Answers(log.tables, log.read_stream, self._projection_states)
@@ -182,6 +186,21 @@ class Instance:
 
     async def _projection_states(self) -> Sequence[ProjectionState]:
         return self.log.projection_states()
+
+    def _orphaned(self, run_id: str) -> None:
+        """A run whose parent has ended is nobody's any more."""
+        why = "the run whose plan asked for it has ended"
+        cancelling = asyncio.get_running_loop().create_task(self._cancel(run_id, why), name=f"cancel-{run_id}")
+        self._cancelling.add(cancelling)
+        cancelling.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, run_id: str, why: str) -> None:
+        try:
+            await self.controls.cancel(run_id, via="plan", by=None, reason=why)
+        except Conflict:
+            pass  # it has ended by itself
+        except CascadenceError as error:
+            _log.error("orphan_not_cancelled", run_id=run_id, error=str(error))
 
     def _equip(self, task: Any, live: LiveRun) -> None:
         if live.redact is not None:

@@ -24,8 +24,11 @@ from cascadenced.plugins.describe import describe_once
 from cascadenced.plugins.discover import Catalogue
 from cascadenced.projections import all_projections
 from cascadenced.runtime.record import run_stream
-from cascadenced.runtime.spawn import InlineSpawner, Spawner, ThreadSpawner
+from cascadenced.runtime.spawn import Spawner, ThreadSpawner
+from cascadenced.runtime.tasks import TaskEntry
 from cascadenced.vault import MemoryVault
+
+_MAX_THREADS = 32
 
 
 class TaskPipeline:
@@ -56,14 +59,19 @@ class TaskPipeline:
             pass
         else:
             return self.run_async(user_id=user_id, group_id=group_id, args=args)
-        # Nothing else runs on the loop made here, so plain hooks stay in the caller's own thread.
-        return asyncio.run(self._run(user_id, group_id, args, InlineSpawner()))
+        # The loop has a thread of its own, so that plain hooks stay in the caller's, and may wait for what they record.
+        spawner = ThreadSpawner(_MAX_THREADS)
+        return spawner.lend(self._run(user_id, group_id, args, spawner))
 
     def run_async(
         self, *, user_id: str, group_id: str | None = None, args: dict[str, Json] | None = None
     ) -> Coroutine[Any, Any, Any]:
         """As `run`, always a coroutine. Plain hooks run in threads, so that the loop stays free."""
-        return self._run(user_id, group_id, args, ThreadSpawner(max_threads=4))
+        return self._run(user_id, group_id, args, ThreadSpawner(_MAX_THREADS))
+
+    def _cascade_entry(self) -> TaskEntry:
+        """What a plan that this is part of asks for."""
+        return self._entry
 
     def audit_rows(self) -> list[AuditRow]:
         """The audit rows of the newest run."""

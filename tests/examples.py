@@ -11,22 +11,30 @@ from typing import Any, TypeVar
 
 from cascadenced.events.base import Event, Recorded
 from cascadenced.events.catalogue import SCHEMA, TYPE_NAMES, encode
+from cascadenced.events.child import ChildEnded, ChildRequested
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.idea import IdeaRecorded, NoteRecorded
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import (
     ForeignRunReported,
+    RunCancelled,
+    RunDoubted,
     RunFailed,
     RunFinished,
     RunHeld,
+    RunPaused,
     RunRefused,
+    RunReleased,
     RunRequested,
+    RunResolved,
     RunResumed,
     RunStarted,
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
-from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.signal import ContextAttached, ContextConsumed
+from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate, StageStarted
+from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.system import (
     BusLost,
     BusRestored,
@@ -46,6 +54,7 @@ from cascadenced.events.task import (
     TaskRejected,
     TaskResumed,
 )
+from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 
 RUN_ID = "019f00000000a1b2c3d4e5f60718293a"
@@ -54,6 +63,7 @@ EVENT_ID = "019f0000000170008000000000000001"
 AT_US = 1_790_000_000_123_456
 AT = "2026-09-21T14:13:20.123456Z"
 USER_HASH = "ab" * 32
+OTHER_HASH = "ba" * 32
 GROUP_HASH = "cd" * 32
 STAGES = ("intake", "research", "plan", "precheck", "run", "verify")
 
@@ -73,7 +83,12 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
         "took_s": 1.5,
     },
     RunHeld: {"task": "example", "code": "task_missing", "reason": "no task example is registered"},
-    RunResumed: {"task": "example"},
+    RunReleased: {"task": "example"},
+    RunPaused: {"task": "example", "by": OTHER_HASH},
+    RunResumed: {"task": "example", "by": OTHER_HASH},
+    RunCancelled: {"task": "example", "via": "bus", "reason": "not needed any more", "stage": "run", "by": OTHER_HASH},
+    RunDoubted: {"task": "example", "stage": "run", "attempt": 1, "step": "charge", "seq": 2, "reason": "it died"},
+    RunResolved: {"task": "example", "verdict": "done", "by": OTHER_HASH, "output": {"receipt": 7}},
     ForeignRunReported: {
         "task": "example",
         "foreign_run_id": "theirs-1",
@@ -92,6 +107,47 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
         "partial": [1, 2],
         "took_s": 0.25,
     },
+    StageLate: {"task": "example", "stage": "run", "attempt": 1, "outcome": "error", "reason": "boom"},
+    StepStarted: {"task": "example", "stage": "run", "seq": 2, "name": "charge"},
+    StepFinished: {"task": "example", "stage": "run", "seq": 2, "name": "charge", "output": 7, "took_s": 0.5},
+    StepFailed: {
+        "task": "example",
+        "stage": "run",
+        "seq": 2,
+        "name": "charge",
+        "error_type": "ValueError",
+        "reason": "boom",
+        "took_s": 0.5,
+    },
+    WaitStarted: {
+        "task": "example",
+        "stage": "run",
+        "seq": 3,
+        "kind": "event",
+        "name": "invoice.paid",
+        "where": {"number": 7},
+        "until_us": 1_790_000_000_000_000,
+    },
+    WaitEnded: {
+        "task": "example",
+        "stage": "run",
+        "seq": 3,
+        "kind": "event",
+        "name": "invoice.paid",
+        "outcome": "event",
+        "payload": {"number": 7},
+        "position": 12,
+    },
+    ChildRequested: {"task": "example", "index": 0, "child_task": "part", "child_run_id": OTHER_RUN_ID, "attempt": 1},
+    ChildEnded: {"task": "example", "index": 0, "child_run_id": OTHER_RUN_ID, "status": "success", "output": 3},
+    ContextAttached: {
+        "task": "example",
+        "via": "cli",
+        "payload": {"note": "by Friday"},
+        "shown": "{'note': 'by Friday'}",
+        "by": OTHER_HASH,
+    },
+    ContextConsumed: {"task": "example", "stage": "verify", "shown": ("{'note': 'by Friday'}",)},
     StageInterrupted: {"task": "example", "stage": "run", "attempt": 1, "reason": "the daemon stopped"},
     TaskRegistered: {
         "task": "example",

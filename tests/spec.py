@@ -11,8 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from cascadenced.events.base import Event
+from cascadenced.events.wait import WaitEnded
 from cascadenced.pipeline.decide import decide, resume
 from cascadenced.pipeline.model import Run, evolve, fold
+from cascadenced.pipeline.policy import Policy
+from tests.examples import AT_US
 
 
 class Followed:
@@ -46,8 +49,17 @@ class Given:
         """`event` happens."""
         return Followed(decide(evolve(self.run, event), event, elapsed_s=elapsed_s))
 
-    def when_the_daemon_starts_again(self, *, code: str = "c0de", elapsed_s: float = 0.0) -> Followed:
-        return Followed(resume(self.run, code=code, elapsed_s=elapsed_s))
+    def when_the_daemon_starts_again(
+        self,
+        *,
+        code: str = "c0de",
+        elapsed_s: float = 0.0,
+        policy: Policy = Policy(),  # noqa: B008 -- frozen
+        now_us: int = AT_US,
+        woken: WaitEnded | None = None,
+    ) -> Followed:
+        """Or the run was asleep, and is looked at again."""
+        return Followed(resume(self.run, policy, code=code, elapsed_s=elapsed_s, now_us=now_us, woken=woken))
 
 
 def given(*events: Event) -> Given:

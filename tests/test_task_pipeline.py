@@ -778,19 +778,21 @@ def test_a_tuple_comes_back_as_a_list(run: Run) -> None:
     assert run(TaskPipeline(returning((1, (2,))))) == [1, [2]]
 
 
-@pytest.mark.parametrize("plan", [[Small()], [Small(), "data"], Small(), [TaskPipeline(Small())]])
-def test_a_plan_of_task_objects_is_refused_saying_so(run: Run, plan: Any) -> None:
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ([Small(), "data"], "a plan must hold either tasks or data: item 1 is a str, others are tasks"),
+        (Small(), "plan() returned a task: to have it run, return it in a list"),
+        ({"execution": "parallel", "tasks": [1]}, "a parallel plan must hold tasks, and this one holds data"),
+    ],
+    ids=["mixed", "bare", "parallel data"],
+)
+def test_a_plan_that_is_neither_data_nor_tasks_is_refused_saying_so(run: Run, plan: Any, said: str) -> None:
     pipeline = TaskPipeline(SimpleNamespace(plan=lambda: plan, run=lambda: None))
-    with pytest.raises(Unserialisable, match="a plan of task objects is not supported in this version"):
+    with pytest.raises(Unserialisable, match=re.escape(said)):
         run(pipeline)
-    assert row(pipeline, "plan", "error").reason == "a plan of task objects is not supported in this version"
-    assert pipeline.events[-1].event.error_type == "plan.unsupported"  # type: ignore[attr-defined]
-
-
-def test_a_parallel_plan_of_task_objects_is_refused_saying_so_too(run: Run) -> None:
-    plan = {"execution": "parallel", "tasks": [Small(), Small()]}
-    with pytest.raises(Unserialisable, match="a plan of task objects is not supported in this version"):
-        run(TaskPipeline(SimpleNamespace(plan=lambda: plan, run=lambda: None)))
+    assert row(pipeline, "plan", "error").reason == said
+    assert pipeline.events[-1].event.error_type == "plan.mixed"  # type: ignore[attr-defined]
 
 
 # ── hostile code ─────────────────────────────────────────────────────────────────────────────────────────────

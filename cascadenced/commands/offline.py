@@ -29,7 +29,7 @@ from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.eventlog.reader import Reader
 from cascadenced.events.base import Json, Recorded
-from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunRefused, RunRequested
 from cascadenced.events.strict import shaped
 from cascadenced.identity import Pseudonyms
 from cascadenced.ids import SystemIds
@@ -232,7 +232,7 @@ class OwnRuns:
             match recorded.event:
                 case RunRequested():
                     self._open[recorded.run_id or ""] = None
-                case RunFinished() | RunFailed() | RunRefused():
+                case RunFinished() | RunFailed() | RunRefused() | RunCancelled():
                     self._open.pop(recorded.run_id or "", None)
 
 

@@ -127,6 +127,10 @@ class EventLog(Protocol):
         """The stream's events in order."""
         ...
 
+    def read_since(self, stream: str, position: int) -> AsyncIterator[Recorded]:
+        """The stream's events with positions above `position`, in order, as many as there are now."""
+        ...
+
     async def read(self, after: int, limit: int) -> list[Recorded]:
         """Up to `limit` events with positions above `after`, in order."""
         ...

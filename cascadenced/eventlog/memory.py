@@ -130,6 +130,10 @@ class MemoryEventLog:
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         return [event for event in self.file.events if event.stream == stream and event.version > after_version]
 
+    async def read_since(self, stream: str, position: int) -> AsyncIterator[Recorded]:
+        for event in [event for event in self.file.events[position:] if event.stream == stream]:
+            yield event
+
     async def read(self, after: int, limit: int) -> list[Recorded]:
         return self.file.events[after : after + limit]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,12 @@ _READ = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMI
 _VERIFIED_AT_ONCE = 500
 """Events whose hashes are computed on the loop before others have a turn: a few milliseconds."""
 _READ_STREAM = f"SELECT {COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version"  # noqa: S608
+_READ_SOME = f"{_READ_STREAM} LIMIT ?"
+_READ_AT_ONCE = 100
+_VERSION_AT = (
+    "SELECT coalesce((SELECT version FROM events WHERE stream = ? AND position <= ? ORDER BY version DESC LIMIT 1), 0)"
+)
+"""Versions of a stream are in the order of positions, so this walks back over what came later, and no further."""
 
 
 class Reader:
@@ -66,6 +72,13 @@ class Reader:
 
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         return [from_row(row) for row in await self.fetch(_READ_STREAM, (stream, after_version))]
+
+    async def read_since(self, stream: str, position: int) -> AsyncIterator[Recorded]:
+        [(version,)] = await self.fetch(_VERSION_AT, (stream, position))
+        while batch := [from_row(row) for row in await self.fetch(_READ_SOME, (stream, version, _READ_AT_ONCE))]:
+            for recorded in batch:
+                yield recorded
+            version = batch[-1].version
 
     async def read(self, after: int, limit: int) -> list[Recorded]:
         return [from_row(row) for row in await self.fetch(_READ, (after, limit))]

@@ -178,6 +178,9 @@ class SqliteEventLog:
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         return await self._reader.read_stream(stream, after_version)
 
+    def read_since(self, stream: str, position: int) -> AsyncIterator[Recorded]:
+        return self._reader.read_since(stream, position)
+
     async def read(self, after: int, limit: int) -> list[Recorded]:
         return await self._reader.read(after, limit)
 

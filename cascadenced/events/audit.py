@@ -14,7 +14,18 @@ import msgspec
 from cascadenced.events.base import Event, Json
 from cascadenced.events.content import shown
 from cascadenced.events.pointer import PointerAdded
-from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.events.run import (
+    RunCancelled,
+    RunDoubted,
+    RunFailed,
+    RunFinished,
+    RunPaused,
+    RunRefused,
+    RunRequested,
+    RunResolved,
+    RunResumed,
+)
+from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskResumed
 
@@ -123,6 +134,13 @@ _AUDIT: Mapping[type[Event], _Audit] = {
     RunFinished: lambda event: _skipped(event.task, event.skipped),
     RunFailed: _audit_of_failed_run,
     RunRefused: lambda event: [AuditRow(event.task, "run", "error", event.reason)],
+    RunCancelled: lambda event: [AuditRow(event.task, _audit_name(event.stage or "run"), "cancelled", event.reason)],
+    RunDoubted: lambda event: [AuditRow(event.task, _audit_name(event.stage), "in_doubt", event.reason)],
+    RunResolved: lambda event: [AuditRow(event.task, "run", "resolved", event.verdict)],
+    ContextAttached: lambda event: [AuditRow(event.task, "context_attached", "received", output=event.shown)],
+    ContextConsumed: lambda event: [
+        AuditRow(event.task, f"{_audit_name(event.stage)}.context", "consumed", output=shown) for shown in event.shown
+    ],
     TaskEnabled: _of_switch("enabled"),
     TaskDisabled: _of_switch("disabled"),
     TaskPaused: _of_switch("paused"),
@@ -139,7 +157,7 @@ def _passed(task: str, stages: tuple[str, ...]) -> list[StageRow]:
     return [StageRow(task, stage, own=False) for stage in stages if stage != "precheck"]
 
 
-def _framed(event: RunRequested | RunFinished | RunFailed | RunRefused, stage: str) -> list[StageRow]:
+def _framed(event: RunRequested | RunFinished | RunFailed | RunRefused | RunCancelled, stage: str) -> list[StageRow]:
     return [StageRow(event.task, stage)] if event.via == "cli" else []
 
 
@@ -147,8 +165,14 @@ _STAGES: Mapping[type[Event], Callable[[Any], list[StageRow]]] = {
     RunRequested: lambda event: _framed(event, "start"),
     StageStarted: lambda event: _passed(event.task, event.skipped) if event.attempt == 1 else [],
     StageFinished: lambda event: [StageRow(event.task, event.stage)],
-    StageFailed: lambda event: [StageRow(event.task, event.stage)] if event.stage != "run" else [],
+    StageFailed: lambda event: (
+        [StageRow(event.task, event.stage)] if event.stage != "run" and event.retry_at_us is None else []
+    ),
     RunFinished: lambda event: [*_passed(event.task, event.skipped), *_framed(event, "finish")],
     RunFailed: lambda event: _framed(event, "error"),
     RunRefused: lambda event: _framed(event, "error"),
+    RunCancelled: lambda event: _framed(event, "error"),
+    RunPaused: lambda event: [StageRow(event.task, "paused")],
+    RunResumed: lambda event: [StageRow(event.task, "resumed")],
+    ContextAttached: lambda event: [StageRow(event.task, "context_attached")],
 }

@@ -5,22 +5,30 @@ from __future__ import annotations
 import msgspec
 
 from cascadenced.events.base import Event
+from cascadenced.events.child import ChildEnded, ChildRequested
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.idea import IdeaRecorded, NoteRecorded
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import (
     ForeignRunReported,
+    RunCancelled,
+    RunDoubted,
     RunFailed,
     RunFinished,
     RunHeld,
+    RunPaused,
     RunRefused,
+    RunReleased,
     RunRequested,
+    RunResolved,
     RunResumed,
     RunStarted,
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
-from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.signal import ContextAttached, ContextConsumed
+from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate, StageStarted
+from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.system import (
     BusLost,
     BusRestored,
@@ -41,6 +49,7 @@ from cascadenced.events.task import (
     TaskResumed,
 )
 from cascadenced.events.upcast import to_current
+from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 
 AnyEvent = (
@@ -49,13 +58,28 @@ AnyEvent = (
     | RunStarted
     | RunFinished
     | RunFailed
-    | RunHeld
+    | RunCancelled
+    | RunPaused
     | RunResumed
+    | RunHeld
+    | RunReleased
+    | RunDoubted
+    | RunResolved
     | ForeignRunReported
     | StageStarted
     | StageFinished
     | StageFailed
     | StageInterrupted
+    | StageLate
+    | StepStarted
+    | StepFinished
+    | StepFailed
+    | WaitStarted
+    | WaitEnded
+    | ChildRequested
+    | ChildEnded
+    | ContextAttached
+    | ContextConsumed
     | TaskRegistered
     | TaskRejected
     | TaskEnabled

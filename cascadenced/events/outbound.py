@@ -36,7 +36,7 @@ from cascadenced.events.dead_letter import MessageDeadLettered
 from cascadenced.events.followup import FollowupRequested
 from cascadenced.events.outgoing import Outgoing
 from cascadenced.events.pointer import PointerAdded
-from cascadenced.events.run import RunFailed, RunFinished, RunRefused
+from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunRefused
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.subjects import event_subject, subject
 from cascadenced.events.task import TaskRegistered
@@ -51,7 +51,9 @@ Reveal = Callable[[str | None], str | None]
 
 _UNKNOWN = "UNKNOWN"
 _REMEMBERED = 256
-_PUBLISHED_STAGES = frozenset({"intake", "research", "plan", "precheck", "run", "verify"})
+_PUBLISHED_STAGES = frozenset(
+    {"intake", "research", "plan", "precheck", "run", "verify", "paused", "resumed", "context_attached"}
+)
 # start, finish and error frame a run asked for at the command line; on the bus the TaskRun says as much.
 
 _encode = msgspec.json.Encoder().encode
@@ -185,7 +187,7 @@ def _also(event: Event, *, broadcast_pointers: bool) -> _Publish | None:
     return publish
 
 
-def _run_ended(event: RunFinished | RunFailed | RunRefused, head: _Letterhead) -> Outgoing:
+def _run_ended(event: RunFinished | RunFailed | RunCancelled | RunRefused, head: _Letterhead) -> Outgoing:
     task, at_us = event.task, head.recorded.at_us
     user_hash, user_id, group_id, group_hash, _, _, time = head.about
     spec = TaskSpecBody(SCHEMA_VERSION, _UNKNOWN, task, task, None, user_hash, user_id, group_id, group_hash)
@@ -194,7 +196,12 @@ def _run_ended(event: RunFinished | RunFailed | RunRefused, head: _Letterhead) -
     return head.message("task_run", "task_run", subject(head.prefix, "task_run", task), body)
 
 
-_STATUS: dict[type[Event], str] = {RunFinished: "success", RunFailed: "error", RunRefused: "refused"}
+_STATUS: dict[type[Event], str] = {
+    RunFinished: "success",
+    RunFailed: "error",
+    RunCancelled: "cancelled",
+    RunRefused: "refused",
+}
 
 
 def _task_registered(event: TaskRegistered, head: _Letterhead) -> Outgoing:
@@ -280,6 +287,7 @@ def _about_another_run(head: _Letterhead, run_id: str) -> _About:
 _ALSO: dict[type[Event], _Publish] = {
     RunFinished: _run_ended,
     RunFailed: _run_ended,
+    RunCancelled: _run_ended,
     RunRefused: _run_ended,
     TaskRegistered: _task_registered,
     PointerAdded: _pointer_added,

@@ -8,8 +8,10 @@ from cascadenced.events.base import Event, Json
 class RunRequested(Event, tag="run.requested", frozen=True, kw_only=True):
     """Somebody, or something, wants `task` to run. First event of every run.
 
-    via: bus, cli, http, python, followup or workflow.  args: content, stored exactly.
+    via: bus, cli, http, python, followup, workflow or plan.  args: content, stored exactly.
+    priority: the higher goes first.  parent_run_id: the run whose plan asked for it; nesting: how many such lead here.
     depth: how many follow-ups lead here from a run that nobody asked a follow-up for.
+    forked_from: the run whose recorded results it begins with.
     """
 
     task: str
@@ -18,6 +20,8 @@ class RunRequested(Event, tag="run.requested", frozen=True, kw_only=True):
     priority: int = 0
     parent_run_id: str | None = None
     depth: int = 0
+    nesting: int = 0
+    forked_from: str | None = None
 
 
 class RunRefused(Event, tag="run.refused", frozen=True, kw_only=True):
@@ -56,7 +60,7 @@ class RunFinished(Event, tag="run.finished", frozen=True, kw_only=True):
 class RunFailed(Event, tag="run.failed", frozen=True, kw_only=True):
     """The run ended in error. stage: the one that failed, None if none was under way.
 
-    reason: the exception's text with this run's ids replaced by pseudonyms.
+    reason: the exception's text with this run's ids replaced by pseudonyms.  started: whether it ever had a slot.
     """
 
     task: str
@@ -65,22 +69,76 @@ class RunFailed(Event, tag="run.failed", frozen=True, kw_only=True):
     reason: str
     stage: str | None = None
     took_s: float = 0.0
+    started: bool = True
+
+
+class RunCancelled(Event, tag="run.cancelled", frozen=True, kw_only=True):
+    """Somebody ended the run. stage: the one that was under way; what it did by then is done.
+
+    by: pseudonym of whoever asked, None: the run's own parent.  started: whether it ever had a slot.
+    """
+
+    task: str
+    via: str
+    reason: str
+    stage: str | None = None
+    by: str | None = None
+    took_s: float = 0.0
+    started: bool = True
+
+
+class RunPaused(Event, tag="run.paused", frozen=True, kw_only=True):
+    """A stage under way ends; nothing new of the run starts. by: pseudonym of whoever asked."""
+
+    task: str
+    by: str | None = None
+
+
+class RunResumed(Event, tag="run.resumed", frozen=True, kw_only=True):
+    """The pause is over."""
+
+    task: str
+    by: str | None = None
 
 
 class RunHeld(Event, tag="run.held", frozen=True, kw_only=True):
     """The run cannot go on now and waits for a restart that can.
 
-    code: task_missing or identity_missing."""
+    code: task_missing, identity_missing or code_changed."""
 
     task: str
     code: str
     reason: str
 
 
-class RunResumed(Event, tag="run.resumed", frozen=True, kw_only=True):
+class RunReleased(Event, tag="run.released", frozen=True, kw_only=True):
     """What a run was held for is there again: it goes on."""
 
     task: str
+
+
+class RunDoubted(Event, tag="run.in_doubt", frozen=True, kw_only=True):
+    """The process died, or the time was up, while an effect was under way that must not happen twice: it may have
+    happened. step: its name and place if the stage works in steps."""
+
+    task: str
+    stage: str
+    attempt: int
+    step: str | None = None
+    seq: int = 0
+    reason: str = ""
+
+
+class RunResolved(Event, tag="run.resolved", frozen=True, kw_only=True):
+    """What is to be made of the doubt. verdict: retry, done or fail.  output: what the effect returned, if it was done.
+
+    by: pseudonym of whoever said so; None: the policy.
+    """
+
+    task: str
+    verdict: str
+    by: str | None = None
+    output: Json = None
 
 
 class ForeignRunReported(Event, tag="run.reported", frozen=True, kw_only=True):
@@ -99,5 +157,5 @@ class ForeignRunReported(Event, tag="run.reported", frozen=True, kw_only=True):
 
 OPENING = frozenset({"run.requested"})
 """Types after which a run is unfinished …"""
-TERMINAL = frozenset({"run.refused", "run.finished", "run.failed"})
+TERMINAL = frozenset({"run.refused", "run.finished", "run.failed", "run.cancelled"})
 """… and types that end it, for ever."""

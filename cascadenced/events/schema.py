@@ -56,7 +56,10 @@ def document() -> bytes:
                 }
                 for name, struct in TYPES.items()
             ],
-            "$defs": {struct.__name__: _described(structs[struct.__name__], struct) for struct in TYPES.values()},
+            "$defs": {
+                **{name: shape for name, shape in structs.items() if name != Recorded.__name__},
+                **{struct.__name__: _described(structs[struct.__name__], struct) for struct in TYPES.values()},
+            },
         }
     )
 

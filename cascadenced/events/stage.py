@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from cascadenced.events.base import Event, Json
+from cascadenced.events.child import Planned
 
 
 class StageStarted(Event, tag="stage.started", frozen=True, kw_only=True):
@@ -23,7 +24,11 @@ class StageStarted(Event, tag="stage.started", frozen=True, kw_only=True):
 
 
 class StageFinished(Event, tag="stage.finished", frozen=True, kw_only=True):
-    """The stage returned. output: content, stored exactly.  took_s: seconds, monotonic."""
+    """The stage returned. output: content, stored exactly.  took_s: seconds, monotonic.
+
+    children: what a plan of tasks asks for, in order.  parallel: at the same time.  printed: what a process of its own
+    wrote to its output, redacted and cut.
+    """
 
     task: str
     stage: str
@@ -31,12 +36,16 @@ class StageFinished(Event, tag="stage.finished", frozen=True, kw_only=True):
     output: Json = None
     shown: str | None = None
     took_s: float = 0.0
+    children: tuple[Planned, ...] | None = None
+    parallel: bool = False
+    printed: str | None = None
 
 
 class StageFailed(Event, tag="stage.failed", frozen=True, kw_only=True):
     """The stage raised. fatal: whether the run ends here (research may fail and the run goes on).
 
     reason: redacted text.  partial: what the exception carried as `.partial`, content.
+    retry_at_us: when it is tried again, µs since 1970; None: it is not.
     """
 
     task: str
@@ -48,6 +57,8 @@ class StageFailed(Event, tag="stage.failed", frozen=True, kw_only=True):
     shown: str | None = None
     took_s: float = 0.0
     fatal: bool = True
+    retry_at_us: int | None = None
+    printed: str | None = None
 
 
 class StageInterrupted(Event, tag="stage.interrupted", frozen=True, kw_only=True):
@@ -57,3 +68,13 @@ class StageInterrupted(Event, tag="stage.interrupted", frozen=True, kw_only=True
     stage: str
     attempt: int
     reason: str
+
+
+class StageLate(Event, tag="stage.late", frozen=True, kw_only=True):
+    """Code of an attempt that nobody waited for any more has ended. It changes nothing. outcome: success or error."""
+
+    task: str
+    stage: str
+    attempt: int
+    outcome: str
+    reason: str = ""

@@ -43,6 +43,8 @@ class CapabilityPlanner:
     async def _failure(self, recorded: Recorded) -> Failure | None:
         """The failed run that an event tells of, ours or another system's."""
         match recorded.event:
+            case RunFailed(via="plan"):
+                return None  # its parent fails with it, and has the follow-up
             case RunFailed(task=task, reason=reason):
                 request = (await self._log.read_stream(recorded.stream))[0].event
                 depth = request.depth if isinstance(request, RunRequested) else 0

@@ -19,7 +19,7 @@ from cascadenced.handlers.people import Person
 from cascadenced.handlers.sources import Sources
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import RunId
-from cascadenced.runtime.record import LiveRun
+from cascadenced.runtime.record import LiveRun, workflow_stream
 from cascadenced.runtime.runs import Accepted, Request, Runs
 from cascadenced.runtime.tasks import WORKFLOW_PREFIX, Tasks
 from cascadenced.vault import VaultPort
@@ -208,7 +208,3 @@ def _context(person: Person, origin: Origin, run_id: RunId | None = None) -> Con
 def _canonical(value: Json) -> bytes:
     """1, 1.0 and True are equal in Python, and three different arguments."""
     return msgspec.json.encode(value, order="sorted")
-
-
-def workflow_stream(event: str) -> str:
-    return f"workflow-{event}"

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import importlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, PrecheckError
-from cascadenced.events.base import Json
-from cascadenced.events.content import Unserialisable, cut, own_copy, recordable
-from cascadenced.events.stage import StageFailed, StageFinished
+from cascadenced.eventlog.base import EventLog
+from cascadenced.events.base import Event, Json
+from cascadenced.events.content import TooLarge, Unserialisable, cut, own_copy, recordable
+from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.handlers.failure import is_harmless, tell
+from cascadenced.handlers.plan import TaskPlan, read_plan
 from cascadenced.handlers.research import ResearchFailed, gather
+from cascadenced.handlers.steps import StepMismatch, Steps
 from cascadenced.identity import Pseudonyms, Redactor
-from cascadenced.runtime.record import LiveRun
-from cascadenced.runtime.spawn import Spawner, SpawnerClosed
+from cascadenced.pipeline.decide import doubt
+from cascadenced.plugins.base import BaseTask
+from cascadenced.plugins.describe import WorkflowTask
+from cascadenced.runtime.children import MAX_NESTING
+from cascadenced.runtime.record import LiveRun, record_late
+from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended
+from cascadenced.runtime.tasks import TaskEntry
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
+CANCEL_PATIENCE_S = 0.2
+"""How long a stage whose time is up may take to end itself."""
 
 OnFailure = Callable[[LiveRun, str, str], None]
 """(run, stage, redacted traceback)"""
@@ -28,78 +40,139 @@ OnFailure = Callable[[LiveRun, str, str], None]
 Equip = Callable[[Any, LiveRun], None]
 """Gives a fresh task instance what it may ask of the daemon during its run."""
 
+_under_way: contextvars.ContextVar[tuple[LiveRun, str, int] | None] = contextvars.ContextVar("stage", default=None)
+"""(run, stage, attempt), for code that ends when nobody waits for it any more."""
+
+
+class TimeUp(CascadenceError):
+    """The stage took longer than its task allows."""
+
+    code = "timeout"
+
+
+class Swallowed(CascadenceError):
+    """The task's code caught what unwinds a stage that waits."""
+
+    code = "suspension.swallowed"
+
+
+_STEPPING = (BaseTask, WorkflowTask)
+_NEVER_AGAIN = (Unserialisable, TooLarge, StepMismatch, Swallowed)
+"""What another attempt would not change."""
+
 
 class StageRunner:
-    """`perform` of runtime/runs.py. The instance of a run is made at its first stage here and kept until it ends."""
+    """`perform` of runtime/runs.py. The instance of a run is made at its first stage here, and kept until it ends or
+    waits."""
 
-    def __init__(self, clock: Clock, spawner: Spawner, pseudonyms: Pseudonyms, equip: Equip) -> None:
-        self._clock, self._spawner, self._pseudonyms, self._equip = clock, spawner, pseudonyms, equip
+    def __init__(self, log: EventLog, clock: Clock, spawner: Spawner, pseudonyms: Pseudonyms, equip: Equip) -> None:
+        self._log, self._clock, self._spawner = log, clock, spawner
+        self._pseudonyms, self._equip = pseudonyms, equip
+        self._late: set[asyncio.Task[None]] = set()
         self.on_failure: OnFailure | None = None
         """Told where task code raised; the daemon logs it, a script gets the exception itself."""
+        spawner.on_late = self._ended_late
 
-    async def __call__(self, live: LiveRun) -> StageFinished | StageFailed:
+    async def __call__(self, live: LiveRun) -> Event:
         stage, attempt = live.run.current, live.run.attempt
         assert stage is not None
         assert live.identity is not None
         redact = live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
+        steps = Steps(self._log, self._clock, self._spawner, live, redact)
+        _under_way.set((live, stage, attempt))
         crashpoint("stage.before_effect")
         began = self._clock.monotonic()
         try:
-            output = await self._output(live, stage)
+            output = await self._in_time(live, stage, steps)
+            steps.refuse_rest()
+            if steps.suspended is not None:
+                raise Swallowed(f"the stage {stage} caught what unwinds it, and went on instead of waiting")
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
-                raise  # the daemon stops
+                raise  # the daemon stops, or the run was cancelled
             failure: BaseException = error  # the task cancelled itself; that is an error of its own
         except SpawnerClosed:
             raise
+        except Suspended:
+            assert steps.suspended is not None
+            return steps.suspended
         except Exception as error:  # noqa: BLE001 -- whatever a task raises is how its stage went
-            failure = error
+            failure = steps.mismatch or error
         else:
             crashpoint("stage.after_effect")
-            return StageFinished(
-                task=live.run.task,
-                stage=stage,
-                attempt=attempt,
-                output=output,
-                shown=_shown_if_changed(output, redact),
-                took_s=self._clock.monotonic() - began,
-            )
+            return self._finished(live, stage, attempt, output, redact, self._clock.monotonic() - began)
+        if steps.broken is not None:
+            raise steps.broken
         crashpoint("stage.after_effect")
+        if type(failure) is TimeUp and live.entry is not None and live.entry.policy.delivery == "at_most_once":
+            return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
-    def _make(self, live: LiveRun) -> None:
-        entry, identity = live.entry, live.identity
-        assert entry is not None
-        assert identity is not None
-        instance = entry.make()
-        for name, value in (
-            ("user_id", identity.user_id),
-            ("group_id", identity.group_id),
-            ("run_id", live.run_id),
-            ("args", own_copy(live.run.args)),
-            ("context", []),
-        ):
-            setattr(instance, name, value)
-        self._equip(instance, live)
-        live.instance = instance
+    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
+        """See `runs.Perform`."""
+        assert live.identity is not None
+        live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
+        steps = Steps(self._log, self._clock, self._spawner, live, live.redact)
+        found = await self._output(live, "plan", steps)
+        return found.entries if isinstance(found, TaskPlan) else ()
 
-    async def _output(self, live: LiveRun, stage: str) -> Json:
-        """What is recorded of the stage: JSON as it will be read back. Raises whatever the hook raises."""
+    def let_go(self, live: LiveRun) -> None:
+        """See `runs.Perform`."""
+        live.instance = None
+
+    # ── the hook ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _in_time(self, live: LiveRun, stage: str, steps: Steps) -> Any:
+        """What the hook put out. Raises TimeUp."""
+        assert live.entry is not None
+        limit_s = live.entry.policy.timeout_s.get(stage)
+        if limit_s is None:
+            return await self._output(live, stage, steps)
+        work = asyncio.ensure_future(self._output(live, stage, steps))
+        timer = asyncio.ensure_future(self._clock.sleep(limit_s))
+        try:
+            await asyncio.wait({work, timer}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        finally:
+            timer.cancel()
+        work.cancel()
+        await asyncio.wait({work}, timeout=CANCEL_PATIENCE_S)
+        work.add_done_callback(_late_end(self._ended_late))
+        raise TimeUp(f"the stage {stage} took longer than {limit_s:g} s")
+
+    async def _output(self, live: LiveRun, stage: str, steps: Steps) -> Any:
+        """What is recorded of the stage: JSON as it will be read back, or a plan of tasks. Raises whatever the hook
+        raises."""
         assert live.entry is not None
         hook, keep = live.entry.hooks.get(stage), _KEPT.get(stage, recordable)
+        children = live.run.children if stage == "run" else None
         if hook is None:
-            raise _no_hook(stage)
+            if children is None:
+                raise _no_hook(stage)
+            return recordable(live.run.child_results)
         if live.instance is None and hook.is_async and not live.entry.inert:
             await self._spawner.call(self._make, live)  # its constructor may block; it is a plain function
         before = _FED_BY.get(stage)
-        arguments = (own_copy(live.run.outputs.get(before)),) if hook.takes and before is not None else ()
+        handed = live.run.outputs.get(before) if before is not None else None
+        if children is not None:
+            handed = live.run.child_results
+        arguments = (own_copy(handed),) if hook.takes and before is not None else ()
 
         # Whatever looks at the task or at what it returns may run its code, hence in here, where the spawner runs it.
         def begun() -> Any:
             if live.instance is None:
                 self._make(live)
+            if isinstance(live.instance, _STEPPING):
+                live.instance._steps = steps
+            _tell(live, stage)
             function = getattr(live.instance, stage, None)
+            if function is None and stage == "plan":
+                return importlib.import_module("ai_plan").plan(live.instance)
             if function is None:
                 raise _no_hook(stage)
             return function(*arguments)
@@ -118,6 +191,51 @@ class StageRunner:
         assert live.identity is not None
         return await self._spawner.call(recordable, await gather(value, live.identity, self._spawner))
 
+    def _make(self, live: LiveRun) -> None:
+        entry, identity = live.entry, live.identity
+        assert entry is not None
+        assert identity is not None
+        instance = entry.make()
+        for name, value in (
+            ("user_id", identity.user_id),
+            ("group_id", identity.group_id),
+            ("run_id", live.run_id),
+            ("args", own_copy(live.run.args)),
+            ("context", []),
+        ):
+            setattr(instance, name, value)
+        self._equip(instance, live)
+        live.n_told = 0
+        live.instance = instance
+
+    # ── how it went ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _finished(self, live: LiveRun, stage: str, attempt: int, output: Any, redact: Redactor, took_s: float) -> Event:
+        task = live.run.task
+        if not isinstance(output, TaskPlan):
+            if stage == "plan" and live.entry is not None and "run" not in live.entry.hooks:
+                reason = "plan() returned data, and there is no run() that could use it"
+                return StageFailed(
+                    task=task, stage=stage, attempt=attempt, error_type="hook.missing", reason=reason, took_s=took_s
+                )
+            shown = _shown_if_changed(output, redact)
+            return StageFinished(task=task, stage=stage, attempt=attempt, output=output, shown=shown, took_s=took_s)
+        if live.run.nesting >= MAX_NESTING:
+            reason = f"plans are nested more than {MAX_NESTING} deep: does a task plan itself?"
+            return StageFailed(
+                task=task, stage=stage, attempt=attempt, error_type="plan.too_deep", reason=reason, took_s=took_s
+            )
+        live.planned = output.entries
+        return StageFinished(
+            task=task,
+            stage=stage,
+            attempt=attempt,
+            shown=cut(redact(output.text)),
+            took_s=took_s,
+            children=output.planned,
+            parallel=output.parallel,
+        )
+
     async def _failed(
         self, live: LiveRun, stage: str, attempt: int, error: BaseException, redact: Redactor, took_s: float
     ) -> StageFailed:
@@ -129,6 +247,7 @@ class StageRunner:
             live.error = error  # a CancelledError handed to a caller would look like the caller's own
         if self.on_failure is not None and not issubclass(type(error), CascadenceError):
             self.on_failure(live, stage, said.where)
+        retry_at_us = self._retry_at_us(live, stage, told)
         return StageFailed(
             task=live.run.task,
             stage=stage,
@@ -138,8 +257,62 @@ class StageRunner:
             partial=said.partial,
             shown=said.shown,
             took_s=took_s,
-            fatal=not research_failed,
+            fatal=not research_failed and retry_at_us is None,
+            retry_at_us=retry_at_us,
         )
+
+    def _retry_at_us(self, live: LiveRun, stage: str, error: BaseException) -> int | None:
+        assert live.entry is not None
+        retry, n_failed = live.entry.policy.retries.get(stage), live.run.n_failed + 1
+        if retry is None or n_failed >= retry.max_attempts or type(error) in _NEVER_AGAIN or not retry.wants(error):
+            return None
+        return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
+
+    def _ended_late(self, error: BaseException | None) -> None:
+        """Code has ended that nobody waits for any more: said, and without effect."""
+        under_way = _under_way.get()
+        if under_way is None:
+            return
+        live, stage, attempt = under_way
+        reason = "" if error is None or live.redact is None else tell(error, live.redact).reason
+        event = StageLate(
+            task=live.run.task,
+            stage=stage,
+            attempt=attempt,
+            outcome="success" if error is None else "error",
+            reason=reason,
+        )
+        recording = asyncio.get_running_loop().create_task(record_late(self._log, live, event))
+        self._late.add(recording)
+        recording.add_done_callback(self._late.discard)
+
+
+def _late_end(tell_late: Callable[[BaseException | None], None]) -> Callable[[asyncio.Future[Any]], None]:
+    """What is called when work that was given up has ended after all."""
+    context = contextvars.copy_context()
+
+    def ended(work: asyncio.Future[Any]) -> None:
+        if not work.cancelled():
+            context.copy().run(tell_late, work.exception())
+
+    return ended
+
+
+def _tell(live: LiveRun, stage: str) -> None:
+    """Hand over what the run was told and its instance has not heard. Before the first stage that is everything."""
+    told = live.run.contexts
+    n = len(told) if stage == "intake" else live.run.n_consumed
+    instance = live.instance
+    attach = getattr(instance, "attach_context", None) if n > live.n_told else None
+    for event in told[live.n_told : n]:
+        payload = own_copy(event.payload)
+        if callable(attach):
+            attach(payload)
+        elif isinstance(instance.context, list):
+            instance.context.append(payload)
+        else:
+            instance.context = [instance.context, payload]
+    live.n_told = max(n, live.n_told)
 
 
 def _no_hook(stage: str) -> Unserialisable:
@@ -156,26 +329,13 @@ def _passed(value: object) -> None:
         raise PrecheckError(value if isinstance(value, str) and value else "precheck failed")
 
 
-def _plan(value: Any) -> Json:
-    if _is_plan_of_tasks(value):
-        raise Unserialisable("a plan of task objects is not supported in this version", code="plan.unsupported")
-    return recordable(value)
-
-
 def _query(value: Any) -> Any:
     """What `research` returned is a question; its answer is recorded."""
     return value
 
 
-_KEPT: Mapping[str, Callable[[Any], Any]] = {"precheck": _passed, "plan": _plan, "research": _query}
+_KEPT: Mapping[str, Callable[[Any], Any]] = {"precheck": _passed, "plan": read_plan, "research": _query}
 """Stage → what becomes of what its hook returned; of the others it is recorded as it is."""
-
-
-def _is_plan_of_tasks(value: object) -> bool:
-    if isinstance(value, dict) and value.get("execution") == "parallel":
-        value = value.get("tasks")
-    items = value if isinstance(value, list) else [value]
-    return any(callable(getattr(item, "run", None)) for item in items)
 
 
 def _shown_if_changed(output: Json, redact: Redactor) -> str | None:

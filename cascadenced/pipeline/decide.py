@@ -4,44 +4,62 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cascadenced.events.base import Event
-from cascadenced.events.run import RunFailed, RunFinished, RunResumed, RunStarted
+from cascadenced.events.base import Event, Json
+from cascadenced.events.run import (
+    RunDoubted,
+    RunFailed,
+    RunFinished,
+    RunHeld,
+    RunReleased,
+    RunResolved,
+    RunStarted,
+)
+from cascadenced.events.signal import ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
-from cascadenced.pipeline.model import STAGES, Run
+from cascadenced.events.step import StepFinished
+from cascadenced.events.wait import WaitEnded
+from cascadenced.pipeline.model import ENDED, STAGES, Run, evolve
+from cascadenced.pipeline.policy import Policy
 
 CRASHES_TO_SUSPECT = 3
 CRASHES_TO_GIVE_UP = 5
 
 Verdict = Literal["resume", "alone", "give_up"]
+Resolution = Literal["retry", "done", "fail"]
+RESOLUTIONS: tuple[Resolution, ...] = ("retry", "done", "fail")
 
 
 def decide(run: Run, event: Event, *, elapsed_s: float) -> list[Event]:
     """What follows from `event`, which `run` already includes. elapsed_s: since the run started."""
     if type(event) is StageFailed and event.fatal:
-        return [
-            RunFailed(
-                task=run.task,
-                via=run.via,
-                error_type=event.error_type,
-                reason=event.reason,
-                stage=event.stage,
-                took_s=elapsed_s,
-            )
-        ]
-    return [go_on(run, elapsed_s=elapsed_s)] if type(event) in _LEADS_ON else []
+        return [_failed(run, event.error_type, event.reason, event.stage, elapsed_s)]
+    return go_on(run, elapsed_s=elapsed_s) if type(event) in _LEADS_ON and run.status == "running" else []
 
 
 _LEADS_ON: frozenset[type[Event]] = frozenset({RunStarted, StageFinished, StageFailed})
 _AFTER = {stage: STAGES[i + 1 :] for i, stage in enumerate(STAGES)}
+_TOLD = frozenset({"research", "plan", "run", "verify"})
+"""Stages that begin with what the run was told meanwhile."""
 
 
-def go_on(run: Run, *, elapsed_s: float) -> StageStarted | RunFinished:
-    """The next stage that the task has code for, or the end."""
+def go_on(run: Run, *, elapsed_s: float) -> list[Event]:
+    """The start of the next stage that there is something to do in, unless the run is paused; or the end."""
     rest = _AFTER[run.done[-1]] if run.done else STAGES
     for i, stage in enumerate(rest):
-        if stage in run.stages:
-            return StageStarted(task=run.task, stage=stage, attempt=1, code=run.code, skipped=rest[:i])
-    return RunFinished(task=run.task, via=run.via, skipped=rest, took_s=elapsed_s)
+        if stage in run.stages or (stage == "run" and run.children is not None):
+            if run.paused:
+                return []
+            started = StageStarted(task=run.task, stage=stage, attempt=1, code=run.code, skipped=rest[:i])
+            return [started] if len(run.contexts) == run.n_consumed else [*told(run, stage), started]
+    return [RunFinished(task=run.task, via=run.via, skipped=rest, took_s=elapsed_s)]
+
+
+def told(run: Run, stage: str) -> list[Event]:
+    """That `stage` begins with what nobody was told before, if there is any."""
+    news = run.contexts[run.n_consumed :]
+    if not news or stage not in _TOLD:
+        return []
+    return [ContextConsumed(task=run.task, stage=stage, shown=tuple(each.shown for each in news))]
 
 
 def verdict(run: Run) -> Verdict:
@@ -54,23 +72,111 @@ def verdict(run: Run) -> Verdict:
     return "alone" if run.open_starts >= CRASHES_TO_SUSPECT else "resume"
 
 
-def resume(run: Run, *, code: str, elapsed_s: float) -> list[Event]:
-    """What is recorded when a run that has started goes on after a restart. code: digest of the source now."""
-    resumed: list[Event] = [RunResumed(task=run.task)] if run.status == "waiting" else []
-    if run.current is None:
-        return [*resumed, go_on(run, elapsed_s=elapsed_s)]
-    if verdict(run) == "give_up":
+def resume(
+    run: Run, policy: Policy, *, code: str, elapsed_s: float, now_us: int, woken: WaitEnded | None = None
+) -> list[Event]:
+    """What is recorded when a run that has started, and that nobody performs, is looked at again; nothing if it has to
+    wait on.
+
+    code: digest of the source now.  woken: what it waited for, if that has come.
+    """
+    if run.status in ENDED or run.status == "in_doubt" or run.paused:
+        return []
+    wait = run.wait
+    if wait is None:
+        return _gone_on(run, policy, code, elapsed_s)
+    if wait.kind == "held":
+        released = RunReleased(task=run.task)
+        return [released, *_gone_on(evolve(run, released), policy, code, elapsed_s)]
+    if wait.kind == "retry":
+        return _again(run, code) if wait.until_us is None or wait.until_us <= now_us else []
+    if woken is not None:
+        return [woken]
+    if wait.kind != "children" and wait.until_us is not None and wait.until_us <= now_us:
+        assert run.current is not None
         return [
-            RunFailed(
+            WaitEnded(
                 task=run.task,
-                via=run.via,
-                error_type="crash_loop",
-                reason=f"the process died {run.open_starts} times in a row while the stage {run.current} was under way",
                 stage=run.current,
-                took_s=elapsed_s,
+                seq=wait.seq,
+                kind=wait.kind,
+                name=wait.name,
+                outcome="elapsed" if wait.kind == "sleep" else "timeout",
             )
         ]
+    return []
+
+
+def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:
+    """Whether the run must not go on, because its code is not what it began with. code: digest of the source now."""
+    if policy.on_code_change == "go_on" or not run.code or run.code == code or run.status in ENDED:
+        return None
+    reason = (
+        f"the code of the task {run.task} changed while the run was under way (from {run.code} to {code}): put the old "
+        "code back, or cancel the run, or fork it"
+    )
+    return RunHeld(task=run.task, code="code_changed", reason=reason)
+
+
+def doubt(run: Run, reason: str) -> RunDoubted:
+    """The effect under way may have happened."""
+    assert run.current is not None
+    seq, step = run.open_step or (0, None)
+    return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, seq=seq, reason=reason)
+
+
+def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list[Event]:
+    """The doubt, and what the policy makes of it, unless somebody is to be asked."""
+    doubted = doubt(run, reason)
+    if policy.on_doubt == "ask":
+        return [doubted]
+    return [doubted, *resolve(evolve(run, doubted), policy.on_doubt, by=None, output=None, elapsed_s=elapsed_s)]
+
+
+def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
+    """What `resolution` says of the doubt that `run` is in. output: what the effect returned, if it was done."""
+    doubted = run.in_doubt
+    assert doubted is not None
+    task, stage = run.task, doubted.stage
+    resolved = RunResolved(task=task, verdict=resolution, by=by, output=output)
+    after = evolve(run, resolved)
+    if resolution == "fail":
+        what = f"the stage {stage}" if doubted.step is None else f"the step {doubted.step} of the stage {stage}"
+        reason = f"{what} was in doubt, and is taken for failed"
+        return [resolved, _failed(after, "in_doubt", reason, stage, elapsed_s)]
+    if resolution == "retry":
+        return [resolved, *_again(after, run.code)]
+    if doubted.step is not None:
+        done = StepFinished(task=task, stage=stage, seq=doubted.seq, name=doubted.step, output=output)
+        return [resolved, done, *_again(evolve(after, done), run.code)]
+    finished = StageFinished(task=task, stage=stage, attempt=run.attempt, output=output)
+    return [resolved, finished, *decide(evolve(after, finished), finished, elapsed_s=elapsed_s)]
+
+
+def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Event]:
+    """After a crash, a stop or a pause."""
+    if run.current is None:
+        return go_on(run, elapsed_s=elapsed_s)
+    if verdict(run) == "give_up":
+        reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
+        return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
+    if policy.delivery == "at_most_once" and _may_have_happened(run):
+        return in_doubt(run, policy, "the process ended while it was under way", elapsed_s=elapsed_s)
+    return _again(run, code)
+
+
+def _may_have_happened(run: Run) -> bool:
+    """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
+    return run.open_step is not None or not run.marks
+
+
+def _again(run: Run, code: str) -> list[Event]:
+    assert run.current is not None
     return [
-        *resumed,
+        *told(run, run.current),
         StageStarted(task=run.task, stage=run.current, attempt=run.attempt + 1, code=code, skipped=run.skipped),
     ]
+
+
+def _failed(run: Run, error_type: str, reason: str, stage: str | None, elapsed_s: float) -> RunFailed:
+    return RunFailed(task=run.task, via=run.via, error_type=error_type, reason=reason, stage=stage, took_s=elapsed_s)

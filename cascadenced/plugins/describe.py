@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.util
 import inspect
 import sys
 from abc import ABCMeta
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +16,8 @@ import msgspec
 from cascadenced.errors import Invalid
 from cascadenced.events.subjects import checked_event_name, checked_task_name
 from cascadenced.pipeline.model import STAGES
-from cascadenced.plugins.base import CronTask, ManualTrigger, PointerTask, WebhookTask
+from cascadenced.plugins.base import CronTask, ManualTrigger, PointerTask, Steps, WebhookTask
+from cascadenced.plugins.options import policy_of
 from cascadenced.runtime.tasks import WORKFLOW_PREFIX, Hook, TaskEntry
 
 EVENT_MARK = "__cascade_event__"
@@ -28,14 +30,13 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (PointerTask, "pointer"),
 )
 
-_OPTIONS: Mapping[str, object] = {"isolation": "thread", "delivery": "at_least_once"}
-"""Class attributes that ask for something, with the one value this version gives."""
 _FED = ("plan", "run", "verify")
 """Stages that are handed what the one before them put out."""
 _ANYBODY = object()
 RUN_ATTRIBUTES = ("user_id", "group_id", "run_id", "args", "context")
 """What the instance of a run is given before its first stage."""
-_NOT_YET = ("retries", "timeout_s", "max_concurrent", "dependencies")
+_PLANNER = "ai_plan"
+"""An optional module whose `plan(task)` plans for tasks that cannot."""
 
 
 def describe(target: object, *, name: str | None = None) -> TaskEntry:
@@ -51,10 +52,18 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
     if not isinstance(registered, str):
         raise Invalid(f"{cls.__qualname__}.name must be a string, not {type(registered).__name__}")
     checked_task_name(registered)
-    _refuse_options(target, registered)
+    policy = policy_of(target, registered)
     hooks = {stage: _hook(target, stage, registered) for stage in STAGES if _has(target, stage)}
-    if "run" not in hooks:
+    if "run" not in hooks and "plan" not in hooks:
         raise Invalid(f"Task '{registered}' has no run() method")
+    if "plan" not in hooks and importlib.util.find_spec(_PLANNER) is not None:
+        hooks["plan"] = Hook(is_async=False, takes=False)
+    source = _source_of(cls) if isinstance(target, type) else None
+    if policy.isolation == "process" and source is None:
+        raise Invalid(
+            f"Task '{registered}' cannot have a process of its own: another process must be able to import its class, "
+            "so register a class that is defined at the top of a module"
+        )
     _refuse_tight_slots(cls, registered)
     kind = next((kind for base, kind in _KINDS if issubclass(cls, base)), "task")
     if kind == "pointer" and not hasattr(target, "name"):
@@ -62,12 +71,15 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
     return TaskEntry(
         name=registered,
         kind=kind,
-        mode="async" if hooks["run"].is_async else "sync",
+        mode="async" if hooks.get("run", hooks.get("plan", _PLAIN)).is_async else "sync",
         hooks=hooks,
         code=_digest(cls),
         description=(inspect.getdoc(cls) or "").partition("\n")[0][:200] if cls.__doc__ else "",
         make=_factory(target, registered),
         inert=isinstance(target, type) and _is_inert(target),
+        class_name=cls.__qualname__,
+        source=source,
+        policy=policy,
     )
 
 
@@ -77,6 +89,17 @@ def describe_once(target: object) -> TaskEntry:
     if isinstance(target, type) or entry.listens_to is not None:
         return entry
     return msgspec.structs.replace(entry, make=lambda: target, inert=False)
+
+
+_PLAIN = Hook(is_async=False, takes=False)
+
+
+def _source_of(cls: type) -> str | None:
+    """`module:qualname`, if that leads to the class again."""
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return f"{cls.__module__}:{cls.__qualname__}" if found is cls and cls.__module__ != "__main__" else None
 
 
 def _has(target: object, stage: str) -> bool:
@@ -108,16 +131,6 @@ def _bound(target: object, stage: str) -> Any:
     if static is None or not hasattr(type(static), "__get__"):
         return getattr(target, stage)  # a partial or a callable object is not bound to the instance
     return static.__get__(_ANYBODY, target)
-
-
-def _refuse_options(target: object, name: str) -> None:
-    for option in _NOT_YET:
-        if getattr(target, option, None) is not None:
-            raise Invalid(f"Task '{name}' sets `{option}`, which this version does not support yet")
-    for option, given in _OPTIONS.items():
-        value = getattr(target, option, given)
-        if value != given:
-            raise Invalid(f"Task '{name}' sets {option} = {value!r}; this version supports only {given!r}")
 
 
 def _refuse_tight_slots(cls: type, name: str) -> None:
@@ -195,21 +208,25 @@ def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:
         make=lambda: WorkflowTask(function),
         inert=True,
         listens_to=event,
+        class_name=function.__qualname__,
+        policy=policy_of(function, WORKFLOW_PREFIX + event),
     )
 
 
 _GIVEN = ("user_id", "group_id", "run_id", "args", "context", "_host", "dispatch")
 """What an instance is given before its first stage."""
 
-_OFFERED = ("payload", "user_id", "group_id", "run_id", "dispatch")
+_OFFERED = ("payload", "user_id", "group_id", "run_id", "dispatch", "step", "sleep", "wait_for")
 
 
 class WorkflowTask:
     """One invocation of a workflow function, as a task. It is handed by name whatever of these it takes:
 
     payload, user_id, group_id, run_id, dispatch (`await dispatch(name, payload)`; in a plain function a plain call,
-    and the event is recorded when the function has returned).
+    and the event is recorded when the function has returned); step, sleep and wait_for as a task's base class has them.
     """
+
+    _steps: Steps
 
     user_id: str
     group_id: str
@@ -233,7 +250,17 @@ class WorkflowTask:
         return _with_its_wishes(value, wishes) if wishes else value
 
     def _call(self, dispatch: Callable[..., object]) -> Any:
-        values = (self.args, self.user_id, self.group_id, self.run_id, dispatch)
+        steps = self._steps
+        values = (
+            self.args,
+            self.user_id,
+            self.group_id,
+            self.run_id,
+            dispatch,
+            steps.step,
+            steps.sleep,
+            lambda event, timeout_s=None, where=None: steps.wait_for(event, timeout_s, where),
+        )
         offered = dict(zip(_OFFERED, values, strict=True))
         parameters = inspect.signature(self._function).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -16,9 +16,24 @@ from cascadenced.eventlog.base import Connection, Row, Tables
 from cascadenced.eventlog.bulk import insert_many
 from cascadenced.events.base import Event, Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES, decode
-from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunResumed, RunStarted
+from cascadenced.events.run import (
+    TERMINAL,
+    RunCancelled,
+    RunDoubted,
+    RunFailed,
+    RunFinished,
+    RunHeld,
+    RunPaused,
+    RunRefused,
+    RunReleased,
+    RunRequested,
+    RunResolved,
+    RunResumed,
+    RunStarted,
+)
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
-from cascadenced.pipeline.model import STAGES, fold
+from cascadenced.events.wait import WaitEnded, WaitStarted
+from cascadenced.pipeline.model import ENDED, STAGES, fold
 from cascadenced.projections.page import Page, checked_limit, page
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
@@ -27,25 +42,29 @@ _DDL = """
 CREATE TABLE runs (
     run_id          TEXT PRIMARY KEY,
     task            TEXT NOT NULL,
-    status          TEXT NOT NULL,     -- one of STATUSES
+    status          TEXT,              -- one of STATUSES but `paused`
     parent_run_id   TEXT,
     user_hash       TEXT,
     group_hash      TEXT,
     requested_at_us INTEGER,
     started_at_us   INTEGER,
-    finished_at_us  INTEGER
+    finished_at_us  INTEGER,
+    paused          INTEGER            -- 1 while it is; whatever its status is meanwhile
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_task ON runs (task, run_id);
-CREATE INDEX runs_status ON runs (status, run_id)
+CREATE INDEX runs_status ON runs (status, run_id);
+CREATE INDEX runs_paused ON runs (run_id) WHERE paused = 1
 """
 
 _COLUMNS = "run_id, task, status, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, finished_at_us"
-_INSERT = f"INSERT INTO runs ({_COLUMNS}) VALUES"
+_STORED = f"{_COLUMNS}, paused"
+_INSERT = f"INSERT INTO runs ({_STORED}) VALUES"
 _CHANGED = """
 ON CONFLICT (run_id) DO UPDATE SET
     status = coalesce(excluded.status, status),
     started_at_us = coalesce(started_at_us, excluded.started_at_us),
-    finished_at_us = coalesce(excluded.finished_at_us, finished_at_us)
+    finished_at_us = coalesce(excluded.finished_at_us, finished_at_us),
+    paused = coalesce(excluded.paused, paused)
 """
 
 _LAST_START = (
@@ -58,41 +77,57 @@ _STATUS: dict[type[Event], str] = {
     RunRequested: "queued",
     RunStarted: "running",
     RunHeld: "waiting",
-    RunResumed: "running",
+    RunReleased: "running",
+    WaitStarted: "waiting",
+    WaitEnded: "running",
+    RunDoubted: "in_doubt",
+    RunResolved: "running",
     RunFinished: "success",
     RunFailed: "error",
+    RunCancelled: "cancelled",
     RunRefused: "refused",
 }
-_ENDS = frozenset({RunFinished, RunFailed, RunRefused})
+_ENDS = frozenset({RunFinished, RunFailed, RunCancelled, RunRefused})
+_PAUSE: dict[type[Event], int] = {RunPaused: 1, RunResumed: 0, RunCancelled: 0}
+_AMONG_OTHERS: frozenset[type[Event]] = frozenset({StageStarted, StageFailed})
+"""Events that change the row only when a stage is tried again."""
 
 
 class Runs:
     """One row a run. A batch touches each of its runs once."""
 
     name = "runs"
-    version = 2
+    version = 3
     tables = ("runs",)
     ddl = _DDL
-    types = frozenset(TYPE_NAMES[kind] for kind in _STATUS)
+    types = frozenset(TYPE_NAMES[kind] for kind in (*_STATUS, *_PAUSE, *_AMONG_OTHERS))
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         changed: dict[str, list[Any]] = {}
         for recorded in batch:
             event, run_id = recorded.event, recorded.run_id
-            status = _STATUS.get(type(event))
-            if status is None or run_id is None:
+            status = _STATUS.get(type(event)) or _status_of_attempt(event)
+            paused = _PAUSE.get(type(event))
+            if (status is None and paused is None) or run_id is None:
                 continue
             row = changed.get(run_id)
             if row is None:
-                row = changed[run_id] = [run_id, event.task, *[None] * 7]  # type: ignore[attr-defined]
-            _fold(row, status, recorded)
+                row = changed[run_id] = [run_id, event.task, *[None] * 8]  # type: ignore[attr-defined]
+            row[2] = status or row[2]
+            row[9] = row[9] if paused is None else paused
+            _fold(row, recorded)
         if changed:
             insert_many(connection, _INSERT, list(changed.values()), _CHANGED)
 
 
-def _fold(row: list[Any], status: str, recorded: Recorded) -> None:
+def _status_of_attempt(event: Event) -> str | None:
+    if type(event) is StageStarted and event.attempt > 1:
+        return "running"
+    return "waiting" if type(event) is StageFailed and event.retry_at_us is not None else None
+
+
+def _fold(row: list[Any], recorded: Recorded) -> None:
     event = recorded.event
-    row[2] = status
     if type(event) is RunRequested:
         row[3], row[4], row[5], row[6] = event.parent_run_id, recorded.user_hash, recorded.group_hash, recorded.at_us
     elif type(event) is RunStarted:
@@ -153,23 +188,29 @@ async def list_runs(
         raise Invalid(f"status must be one of {', '.join(STATUSES)}, not {status[:40]!r}")
     conditions = [
         (f"{column} {comparison} ?", value)
-        for column, comparison, value in (("task", "=", task), ("status", "=", status), ("run_id", "<", after))
+        for column, comparison, value in (("task", "=", task), _status_is(status), ("run_id", "<", after))
         if value is not None
     ]
     where = " AND ".join(condition for condition, _ in conditions) or "1"
+    if status is not None and status != "paused":
+        where += " AND paused IS NOT 1"
     rows = await tables.fetch(
-        f"SELECT {_COLUMNS}, {_LAST_START} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
+        f"SELECT {_STORED}, {_LAST_START} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
         [*(value for _, value in conditions), limit + 1],
     )
     return page(rows, limit, _run_row, lambda row: str(row[0]))
 
 
+def _status_is(status: str | None) -> tuple[str, str, Any]:
+    return ("paused", "=", 1) if status == "paused" else ("status", "=", status)
+
+
 def _run_row(row: Row) -> RunRow:
-    run_id, task, status, parent, user_hash, group_hash, *instants, last_start = row
+    run_id, task, status, parent, user_hash, group_hash, *instants, paused, last_start = row
     start = None if last_start is None else decode(last_start)
     stage, attempt = (start.stage, start.attempt) if isinstance(start, StageStarted) else (None, None)
     times = [None if at is None else iso(at) for at in instants]
-    return RunRow(run_id, task, status, stage, attempt, parent, user_hash, group_hash, *times)
+    return RunRow(run_id, task, "paused" if paused else status, stage, attempt, parent, user_hash, group_hash, *times)
 
 
 async def resolve_run_id(tables: Tables, given: str) -> str:
@@ -195,17 +236,17 @@ def run_view(events: Sequence[Recorded]) -> RunView:
     for recorded in events:
         _show_stage(stages, recorded)
         times[recorded.type] = times.get(recorded.type, recorded.at_us)
-    if run.stages or run.status in ("success", "error", "refused"):
+    if run.stages or run.status in ENDED:
         for stage, view in stages.items():
-            if stage not in run.stages:
+            if stage not in run.stages and not (stage == "run" and run.children is not None):
                 view.status = "skipped"
     request = first.event
     last_stage = next((r.event.stage for r in reversed(events) if isinstance(r.event, StageStarted)), None)
-    finished = next((times[kind] for kind in ("run.finished", "run.failed", "run.refused") if kind in times), None)
+    finished = next((times[kind] for kind in TERMINAL if kind in times), None)
     return RunView(
         run_id=first.run_id or first.stream.removeprefix("run-"),
         task=run.task,
-        status=run.status,
+        status=run.shown_status,
         stage=last_stage,
         attempt=stages[last_stage].attempt if last_stage else None,
         parent_run_id=request.parent_run_id if isinstance(request, RunRequested) else None,
@@ -232,5 +273,5 @@ def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
         case StageFailed(stage=stage, took_s=took_s):
             view = stages[stage]
             view.status, view.took_s, view.output = "error", took_s, recorded.event.partial
-        case RunFailed(stage=str(stage)):  # it was under way when the run was given up
+        case RunFailed(stage=str(stage)) | RunCancelled(stage=str(stage)):  # it was under way when the run was given up
             stages[stage].status = "error"

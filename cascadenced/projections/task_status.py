@@ -14,6 +14,7 @@ from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import (
     ForeignRunReported,
+    RunCancelled,
     RunFailed,
     RunFinished,
     RunRefused,
@@ -77,7 +78,7 @@ def fold(rows: dict[str, StoredTask], recorded: Recorded) -> str | None:
     name: str = event.task  # type: ignore[attr-defined]  # all of them have it
     row = rows.get(name)
     if row is None:
-        if type(event) in (RunRequested, RunRefused):
+        if type(event) not in _MAKES_KNOWN:
             return None  # a run of a task that never was registered says nothing about a task
         row = rows[name] = StoredTask(name, kind="foreign", registered_at=recorded.position)
     change(row, event, recorded)
@@ -123,14 +124,26 @@ def _finished(row: StoredTask, _: RunFinished, recorded: Recorded) -> None:
     row.last_status, row.last_finished_at_us = "success", recorded.at_us
 
 
-def _failed(row: StoredTask, _: RunFailed, recorded: Recorded) -> None:
-    row.running -= 1
+def _failed(row: StoredTask, event: RunFailed, recorded: Recorded) -> None:
+    _leave(row, started=event.started)
     row.last_status, row.last_finished_at_us = "error", recorded.at_us
 
 
 def _refused(row: StoredTask, _: RunRefused, recorded: Recorded) -> None:
     row.queued -= 1
     row.last_status, row.last_finished_at_us = "refused", recorded.at_us
+
+
+def _cancelled(row: StoredTask, event: RunCancelled, recorded: Recorded) -> None:
+    _leave(row, started=event.started)
+    row.last_status, row.last_finished_at_us = "cancelled", recorded.at_us
+
+
+def _leave(row: StoredTask, *, started: bool) -> None:
+    if started:
+        row.running -= 1
+    else:
+        row.queued -= 1
 
 
 def _reported(row: StoredTask, event: ForeignRunReported, recorded: Recorded) -> None:
@@ -154,17 +167,21 @@ _CHANGES: Mapping[type[Event], Callable[[StoredTask, Any, Recorded], None]] = {
     StageStarted: _stage_started,
     RunFinished: _finished,
     RunFailed: _failed,
+    RunCancelled: _cancelled,
     RunRefused: _refused,
     ForeignRunReported: _reported,
     PointerAdded: _pointer_added,
 }
 
 
+_MAKES_KNOWN = frozenset({TaskRegistered, ForeignRunReported, PointerAdded})
+
+
 class TaskStatus:
     """One row a task. The rows a batch touches are read once and written once."""
 
     name = "task_status"
-    version = 1
+    version = 2
     tables = ("task_status",)
     ddl = _DDL
     types = frozenset(TYPE_NAMES[kind] for kind in _CHANGES)

@@ -10,7 +10,7 @@ import structlog
 from cascadenced.events.base import Recorded
 from cascadenced.events.dead_letter import MessageDeadLettered
 from cascadenced.events.followup import FollowupRequested
-from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.events.run import RunCancelled, RunDoubted, RunFailed, RunFinished, RunRefused, RunRequested
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
 from cascadenced.events.system import BusLost, BusRestored, EpochBroken, EpochRepaired
 from cascadenced.events.task import TaskRegistered
@@ -22,13 +22,14 @@ _QUIET = frozenset({StageStarted, StageFinished, RunRequested, RunFinished, Task
 """Ordinary events: shown at level debug."""
 _LOUD = frozenset(
     {
-        *(StageFailed, StageInterrupted, RunFailed, RunRefused, MessageDeadLettered, FollowupRequested),
+        *(StageFailed, StageInterrupted, RunFailed, RunRefused, RunCancelled, RunDoubted),
+        *(MessageDeadLettered, FollowupRequested),
         *(BusLost, BusRestored, EpochBroken, EpochRepaired),
     }
 )
 """Events that somebody may have to look at: shown at level warning."""
 _FIELDS = (
-    *("task", "stage", "attempt", "error_type", "reason", "subject", "failed_task"),
+    *("task", "stage", "step", "attempt", "error_type", "reason", "subject", "failed_task"),
     *("stream", "away_s", "n_breaks", "n_republished", "n_missing"),
 )
 

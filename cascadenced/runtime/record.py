@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import msgspec
 
 from cascadenced.clock import Clock
-from cascadenced.errors import DiskFull, Unavailable, WrongVersion
+from cascadenced.errors import CascadenceError, DiskFull, Unavailable, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunStarted
+from cascadenced.events.signal import ContextConsumed
 from cascadenced.events.stage import StageStarted
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
@@ -27,12 +29,19 @@ def run_stream(run_id: str) -> str:
     return f"run-{run_id}"
 
 
+def workflow_stream(event: str) -> str:
+    return f"workflow-{event}"
+
+
 class LiveRun:
     """An unfinished run in memory: its folded events, and what performs it in this process.
 
     last_event_id: what causes the next event.
+    began_at: position of its first event; what it waits for may have come since then.
     error: the exception object that ended it in this process, for a caller that waits here.
     dormant: read from the log, and not gone on with yet: what it says is under way was so in an earlier life.
+    drive: the asyncio task that drives it.
+    planned: the tasks of its plan, if this process has made them.  n_told: contexts that its instance has heard.
     """
 
     def __init__(self, run_id: RunId, context: Context) -> None:
@@ -41,14 +50,17 @@ class LiveRun:
         self.run = Run()
         self.version = 0
         self.last_event_id: str | None = None
+        self.began_at = 0
         self.started_at_us: int | None = None
         self.entry: TaskEntry | None = None
         self.instance: Any = None
         self.identity: Identity | None = None
         self.redact: Redactor | None = None
         self.error: BaseException | None = None
-        self._waiting: list[asyncio.Future[Run]] = []
         self.dormant = False
+        self.drive: asyncio.Task[None] | None = None
+        self.planned: Sequence[TaskEntry] | None = None
+        self.n_told = 0
 
     def fold(self, recorded: Sequence[Recorded]) -> None:
         """Take in what the log has."""
@@ -58,34 +70,15 @@ class LiveRun:
         self.advance(run, recorded)
 
     def advance(self, run: Run, recorded: Sequence[Recorded]) -> None:
-        """`recorded` is in the log now, and leads to `run`. Whoever waits for its end is told of that."""
+        """`recorded`, of its own stream, is in the log now, and leads to `run`."""
         self.run = run
         if not recorded:
             return
         last = recorded[-1]
         self.version, self.last_event_id = last.version, last.id
+        self.began_at = self.began_at or recorded[0].position
         if self.started_at_us is None:
             self.started_at_us = next((r.at_us for r in recorded if type(r.event) is RunStarted), None)
-        if self._waiting and run.status in ENDED:
-            for waiting in self._waiting:
-                if not waiting.done():
-                    waiting.set_result(run)
-            self._waiting.clear()
-
-    async def ended(self) -> Run:
-        """The run, once it has ended. Raises Unavailable when it does not go on in this process (`leave`)."""
-        if self.run.status in ENDED:
-            return self.run
-        waiting: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        return await waiting
-
-    def leave(self, why: str) -> None:
-        """Nobody goes on with it here: tell whoever waits for its end."""
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_exception(Unavailable(why))
-        self._waiting.clear()
 
     async def read(self, log: EventLog) -> None:
         """Take in the run's whole stream: what this was so far is only its id."""
@@ -119,10 +112,12 @@ class LiveRun:
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """What to append to a run, ending with what follows from it; and the run after that."""
+    """What to append to a run, ending with what follows from it; and the run after that. also: what belongs in the same
+    append, and in other streams."""
 
     events: Sequence[Event]
     run: Run
+    also: Sequence[Change] = ()
 
     @classmethod
     def of(cls, run: Run, *events: Event) -> Self:
@@ -133,7 +128,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
 
 Following = Callable[[Run], Step | None]
-"""The next step of a run as it stands; None if it is too late for that."""
+"""The next step of a run as it stands; None, or one without events, if there is none."""
 
 
 async def record(
@@ -145,8 +140,10 @@ async def record(
     that another program holds, is waited for, or raises DiskFull or Unavailable.
     """
     while (step := following(live.run)) is not None:
+        if not step.events:
+            return
         try:
-            receipt = await log.append([live.change(step.events)])
+            receipt = await log.append([live.change(step.events), *step.also])
         except (DiskFull, Unavailable):
             if not wait_for_space:
                 raise
@@ -154,8 +151,11 @@ async def record(
         except WrongVersion:
             live.fold(await log.read_stream(run_stream(live.run_id), live.version))
         else:
-            live.advance(step.run, receipt.recorded)
+            live.advance(step.run, receipt.recorded[: len(step.events)])
             return
+
+
+_STARTS = frozenset({StageStarted, ContextConsumed})
 
 
 def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = True) -> Following:
@@ -172,9 +172,16 @@ def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = Tru
         after = evolve(run, outcome)
         events = [outcome]
         for event in decide(after, outcome, elapsed_s=live.elapsed_s(clock)):
-            if go_on or type(event) is not StageStarted:
+            if go_on or type(event) not in _STARTS:
                 after = evolve(after, event)
                 events.append(event)
         return Step(events, after)
 
     return following
+
+
+async def record_late(log: EventLog, live: LiveRun, event: Event) -> None:
+    """Something that changes nothing, and is said all the same, at whatever version the run is by then."""
+    change = live.change([event])
+    with suppress(CascadenceError):
+        await log.append([Change(change.stream, [event], None, change.context)])

@@ -1,4 +1,5 @@
-"""Runs from request to end: admitted or refused, queued for a slot, driven stage by stage, resumed after a crash."""
+"""Runs from request to end: admitted or refused, queued for a slot, driven stage by stage; asleep while they wait,
+resumed after a crash."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -17,14 +18,18 @@ from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Json
 from cascadenced.events.content import type_name
 from cascadenced.events.followup import FollowupRequested
-from cascadenced.events.run import RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.events.run import RunHeld, RunRefused, RunReleased, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageInterrupted
+from cascadenced.events.wait import WaitEnded
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
-from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, go_on, resume, verdict
+from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
 from cascadenced.pipeline.model import ENDED, Run, evolve, fold
-from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream
+from cascadenced.runtime.children import Children
+from cascadenced.runtime.endings import Ended, Endings
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream, workflow_stream
+from cascadenced.runtime.sleepers import Sleepers
 from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import VaultPort
 
@@ -37,9 +42,22 @@ CANCEL_PATIENCE_S = 1.0
 """How long a stop waits for coroutines it has cancelled."""
 _LATER = "run {} goes on after the next start"
 
-Perform = Callable[[LiveRun], Awaitable[Event]]
-"""Does the current stage of a run and says how it went: StageFinished or StageFailed. Raises nothing but
-CancelledError, or SpawnerClosed if it was not done."""
+
+class Perform(Protocol):
+    """Where task code runs."""
+
+    async def __call__(self, live: LiveRun) -> Event:
+        """Do the current stage of a run and say how it went: StageFinished, StageFailed, or WaitStarted if it waits for
+        something. Raises nothing but CancelledError, or SpawnerClosed if it was not done."""
+        ...
+
+    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
+        """The tasks of the run's plan, as its `plan` hook gives them another time. Raises whatever that raises."""
+        ...
+
+    def let_go(self, live: LiveRun) -> None:
+        """The run has ended, or waits: nothing of it need be kept."""
+        ...
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,13 +84,6 @@ class Accepted(msgspec.Struct, frozen=True):
     refused: tuple[str, str] | None = None
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """error: the exception object itself if the run failed in this process; for callers who share it."""
-
-    run: Run
-    error: BaseException | None
-
-
 class Runs:
     """All unfinished runs of this instance."""
 
@@ -96,10 +107,17 @@ class Runs:
         self._n_slots_taken = 0
         self._n_joining = 0  # those that will be queued as soon as they are recorded
         self._queue: OrderedDict[str, LiveRun | None] = OrderedDict()
-        # A run is in one of these three, or this process leaves it alone.
+        # A run is in the queue or in one of these three, or this process leaves it alone.
         self._asked: dict[str, LiveRun] = {}  # its first append is under way
         self._live: dict[str, LiveRun] = {}  # it is under way itself
+        self._sleepers = Sleepers(clock, self._awake)
+        log.observe(self._sleepers.hear)
+        self._endings = Endings()
+        self._children = Children(log, perform)
+        self.on_orphan: Callable[[str], None] = lambda run_id: None
+        """Called with the id of an unfinished run whose parent has ended."""
         self._drives: set[asyncio.Task[None]] = set()
+        self._looking: set[asyncio.Task[None]] = set()
         self._suspects = asyncio.Lock()
         self._stop = asyncio.Event()
         self._room = asyncio.Event()
@@ -185,7 +203,7 @@ class Runs:
             else:
                 answer.set_exception(error)
         if error is not None or done.result().duplicate_of is not None:
-            _tell_unfinished(live)
+            self._leave(live)
             self._give_back(has_slot=has_slot, to_queue=to_queue)
             return
         stream = run_stream(live.run_id)
@@ -198,25 +216,54 @@ class Runs:
 
     async def ended(self, run_id: str) -> Ended:
         """The run, once it has ended. Raises Unknown; Unavailable if it does not go on in this process."""
-        live = self._here(run_id)
-        if live is None:
-            events = await self._log.read_stream(run_stream(run_id))
-            if not events:
-                raise Unknown(f"no run {run_id}")
-            run = fold(recorded.event for recorded in events)
-            if run.status in ENDED:
-                return Ended(run, None)
-            live = self._here(run_id) or self._asked.get(run_id)
-            if live is None:
-                raise Unavailable(run.reason or _LATER.format(run_id))
-        return Ended(await live.ended(), live.error)
+        if self._is_here(run_id):
+            return await self._endings.of(run_id)
+        events = await self._log.read_stream(run_stream(run_id))
+        if not events:
+            raise Unknown(f"no run {run_id}")
+        run = fold(recorded.event for recorded in events)
+        if run.status in ENDED:
+            return Ended(run, None)
+        if not self._is_here(run_id) and run_id not in self._asked:
+            raise Unavailable(run.reason or _LATER.format(run_id))
+        return await self._endings.of(run_id)
 
-    def _here(self, run_id: str) -> LiveRun | None:
-        """The run if it is under way, or will be as soon as there is a slot."""
-        if run_id in self._queue and not self._stop.is_set():
-            live = self._queue[run_id] = self._queue[run_id] or LiveRun(RunId(run_id), Context())
-            return live
-        return self._live.get(run_id)
+    def _is_here(self, run_id: str) -> bool:
+        """Whether it is under way, or will be when there is a slot, or when what it waits for has come."""
+        if run_id in self._live:
+            return True
+        return not self._stop.is_set() and (run_id in self._queue or run_id in self._sleepers)
+
+    async def find(self, run_id: str) -> LiveRun:
+        """The run as it is now, in this process or in the log. Raises Unknown."""
+        live = self._live.get(run_id) or self._queue.get(run_id)
+        if live is None or live.version == 0:
+            live = LiveRun(RunId(run_id), Context())
+            await live.read(self._log)
+        if live.version == 0:
+            raise Unknown(f"no run {run_id}")
+        return live
+
+    def look_at(self, live: LiveRun) -> None:
+        """Something was recorded of a run that changes what it does next."""
+        self._sleepers.rouse(live.run_id)
+
+    async def withdraw(self, live: LiveRun) -> None:
+        """The run was ended from outside: it gives up its place, and what is under way of it is cancelled."""
+        run_id = live.run_id
+        if self._queue.pop(run_id, None) is not None:
+            self._tell_room()
+        self._sleepers.discard(run_id)
+        here = self._live.get(run_id)
+        if here is None:
+            self._over(live)
+            return
+        drive = here.drive
+        assert drive is not None
+        drive.cancel()
+        await asyncio.wait({drive}, timeout=CANCEL_PATIENCE_S)
+        if not drive.done():
+            self._let_go(here)  # its code does not heed it: nobody waits for it any more
 
     async def room(self) -> None:
         """Return when the queue has room: whoever can wait, waits here instead of being refused."""
@@ -237,8 +284,7 @@ class Runs:
         streams = await self._log.unfinished()
         for stream in streams:
             run_id = stream.removeprefix("run-")
-            asked_since = run_id in self._asked or run_id in self._live or run_id in self._queue
-            if not asked_since:
+            if run_id not in self._asked and not self._is_here(run_id):
                 self._enqueue(run_id, None)
         return len(streams)
 
@@ -261,8 +307,10 @@ class Runs:
             # A coroutine may swallow its cancellation; it is left behind, as a hung thread is.
             await asyncio.wait(self._drives, timeout=CANCEL_PATIENCE_S)
         await asyncio.gather(*(self._interrupt(live) for live in interrupted))
-        for live in (*self._live.values(), *filter(None, self._queue.values())):
-            _tell_unfinished(live)
+        self._sleepers.stop()
+        for looking in self._looking:
+            looking.cancel()
+        self._endings.leave_all(_LATER)
         return len(interrupted)
 
     async def _drives_ended(self) -> None:
@@ -320,8 +368,10 @@ class Runs:
         else:
             self._room.clear()
 
-    def _enqueue(self, run_id: str, live: LiveRun | None) -> None:
+    def _enqueue(self, run_id: str, live: LiveRun | None, *, in_front: bool = False) -> None:
         self._queue[run_id] = live if len(self._queue) < MAX_QUEUED_IN_MEMORY else None
+        if in_front:
+            self._queue.move_to_end(run_id, last=False)
         self._start_queued()
         self._tell_room()
 
@@ -331,6 +381,10 @@ class Runs:
             self._tell_room()
             self._n_slots_taken += 1
             self._drive(live or LiveRun(RunId(run_id), Context()), self._begin)
+
+    def _awake(self, run_id: str) -> None:
+        """What it slept for may have come. It was accepted long ago, so it does not line up again."""
+        self._enqueue(run_id, None, in_front=True)
 
     def _drive(self, live: LiveRun, way: Callable[[LiveRun], Awaitable[None]]) -> None:
         """Let `live` go its way, in a slot that is taken for it."""
@@ -342,40 +396,100 @@ class Runs:
             except CascadenceError as error:
                 # The log is gone or refuses: nothing more can be recorded of this run here. It stays unfinished.
                 _log.error("run_left_unfinished", run_id=live.run_id, error=str(error))
+                self._leave(live)
             except (asyncio.CancelledError, GeneratorExit):
                 raise
             except BaseException:  # noqa: BLE001 -- a fault of ours, or a task's that got past us; the other runs go on
                 _log.exception("run_left_unfinished", run_id=live.run_id)
+                self._leave(live)
             finally:
-                del self._live[live.run_id]
-                _tell_unfinished(live)
-                self._free_slot()
+                self._let_go(live)
 
         task = asyncio.get_running_loop().create_task(drive(), name=f"run-{live.run_id}")
+        live.drive = task
         self._drives.add(task)
         task.add_done_callback(self._drives.discard)
 
+    def _let_go(self, live: LiveRun) -> None:
+        """It has ended, or sleeps, or is left to the next start: its slot is free."""
+        if self._live.get(live.run_id) is not live:
+            return  # given up before, when its code did not heed being cancelled
+        del self._live[live.run_id]
+        self._perform.let_go(live)
+        run = live.run
+        if run.status in ENDED:
+            self._over(live)
+        elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held"):
+            self._leave(live)
+        elif run.wait is not None or run.in_doubt is not None or run.paused:
+            self._sleep(live)
+        else:
+            self._leave(live)
+        self._free_slot()
+
+    def _sleep(self, live: LiveRun) -> None:
+        self._sleepers.add(live)
+        if live.run.wait is not None and live.run.wait.kind == "event":
+            looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+
+    def _over(self, live: LiveRun) -> None:
+        """It has ended: whoever waits for that is told."""
+        self._endings.tell(live.run_id, Ended(live.run, live.error))
+        self._children.forget(live.run_id)
+        for child in live.run.children or ():
+            if child.run_id is not None and child.ended is None:
+                self.on_orphan(child.run_id)
+        parent = live.run.parent_run_id
+        if parent is not None:
+            self._children.ended(live)
+            self._sleepers.rouse(parent)
+
+    def _leave(self, live: LiveRun) -> None:
+        """Whoever waits for a run that does not end in this process is told so."""
+        self._endings.leave(live.run_id, live.run.reason or _LATER.format(live.run_id))
+
     async def _begin(self, live: LiveRun) -> None:
-        """Start a run that was queued, or go on with one that a restart found unfinished."""
+        """Start a run that was queued, or go on with one that a restart found unfinished, or that slept."""
         if live.version == 0:
             await live.read(self._log)
-        if live.run.status in ENDED:
+        if live.run.status in ENDED or live.run.paused:
             return
-        live.entry = self._tasks.get(live.run.task)
-        if live.entry is None:
-            await self._hold(live, "task_missing", f"Unknown task: {live.run.task}")
+        if not await self._found_entry(live):
+            return
+        assert live.entry is not None
+        if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
+            await self._hold(live, changed)
             return
         if live.identity is None:
             context = live.context
             try:
                 live.identity = await self._vault.reveal(context.user_hash or "", context.group_hash or "")
             except (Unknown, VaultDamaged):
-                await self._hold(live, "identity_missing", "the vault does not have the identity of this run")
+                reason = "the vault does not have the identity of this run"
+                await self._hold(live, RunHeld(task=live.run.task, code="identity_missing", reason=reason))
                 return
-        if live.run.current is not None and verdict(live.run) == "alone":
+        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
             await self._alone(live)
         else:
             await self._go_on(live)
+
+    async def _found_entry(self, live: LiveRun) -> bool:
+        """Find the run's task; if there is none any more, the run is held, or cancelled if only its parent knew."""
+        run = live.run
+        if run.parent_run_id is None:
+            live.entry = self._tasks.get(run.task)
+            if live.entry is None:
+                reason = f"Unknown task: {run.task}"
+                await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
+        else:
+            found = await self._children.entry_of(live, self._found_entry)
+            if isinstance(found, Event):
+                await record(self._log, self._clock, live, lambda run: Step.of(run, found))
+            else:
+                live.entry = found
+        return live.entry is not None
 
     async def _alone(self, live: LiveRun) -> None:
         """A run whose stage was under way at three crashes in a row: one such run at a time, and not in a hurry.
@@ -398,22 +512,76 @@ class Runs:
         entry = live.entry
         assert entry is not None
 
+        woken = await self._heard(live)
+
         def following(run: Run) -> Step | None:
-            if run.status in ENDED:
+            if run.status in ENDED or run.paused:
                 return None
             if not run.stages:
-                return Step.of(run, *_start(run, entry))
-            return Step.of(run, *resume(run, code=entry.code, elapsed_s=live.elapsed_s(self._clock)))
+                released = [RunReleased(task=run.task)] if run.wait is not None else []
+                return Step.of(run, *released, *_start(run, entry))
+            return Step.of(
+                run,
+                *resume(
+                    run,
+                    entry.policy,
+                    code=entry.code,
+                    elapsed_s=live.elapsed_s(self._clock),
+                    now_us=self._clock.now_us(),
+                    woken=woken,
+                ),
+            )
 
         await record(self._log, self._clock, live, following)
         live.dormant = False
         await self._to_its_end(live)
 
     async def _to_its_end(self, live: LiveRun) -> None:
-        while live.run.current is not None and live.run.status == "running":
+        while True:
+            if live.run.wait is not None and live.run.wait.kind == "children" and not live.run.paused:
+                self._start_children(await self._children.collect(live, self._clock))
+            if live.run.current is None or live.run.status != "running":
+                return
+            if self._children.are_due(live):
+                self._start_children(await self._children.ask(live, self._clock))
+                continue
             outcome = await self._performed(live)
             following = outcome_of(live, self._clock, outcome, go_on=not self._stop.is_set())
             await record(self._log, self._clock, live, following)
+
+    def _start_children(self, children: Sequence[LiveRun]) -> None:
+        for child in children:
+            self._enqueue(child.run_id, child, in_front=True)
+
+    async def _heard(self, live: LiveRun) -> WaitEnded | None:
+        """The event that it waits for, if that was recorded since it began: the first that it was not handed yet."""
+        run, wait = live.run, live.run.wait
+        if wait is None or wait.kind != "event" or run.current is None:
+            return None
+        since = max(live.began_at, run.heard.get(wait.name, 0))
+        async for recorded in self._log.read_since(workflow_stream(wait.name), since):
+            event = recorded.event
+            if (
+                type(event) is EventDispatched
+                and recorded.group_hash == live.context.group_hash
+                and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+            ):
+                return WaitEnded(
+                    task=run.task,
+                    stage=run.current,
+                    seq=wait.seq,
+                    kind="event",
+                    name=wait.name,
+                    outcome="event",
+                    payload=event.payload,
+                    position=recorded.position,
+                )
+        return None
+
+    async def _look_back(self, live: LiveRun) -> None:
+        """It has begun to wait for an event, which may have been recorded before."""
+        if await self._heard(live) is not None:
+            self._sleepers.rouse(live.run_id)
 
     async def _performed(self, live: LiveRun) -> Event:
         """How the stage under way went. What gets past `perform` ends the run as well, not the daemon."""
@@ -424,7 +592,7 @@ class Runs:
         except (CascadenceError, GeneratorExit):
             raise
         except asyncio.CancelledError:
-            if self._stop.is_set():
+            if self._stop.is_set() or live.run.status in ENDED:
                 raise
             outcome = _uncontained(live, "CancelledError", "the task's code cancelled the asyncio task that it runs in")
         except BaseException as error:  # noqa: BLE001 -- by its contract it raises nothing else
@@ -439,9 +607,10 @@ class Runs:
             await _uncancelled(this)
         return outcome
 
-    async def _hold(self, live: LiveRun, code: str, reason: str) -> None:
-        _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=reason)
-        held = RunHeld(task=live.run.task, code=code, reason=reason)
+    async def _hold(self, live: LiveRun, held: RunHeld) -> None:
+        if live.run.wait is not None and live.run.wait.kind == "held" and live.run.reason == held.reason:
+            return
+        _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=held.reason)
         await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, held))
 
     async def _run_at(self, position: int) -> RunId:
@@ -460,7 +629,7 @@ class Runs:
 def _start(run: Run, entry: TaskEntry) -> list[Event]:
     """A slot is free: the run starts, and with it its first stage."""
     started = RunStarted(task=run.task, stages=entry.stages, code=entry.code)
-    return [started, go_on(evolve(run, started), elapsed_s=0.0)]
+    return [started, *go_on(evolve(run, started), elapsed_s=0.0)]
 
 
 def _uncontained(live: LiveRun, error_type: str, reason: str) -> StageFailed:
@@ -478,11 +647,6 @@ async def _uncancelled(this: asyncio.Task[Any]) -> None:
     except asyncio.CancelledError:
         if this.cancelling():
             raise  # a stop, meanwhile
-
-
-def _tell_unfinished(live: LiveRun) -> None:
-    """Whoever waits for a run that does not end in this process is told so."""
-    live.leave(live.run.reason or _LATER.format(live.run_id))
 
 
 async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:

@@ -7,16 +7,20 @@ ours are daemon threads that nobody joins. What is abandoned is counted.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import inspect
 import queue
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 from cascadenced.errors import Unavailable
 from cascadenced.events.content import text_of, type_name
+
+T = TypeVar("T")
 
 
 class SpawnerClosed(Unavailable):
@@ -24,6 +28,13 @@ class SpawnerClosed(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("no task code is started any more: the daemon is stopping")
+
+
+OnLate = Callable[[BaseException | None], None]
+
+
+def ignore_late(_error: BaseException | None) -> None:
+    """Nobody wants to know."""
 
 
 class Spawner(Protocol):
@@ -36,6 +47,9 @@ class Spawner(Protocol):
         Cancelling the caller cancels a coroutine; a thread cannot be stopped and is abandoned.
         """
         ...
+
+    on_late: OnLate
+    """Called on the loop, in the context of the call, when code has ended that nobody waited for any more."""
 
     @property
     def n_abandoned(self) -> int:
@@ -73,6 +87,7 @@ class ThreadSpawner:
         self._lock = threading.Lock()
         self._ended: deque[_Call] = deque()
         self._told = False  # whether the loop is about to look at what has ended
+        self.on_late: OnLate = ignore_late
 
     @property
     def n_abandoned(self) -> int:
@@ -95,6 +110,34 @@ class ThreadSpawner:
             raise
         # A plain function may hand back an awaitable (a partial, a wrapped coroutine function).
         return await _contained(result) if is_awaitable else result
+
+    def lend(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run a loop for `main` in a thread of its own, and be one of those that do the calls meanwhile: the only one,
+        as long as there is one call at a time. Returns what `main` returns."""
+        context, ended = contextvars.copy_context(), concurrent.futures.Future[T]()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(main, context=context)
+
+        def run() -> None:
+            try:
+                with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                    ended.set_result(runner.get_loop().run_until_complete(task))
+            except BaseException as error:  # noqa: BLE001 -- raised again where it is waited for
+                ended.set_exception(error)
+            finally:
+                self._calls.put(None)
+
+        self._n_threads += 1
+        thread = threading.Thread(target=run, name="loop", daemon=True)
+        thread.start()
+        try:
+            while not ended.done():
+                self._work()
+        except BaseException:  # Ctrl-C, while no call was under way
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+            raise
+        return ended.result()
 
     def close(self) -> None:
         with self._lock:
@@ -142,11 +185,16 @@ class ThreadSpawner:
         except BaseException as raised:  # noqa: BLE001 -- SystemExit of a task ends the task, not the daemon
             call.error = raised
         with self._lock:
-            if call.state == "abandoned":
+            is_late = call.state == "abandoned"
+            if is_late:
                 self._n_abandoned -= 1
-                return False
-            call.state = "ended"
-            self._n_calls -= 1
+            else:
+                call.state = "ended"
+                self._n_calls -= 1
+        if is_late:
+            with suppress(RuntimeError):  # the loop is gone
+                call.loop.call_soon_threadsafe(call.context.run, self.on_late, call.error)
+            return False
         self._settle(call)
         return True
 
@@ -175,12 +223,18 @@ class ThreadSpawner:
                 call.future.set_exception(_carried(call.error))
 
 
+class Suspended(BaseException):
+    """Unwinds the code of a stage that waits. No Exception, so that code which catches those lets it pass."""
+
+
 class TaskExit(Exception):
     """A BaseException of task code that must not travel through the event loop (SystemExit, KeyboardInterrupt)."""
 
 
-def _carried(error: BaseException) -> Exception:
+def _carried(error: BaseException) -> Exception | Suspended:
     """`error`, or an ordinary exception naming it: asyncio lets SystemExit and StopIteration end the loop or hang."""
+    if type(error) is Suspended:
+        return error
     # Not isinstance, which asks the object itself what class it is of.
     if issubclass(type(error), Exception) and not issubclass(type(error), StopIteration):
         assert isinstance(error, Exception)
@@ -225,6 +279,7 @@ class InlineSpawner:
 
     def __init__(self) -> None:
         self._closed = False
+        self.on_late: OnLate = ignore_late
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._closed:

@@ -14,6 +14,7 @@ from cascadenced.events.base import Context
 from cascadenced.events.task import TaskRegistered
 from cascadenced.pipeline.admission import Switch, TaskState, decide_switch, evolve_task, refusal
 from cascadenced.pipeline.model import STAGES
+from cascadenced.pipeline.policy import Policy
 
 WORKFLOW_PREFIX = "workflow."
 """The task name of a workflow is this and its event's name; a task's own name has no dot, so they never meet."""
@@ -28,7 +29,8 @@ class Hook(msgspec.Struct, frozen=True):
 
 class TaskEntry(msgspec.Struct, frozen=True):
     """make: a fresh instance for one run.  inert: making one and giving it its attributes runs none of its code.
-    code: digest of the source.  listens_to: a workflow's event name."""
+    code: digest of the source.  listens_to: a workflow's event name.  class_name: qualified name of its class.
+    source: `module:qualname`, by which another process finds it; None: it cannot be found so."""
 
     name: str
     kind: str
@@ -39,6 +41,9 @@ class TaskEntry(msgspec.Struct, frozen=True):
     make: Callable[[], Any]
     inert: bool = False
     listens_to: str | None = None
+    class_name: str = ""
+    source: str | None = None
+    policy: Policy = Policy()
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -274,7 +274,7 @@ def test_a_pointer_from_elsewhere_is_not(via: str):
 
 
 def test_every_other_event_leaves_no_rows():
-    with_rows = {"run", "stage", "task", "pointer"}
+    with_rows = {"run", "stage", "task", "pointer", "context"}
     for event in every_event():
         if str(event.__struct_config__.tag).split(".")[0] not in with_rows:
             assert (list(audit_rows(event)), list(stage_rows(event))) == ([], [])

@@ -12,6 +12,7 @@ import pytest
 from cascadenced.events.run import RunFailed
 from cascadenced.events.stage import StageFailed
 from cascadenced.pipeline.model import Run
+from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.spawn import InlineSpawner, Spawner, ThreadSpawner
 from tests.doubles import ALICE, World, ask, idle, run, until
 
@@ -466,10 +467,13 @@ async def test_whatever_gets_past_all_that_ends_the_run_and_frees_its_slot(error
     world = World(Quick)
     async with world.up() as instance:
 
-        async def perform(_: object) -> Any:
-            raise error
+        class Perform:
+            async def __call__(self, live: LiveRun) -> Any:
+                raise error
 
-        usual, instance.runs._perform = instance.runs._perform, perform
+            def let_go(self, live: LiveRun) -> None: ...
+
+        usual, instance.runs._perform = instance.runs._perform, Perform()
         ended = await run(instance, "quick")
         assert (ended.run.status, ended.run.error_type) == ("error", type(error).__name__)
         instance.runs._perform = usual

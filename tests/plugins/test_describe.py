@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cascadenced.errors import Invalid
+from cascadenced.pipeline.policy import Limits, Retry
 from cascadenced.plugins.base import BaseTask, CronTask, ManualTrigger, PointerTask, WebhookTask
 from cascadenced.plugins.builtin import BUILTINS
 from cascadenced.plugins.describe import describe, describe_once
@@ -70,14 +71,34 @@ class NamelessPointer(PointerTask):
         (task(run=None), "Task 'Task' has no run() method"),
         (42, "Task 'int' has no run() method"),
         (None, "Task 'NoneType' has no run() method"),
-        (task(retries=3), "Task 'Task' sets `retries`, which this version does not support yet"),
-        (task(timeout_s=5.0), "Task 'Task' sets `timeout_s`, which this version does not support yet"),
-        (task(max_concurrent=1), "Task 'Task' sets `max_concurrent`, which this version does not support yet"),
-        (task(dependencies=["a"]), "Task 'Task' sets `dependencies`, which this version does not support yet"),
-        (task(isolation="process"), "Task 'Task' sets isolation = 'process'; this version supports only 'thread'"),
+        (task(retries=3), "Task 'Task': retries must be a Retry, or a mapping of stages to them, not 3"),
         (
-            task(delivery="at_most_once"),
-            "Task 'Task' sets delivery = 'at_most_once'; this version supports only 'at_least_once'",
+            task(retries={"walk": Retry()}),
+            "Task 'Task': retries names the stage 'walk'; there are intake, research, plan, precheck, run, verify",
+        ),
+        (
+            task(timeout_s=0),
+            "Task 'Task': timeout_s must be a number of seconds above 0 and up to 2.592e+06, not 0",
+        ),
+        (
+            task(timeout_s={"run": True}),
+            "Task 'Task': timeout_s['run'] must be a number of seconds above 0 and up to 2.592e+06, not True",
+        ),
+        (
+            task(max_concurrent=0),
+            "Task 'Task': max_concurrent must be a whole number from 1 to 100000, not 0",
+        ),
+        (task(dependencies=["a"]), "Task 'Task' sets `dependencies`, which this version does not support yet"),
+        (task(isolation="container"), "Task 'Task': isolation must be 'thread' or 'process', not 'container'"),
+        (
+            task(isolation="process"),
+            "Task 'Task' cannot have a process of its own: another process must be able to import its class, so "
+            "register a class that is defined at the top of a module",
+        ),
+        (task(limits=Limits()), "Task 'Task': limits need isolation = 'process'"),
+        (
+            task(delivery="exactly_once"),
+            "Task 'Task': delivery must be 'at_least_once' or 'at_most_once', not 'exactly_once'",
         ),
         (
             task(name="two words"),
@@ -131,7 +152,7 @@ def test_a_workflow_that_needs_what_it_is_not_handed_is_refused(function: Any, m
     said = refusal(subscribe("order.placed")(function))
     assert said == (
         f"the workflow for 'order.placed' needs {missing}; it is handed by name "
-        "payload, user_id, group_id, run_id, dispatch"
+        "payload, user_id, group_id, run_id, dispatch, step, sleep, wait_for"
     )
 
 
@@ -291,15 +312,25 @@ def test_a_marked_function_is_a_workflow_under_its_events_name() -> None:
     assert describe(ship).mode == "async"
 
 
+class NoSteps:
+    def step(self, *args: Any) -> None: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def wait_for(self, *args: Any) -> None: ...
+
+
 async def test_a_workflow_is_handed_by_name_what_it_takes() -> None:
     def invocation(function: Any) -> Any:
         made = describe(function).make()
         made.args, made.user_id, made.group_id, made.run_id = {"n": 1}, "u", "g", "r"
         made.dispatch = None
+        made._steps = NoSteps()
         return made
 
     assert invocation(place).run() == [{"n": 1}, "u", "g", "r"]
-    assert await invocation(ship).run() == ["dispatch", "group_id", "payload", "run_id", "user_id"]
+    everything = ["dispatch", "group_id", "payload", "run_id", "sleep", "step", "user_id", "wait_for"]
+    assert await invocation(ship).run() == everything
     assert invocation(subscribe("x")(lambda: "nothing")).run() == "nothing"
 
 

@@ -16,13 +16,29 @@ from cascadenced.events.catalogue import decode
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.pointer import PointerAdded
-from cascadenced.events.run import ForeignRunReported, RunFailed, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.events.run import (
+    ForeignRunReported,
+    RunCancelled,
+    RunDoubted,
+    RunFailed,
+    RunHeld,
+    RunPaused,
+    RunRefused,
+    RunRequested,
+    RunResumed,
+    RunStarted,
+)
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
-from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted
+from cascadenced.events.signal import ContextAttached
+from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate
+from cascadenced.events.step import StepFinished
 from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskRegistered, TaskResumed
+from cascadenced.events.wait import WaitStarted
 from cascadenced.ids import run_id_for
-from cascadenced.pipeline.decide import decide, resume
-from cascadenced.pipeline.model import ENDED, STAGES, evolve, fold
+from cascadenced.pipeline.control import decide_resolution
+from cascadenced.pipeline.decide import RESOLUTIONS, decide, resume
+from cascadenced.pipeline.model import ENDED, STAGES, Run, evolve, fold
+from cascadenced.pipeline.policy import Policy
 from tests.examples import AT_US, every_event, example, recorded
 
 TASKS = ("alpha", "beta", "gamma")
@@ -69,8 +85,27 @@ def _run(chance: random.Random, n: int) -> list[Change]:
     happens(example(RunStarted, task=task, stages=hooks))
     while run.status not in ENDED:
         fields = {"task": task, "stage": run.current, "attempt": run.attempt}
+        if chance.random() < 0.2:
+            happens(_in_between(chance, run))
         die = chance.random()
-        if die < 0.7:
+        if chance.random() < 0.03:
+            happens(example(RunCancelled, task=task, stage=run.current))
+        elif run.paused:
+            happens(example(RunResumed, task=task))
+            if run.current is None:
+                happens(*resume(run, Policy(), code="c1", elapsed_s=2.0, now_us=AT_US))
+        elif run.in_doubt is not None:
+            verdict = chance.choice(RESOLUTIONS)
+            happens(*decide_resolution(run, verdict, by=None, output=None, elapsed_s=2.0))
+        elif run.wait is not None:
+            late_us = AT_US + 10**9
+            happens(*resume(run, Policy(), code="c1", elapsed_s=2.0, now_us=late_us))
+        elif die < 0.1:
+            wait = WaitStarted(task=task, stage=run.current or "", seq=1, kind="sleep", until_us=AT_US)
+            happens(chance.choice([wait, example(RunDoubted, task=task, stage=run.current)]))
+        elif die < 0.2:
+            happens(example(StageFailed, **fields, fatal=False, retry_at_us=AT_US))
+        elif die < 0.7:
             happens(example(StageFinished, **fields, output=chance.choice([None, 1, "x", {"a": [1.5]}])))
         elif die < 0.8:
             happens(example(StageFailed, **fields, fatal=run.current != "research"))
@@ -79,11 +114,24 @@ def _run(chance: random.Random, n: int) -> list[Change]:
                 happens(example(StageInterrupted, **fields))
             elif die < 0.95:
                 happens(example(RunHeld, task=task))
-            happens(*resume(run, code="c1", elapsed_s=2.0))
+            happens(*resume(run, Policy(), code="c1", elapsed_s=2.0, now_us=AT_US))
     if isinstance(groups[-1][-1], RunFailed):
         planned = chance.choice([FollowupRequested, FollowupSkipped])
         groups.append([example(planned, failed_task=task, failed_run_id=run_id)])
     return [Change(f"run-{run_id}", group, None, context) for group in groups]
+
+
+def _in_between(chance: random.Random, run: Run) -> Event:
+    """What changes nothing about which stage is under way."""
+    fields = {"task": run.task, "stage": run.current or "run"}
+    return chance.choice(
+        [
+            example(RunPaused, task=run.task),
+            example(ContextAttached, task=run.task),
+            example(StepFinished, **fields, seq=len(run.marks) + 1),
+            example(StageLate, **fields),
+        ]
+    )
 
 
 def _aside(chance: random.Random) -> Change:

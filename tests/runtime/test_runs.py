@@ -15,7 +15,7 @@ from cascadenced.events.audit import audit_rows
 from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRequested, RunStarted
-from cascadenced.events.stage import StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.stage import StageFinished, StageInterrupted, StageLate, StageStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import BaseTask, PointerTask
@@ -512,7 +512,9 @@ async def test_a_hung_thread_is_abandoned_and_counted_and_its_late_result_has_no
     while instance.spawner.n_abandoned:
         await asyncio.sleep(0.001)
     await idle()
-    assert isinstance(world.events()[-1], StageInterrupted)
+    interrupted, late = world.events()[-2:]
+    assert isinstance(interrupted, StageInterrupted)
+    assert (type(late), late.outcome) == (StageLate, "success")
     await instance.log.close()
 
 

@@ -1,0 +1,37 @@
+"""Facts about what a stage waits for, in the run's stream. Meanwhile nothing of the run is in memory but its id."""
+
+from __future__ import annotations
+
+from cascadenced.events.base import Event, Json
+
+
+class WaitStarted(Event, tag="wait.started", frozen=True, kw_only=True):
+    """The stage stands still. seq: its place (`step.py`).  kind: sleep, event or children.
+
+    name: of the event.  where: what the event's payload must hold, key by key.
+    until_us: wall clock, µs since 1970; None: as long as it takes.
+    """
+
+    task: str
+    stage: str
+    seq: int
+    kind: str
+    name: str = ""
+    where: dict[str, Json] = {}
+    until_us: int | None = None
+
+
+class WaitEnded(Event, tag="wait.ended", frozen=True, kw_only=True):
+    """The stage goes on. outcome: elapsed, event, timeout or children.
+
+    payload: the event's.  position: the event's, in this log.
+    """
+
+    task: str
+    stage: str
+    seq: int
+    kind: str
+    outcome: str
+    name: str = ""
+    payload: Json = None
+    position: int = 0

@@ -1,0 +1,258 @@
+"""Steps and waits: what a stage's code has behind it is not done again when the stage is.
+
+Each has a place: the first one that the code comes to is number 1. A stage that runs again is handed what is recorded
+at each place. So it must come by the same ones again; where it asks for something else, it is stopped.
+
+A wait unwinds the stage: nothing of it is kept meanwhile, and when it is over the stage runs again from its start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+
+from cascadenced.clock import Clock
+from cascadenced.crashpoint import crashpoint
+from cascadenced.errors import CascadenceError, Invalid
+from cascadenced.eventlog.base import EventLog
+from cascadenced.events.base import Event, Json
+from cascadenced.events.content import own_copy, recordable, type_name
+from cascadenced.events.step import StepFailed, StepFinished, StepStarted
+from cascadenced.events.subjects import checked_event_name
+from cascadenced.events.wait import WaitStarted
+from cascadenced.handlers.failure import is_harmless, tell
+from cascadenced.identity import Redactor
+from cascadenced.pipeline.model import Mark, Run
+from cascadenced.runtime.record import LiveRun, Step, record
+from cascadenced.runtime.spawn import Spawner, Suspended
+
+MAX_PLACES = 10_000
+"""Steps and waits of one stage."""
+MAX_NAME_CHARS = 200
+LONGEST_S = 10 * 366 * 86_400
+
+
+class StepMismatch(CascadenceError):
+    """The stage asks for something else than what is recorded at this place."""
+
+    code = "step.mismatch"
+
+
+class Superseded(CascadenceError):
+    """This attempt is over; whatever its code still does counts for nothing."""
+
+    code = "superseded"
+
+
+class Steps:
+    """Of one attempt of one stage.
+
+    suspended: what it waits for, once it does.  mismatch: what was wrong, if something was.  broken: the log is.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, spawner: Spawner, live: LiveRun, redact: Redactor) -> None:
+        self._log, self._clock, self._spawner = log, clock, spawner
+        self._live, self._redact = live, redact
+        self._loop = asyncio.get_running_loop()
+        self._stage, self._attempt = live.run.current or "", live.run.attempt
+        self._n = 0
+        self.suspended: WaitStarted | None = None
+        self.mismatch: StepMismatch | None = None
+        self.broken: CascadenceError | None = None
+
+    # ── what a task calls ────────────────────────────────────────────────────────────────────────────────────
+
+    def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `function` returned, as it is recorded: now, or at an earlier attempt.
+
+        Awaitable on the loop, and wherever `function` is a coroutine function. Raises what `function` raises.
+        """
+        seq, mark = self._place("step", _checked_name(name))
+        if inspect.iscoroutinefunction(function) or self._is_on_the_loop():
+            return self._step(seq, mark, name, function, args, kwargs)
+        if mark is not None:
+            return own_copy(mark.output)
+        self._begin(seq, name)
+        began = self._clock.monotonic()
+        try:
+            output = recordable(function(*args, **kwargs))
+        except Exception as error:
+            self._wait(self._failed(seq, name, error, began))
+            raise
+        self._wait(self._finished(seq, name, output, began))
+        return output
+
+    def sleep(self, seconds: float) -> Any:
+        """Let `seconds` of wall-clock time pass, over restarts too. Awaitable on the loop."""
+        if type(seconds) not in (int, float) or not 0 <= seconds <= LONGEST_S:
+            raise Invalid(f"sleep() takes a number of seconds from 0 to {LONGEST_S}, not {seconds!r}")
+        seq, mark = self._place("sleep", "")
+        if mark is None:
+            raise self._suspend(seq, "sleep", until_us=self._clock.now_us() + round(seconds * 1e6))
+        return self._handed(None)
+
+    def wait_for(self, event: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:
+        """The payload of the next event of that name that the run's group dispatches, or has since the run began, and
+        that no wait of this run was handed before. Awaitable on the loop. Raises TimeoutError.
+
+        where: what the payload must hold, key by key.
+        """
+        checked_event_name(event)
+        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s <= LONGEST_S):
+            raise Invalid(f"timeout_s must be a number of seconds from 0 to {LONGEST_S}, not {timeout_s!r}")
+        matching = recordable(where or {})
+        if not isinstance(matching, dict):
+            raise Invalid(f"where must be a dict, not a {type_name(where)}")
+        seq, mark = self._place("event", event)
+        if mark is None:
+            until_us = None if timeout_s is None else self._clock.now_us() + round(timeout_s * 1e6)
+            raise self._suspend(seq, "event", name=event, where=matching, until_us=until_us)
+        if mark.timed_out:
+            raise TimeoutError(f"no event {event!r} came in time")
+        return self._handed(own_copy(mark.output))
+
+    # ── what the stage's runner asks ─────────────────────────────────────────────────────────────────────────
+
+    def refuse_rest(self) -> None:
+        """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
+        if self.mismatch is not None:
+            raise self.mismatch
+        behind = self._live.run.marks
+        if behind and self._n < max(behind):
+            missing = behind[max(behind)]
+            raise self._mismatch(f"place {max(behind)} was {_spelled(missing)}, and now the stage ends before it")
+
+    # ── one after the other ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _step(
+        self, seq: int, mark: Mark | None, name: str, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Json:
+        if mark is not None:
+            return own_copy(mark.output)
+        if self._is_at_most_once:
+            await self._record(StepStarted(task=self._live.run.task, stage=self._stage, seq=seq, name=name))
+        crashpoint("step.before_effect")
+        began = self._clock.monotonic()
+        try:
+            if inspect.iscoroutinefunction(function):
+                value = await function(*args, **kwargs)
+            else:
+                value = await self._spawner.call(lambda: function(*args, **kwargs))
+            output = recordable(value)
+        except Exception as error:
+            await self._failed(seq, name, error, began)
+            raise
+        await self._finished(seq, name, output, began)
+        return output
+
+    def _begin(self, seq: int, name: str) -> None:
+        if self._is_at_most_once:
+            self._wait(self._record(StepStarted(task=self._live.run.task, stage=self._stage, seq=seq, name=name)))
+        crashpoint("step.before_effect")
+
+    async def _finished(self, seq: int, name: str, output: Json, began: float) -> None:
+        crashpoint("step.after_effect")
+        took_s = self._clock.monotonic() - began
+        task = self._live.run.task
+        await self._record(StepFinished(task=task, stage=self._stage, seq=seq, name=name, output=output, took_s=took_s))
+
+    async def _failed(self, seq: int, name: str, error: Exception, began: float) -> None:
+        redact = self._redact
+        said = tell(error, redact) if is_harmless(error) else await self._spawner.call(tell, error, redact)
+        await self._record(
+            StepFailed(
+                task=self._live.run.task,
+                stage=self._stage,
+                seq=seq,
+                name=name,
+                error_type=said.error_type,
+                reason=said.reason,
+                took_s=self._clock.monotonic() - began,
+            )
+        )
+
+    async def _record(self, event: Event) -> None:
+        recorded = False
+
+        def following(run: Run) -> Step | None:
+            nonlocal recorded
+            recorded = run.status == "running" and run.current == self._stage and run.attempt == self._attempt
+            return Step.of(run, event) if recorded else None
+
+        try:
+            await record(self._log, self._clock, self._live, following)
+        except CascadenceError as error:
+            self.broken = error
+            raise
+        if not recorded:
+            raise Superseded(f"attempt {self._attempt} of the stage {self._stage} is over")
+
+    def _wait(self, recording: Coroutine[Any, Any, None]) -> None:
+        """In a thread: until it is recorded."""
+        asyncio.run_coroutine_threadsafe(recording, self._loop).result()
+
+    def _place(self, kind: str, name: str) -> tuple[int, Mark | None]:
+        if self.suspended is not None:
+            raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
+        self._n += 1
+        if self._n > MAX_PLACES:
+            raise Invalid(f"a stage has at most {MAX_PLACES} steps and waits", code="too_many_steps")
+        mark = self._live.run.marks.get(self._n)
+        if mark is not None and (mark.kind, mark.name) != (kind, name):
+            asked = _spelled(Mark(kind, name))
+            raise self._mismatch(f"place {self._n} was {_spelled(mark)}, and now the stage asks for {asked}")
+        return self._n, mark
+
+    def _suspend(self, seq: int, kind: str, **fields: Any) -> Suspended:
+        self.suspended = WaitStarted(task=self._live.run.task, stage=self._stage, seq=seq, kind=kind, **fields)
+        return Suspended(f"the stage {self._stage} waits")
+
+    def _mismatch(self, what: str) -> StepMismatch:
+        self.mismatch = StepMismatch(
+            f"the stage {self._stage} does not do what it did before: {what}. Steps and waits must come in the same "
+            "order each time; put the old code back, or cancel the run, or fork it before this stage"
+        )
+        return self.mismatch
+
+    @property
+    def _is_at_most_once(self) -> bool:
+        entry = self._live.entry
+        return entry is not None and entry.policy.delivery == "at_most_once"
+
+    def _is_on_the_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def _handed(self, value: Json) -> Any:
+        return _There(value) if self._is_on_the_loop() else value
+
+
+class _There(Awaitable[Json]):
+    """A value that is there already, for code that awaits it."""
+
+    def __init__(self, value: Json) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, None, Json]:
+        yield from ()
+        return self._value
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        raise Invalid(f"the name of a step is 1 to {MAX_NAME_CHARS} printable characters, not {name!r:.80}")
+    return name
+
+
+def _spelled(mark: Mark) -> str:
+    match mark.kind:
+        case "step":
+            return f"the step {mark.name!r}"
+        case "event":
+            return f"a wait for the event {mark.name!r}"
+        case _:
+            return "a sleep"

@@ -1,0 +1,246 @@
+"""The runs that a run's plan asks for: asked for in order or all at once, and their ends brought back to it.
+
+A child is a run like any other, but for its task, which need not be registered: the plan's object is used as it is, or
+after a restart the one that `plan()` gives when it is called again. While children are under way their parent sleeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from cascadenced.clock import Clock
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.base import Context, Event
+from cascadenced.events.child import ChildEnded, ChildRequested
+from cascadenced.events.run import RunCancelled, RunFailed, RunRequested
+from cascadenced.events.stage import StageFailed
+from cascadenced.events.wait import WaitEnded, WaitStarted
+from cascadenced.ids import RunId, run_id_for
+from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
+from cascadenced.runtime.record import LiveRun, Step, record, run_stream
+from cascadenced.runtime.tasks import TaskEntry
+
+MAX_NESTING = 16
+"""Plans within plans."""
+MAX_CHILDREN = 1_000
+"""Of one plan."""
+
+
+class PlanAgain(Protocol):
+    """What calls `plan()` another time (`runs.Perform`)."""
+
+    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]: ...
+
+
+class Children:
+    """Of all runs of this instance. What it keeps in memory is the tasks of plans, until their parents end."""
+
+    def __init__(self, log: EventLog, perform: PlanAgain) -> None:
+        self._log, self._perform = log, perform
+        self._entries: dict[str, Sequence[TaskEntry]] = {}
+        self._errors: dict[str, BaseException] = {}
+
+    def are_due(self, live: LiveRun) -> bool:
+        """Whether the stage under way has to wait for runs of its plan first."""
+        run = live.run
+        return run.current == "run" and run.children is not None and not all(child.is_done for child in run.children)
+
+    async def ask(self, live: LiveRun, clock: Clock) -> list[LiveRun]:
+        """Ask for those that can go now; the parent waits. Returns them, to be queued."""
+        if live.planned is not None:
+            self._entries[live.run_id] = live.planned
+        asked: list[LiveRun] = []
+
+        def following(run: Run) -> Step | None:
+            asked.clear()
+            if run.status != "running" or run.current != "run":
+                return None
+            wait = WaitStarted(task=run.task, stage="run", seq=0, kind="children")
+            return self._step(live, run, clock, asked, [], wait)
+
+        await record(self._log, clock, live, following)
+        return asked
+
+    async def collect(self, live: LiveRun, clock: Clock) -> list[LiveRun]:
+        """Take in how children ended that have; ask for the next, or let the parent go on, or fail with them."""
+        ended: list[ChildEnded] = []
+        for index, child in enumerate(live.run.children or ()):
+            if child.run_id is not None and child.ended is None:
+                outcome = fold(r.event for r in await self._log.read_stream(run_stream(child.run_id)))
+                if outcome.status in ENDED:
+                    ended.append(_child_ended(live.run, index, child.run_id, outcome))
+        asked: list[LiveRun] = []
+
+        def following(run: Run) -> Step | None:
+            asked.clear()
+            if run.wait is None or run.wait.kind != "children" or run.paused:
+                return None
+            after = run
+            for event in ended:
+                after = evolve(after, event)
+            children = after.children or ()
+            failed = next((c.ended for c in children if c.ended is not None and not c.is_done), None)
+            if failed is not None:
+                return self._failed(live, run, failed, ended, clock)
+            if all(child.is_done for child in children):
+                over = WaitEnded(task=run.task, stage="run", seq=0, kind="children", outcome="children")
+                return Step.of(run, *ended, over)
+            return self._step(live, run, clock, asked, ended, None)
+
+        await record(self._log, clock, live, following)
+        return asked
+
+    def ended(self, child: LiveRun) -> None:
+        """A child has ended in this process: its exception is the parent's, if that fails of it."""
+        if child.error is not None and child.run.parent_run_id in self._entries:
+            self._errors[child.run_id] = child.error
+
+    def forget(self, run_id: str) -> None:
+        """The run has ended."""
+        self._entries.pop(run_id, None)
+        self._errors.pop(run_id, None)
+
+    async def entry_of(self, child: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]) -> TaskEntry | Event | None:
+        """A child's task; or the event that ends it, when there is nobody any more whom it could be for. None: the
+        parent's own task is not there now."""
+        parent_id = child.run.parent_run_id
+        assert parent_id is not None
+        parent = LiveRun(RunId(parent_id), Context())
+        await parent.read(self._log)
+        place = next((n for n, each in enumerate(parent.run.children or ()) if each.run_id == child.run_id), None)
+        if parent.run.status in ENDED or place is None:
+            why = f"the run that asked for it, {parent_id}, has ended"
+            return RunCancelled(
+                task=child.run.task, via="plan", reason=why, stage=child.run.current, started=bool(child.run.stages)
+            )
+        entries = self._entries.get(parent_id)
+        if entries is None:
+            if not await find(parent):
+                return None
+            try:
+                entries = await self._perform.plan_again(parent)
+            except Exception as error:  # noqa: BLE001 -- plan() is the task's own code
+                return _cannot_go_on(
+                    child.run, "plan.changed", f"plan() of {parent.run.task} failed when it was called again: {error}"
+                )
+            self._entries[parent_id] = entries
+        planned = [] if parent.run.children is None else [each.planned for each in parent.run.children]
+        now = [(entry.name, entry.class_name) for entry in entries]
+        if now != [(each.name, each.kind) for each in planned]:
+            return _cannot_go_on(
+                child.run,
+                "plan.changed",
+                f"plan() of {parent.run.task} gave other tasks when it was called again after a restart: it must give "
+                "the same ones for the same run",
+            )
+        return entries[place]
+
+    def _step(
+        self,
+        live: LiveRun,
+        run: Run,
+        clock: Clock,
+        asked: list[LiveRun],
+        ended: Sequence[ChildEnded],
+        wait: WaitStarted | None,
+    ) -> Step:
+        """The requests that can be made now, after `ended`, and `wait`."""
+        after = run
+        for event in ended:
+            after = evolve(after, event)
+        requested: list[ChildRequested] = []
+        also: list[Change] = []
+        for index in _next(after):
+            child = (after.children or ())[index]
+            newborn = _newborn(live, run, index, child, clock)
+            asked.append(newborn)
+            requested.append(
+                ChildRequested(
+                    task=run.task,
+                    index=index,
+                    child_task=child.planned.name,
+                    child_run_id=newborn.run_id,
+                    attempt=child.attempt + 1,
+                )
+            )
+            request = RunRequested(
+                task=child.planned.name,
+                via="plan",
+                priority=run.priority,
+                parent_run_id=live.run_id,
+                depth=run.depth,
+                nesting=run.nesting + 1,
+            )
+            also.append(Change(run_stream(newborn.run_id), [request], 0, newborn.context))
+        step = Step.of(run, *ended, *requested, *([] if wait is None else [wait]))
+        return Step(step.events, step.run, also)
+
+    def _failed(self, live: LiveRun, run: Run, failed: ChildEnded, ended: Sequence[Event], clock: Clock) -> Step:
+        """The parent's stage failed with a child; it is tried again if its policy says so."""
+        live.error = self._errors.get(failed.child_run_id, live.error)
+        over = WaitEnded(task=run.task, stage="run", seq=0, kind="children", outcome="children")
+        assert live.entry is not None
+        retry = live.entry.policy.retries.get("run")
+        n_failed = run.n_failed + 1
+        again = retry is not None and n_failed < retry.max_attempts
+        delay_s = retry.delay_s(n_failed, f"{live.run_id}/run/{n_failed}") if retry is not None and again else 0.0
+        failure = StageFailed(
+            task=run.task,
+            stage="run",
+            attempt=run.attempt,
+            error_type=failed.error_type or failed.status,
+            reason=failed.reason or f"the run {failed.child_run_id} of its plan was {failed.status}",
+            fatal=not again,
+            retry_at_us=clock.now_us() + round(delay_s * 1e6) if again else None,
+        )
+        step = Step.of(run, *ended, over, failure)
+        return Step.of(run, *step.events, *decide(step.run, failure, elapsed_s=live.elapsed_s(clock)))
+
+
+def _next(run: Run) -> list[int]:
+    """Places that a run is to be asked for now."""
+    waiting = [
+        index
+        for index, child in enumerate(run.children or ())
+        if not child.is_done and (child.run_id is None or child.ended is not None)
+    ]
+    if run.parallel:
+        return waiting
+    first = next((index for index, child in enumerate(run.children or ()) if not child.is_done), None)
+    return [first] if first is not None and first in waiting else []
+
+
+def _newborn(live: LiveRun, run: Run, index: int, child: Child, clock: Clock) -> LiveRun:
+    run_id = run_id_for(f"child:{live.run_id}:{index}:{child.attempt + 1}", clock.now_us())
+    mother = live.context
+    context = Context(
+        user_hash=mother.user_hash,
+        group_hash=mother.group_hash,
+        run_id=run_id,
+        cause=live.last_event_id,
+        correlation=mother.correlation,
+        traceparent=mother.traceparent,
+    )
+    newborn = LiveRun(run_id, context)
+    newborn.identity = live.identity
+    return newborn
+
+
+def _child_ended(run: Run, index: int, child_run_id: str, outcome: Run) -> ChildEnded:
+    return ChildEnded(
+        task=run.task,
+        index=index,
+        child_run_id=child_run_id,
+        status=outcome.status,
+        output=outcome.result if outcome.status == "success" else None,
+        error_type=outcome.error_type,
+        reason=outcome.reason,
+    )
+
+
+def _cannot_go_on(run: Run, code: str, reason: str) -> RunFailed:
+    return RunFailed(
+        task=run.task, via=run.via, error_type=code, reason=reason, stage=run.current, started=bool(run.stages)
+    )

@@ -1,0 +1,102 @@
+"""What others ask of runs under way: pause, resume, cancel, signal, resolve. A run's children do as it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from cascadenced.clock import Clock
+from cascadenced.errors import Conflict, Unknown
+from cascadenced.eventlog.base import EventLog
+from cascadenced.events.base import Event, Json
+from cascadenced.identity import Redactor
+from cascadenced.pipeline import control
+from cascadenced.pipeline.model import Run
+from cascadenced.runtime.record import LiveRun, Step, record
+from cascadenced.runtime.runs import Runs
+
+MAX_CONTEXT_CHARS = 3_072
+"""Of a context's JSON text, as the predecessor counted."""
+MAX_PREVIEW_CHARS = 256
+
+
+class Controls:
+    """All of them raise Unknown for a run that is not there, and Conflict where its state forbids it.
+
+    by: pseudonym of whoever asks.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, runs: Runs) -> None:
+        self._log, self._clock, self._runs = log, clock, runs
+
+    async def pause(self, run_id: str, *, by: str | None) -> Run:
+        """What is under way ends; nothing new starts until `resume`."""
+        return await self._with_children(run_id, lambda run: control.pause(run, by=by), self._runs.look_at)
+
+    async def resume(self, run_id: str, *, by: str | None) -> Run:
+        return await self._with_children(run_id, lambda run: control.unpause(run, by=by), self._runs.look_at)
+
+    async def cancel(self, run_id: str, *, via: str, by: str | None, reason: str = "cancelled on request") -> Run:
+        """End it now. Its code is cancelled if it is a coroutine, killed if it has a process, and left alone in a
+        thread, where nothing can end it."""
+        live = await self._runs.find(run_id)
+        await self._record(
+            live,
+            lambda run: control.cancel(run, via=via, by=by, reason=reason, elapsed_s=live.elapsed_s(self._clock)),
+        )
+        await self._runs.withdraw(live)
+        return live.run
+
+    async def signal(self, run_id: str, payload: Json, *, via: str, by: str | None, redact: Redactor | None) -> bool:
+        """Tell the run something; whether no stage is under way, so that the next one is told at once."""
+        live = await self._runs.find(run_id)
+        shown = preview(payload)
+        if shown is not None and redact is not None:
+            shown = redact(shown)
+        at_once = control.is_consumed_at_once(live.run)
+        await self._record(live, lambda run: control.attach(run, payload, via=via, by=by, shown=shown))
+        return at_once
+
+    async def resolve(self, run_id: str, resolution: str, *, by: str | None, output: Json = None) -> Run:
+        """Settle a run in doubt. resolution: retry, done or fail.  output: what the effect returned, if it was done."""
+        live = await self._runs.find(run_id)
+        await self._record(
+            live,
+            lambda run: control.decide_resolution(
+                run, resolution, by=by, output=output, elapsed_s=live.elapsed_s(self._clock)
+            ),
+        )
+        self._runs.look_at(live)
+        return live.run
+
+    async def _with_children(
+        self, run_id: str, rule: Callable[[Run], list[Event]], then: Callable[[LiveRun], Any]
+    ) -> Run:
+        live = await self._runs.find(run_id)
+        await self._record(live, rule)
+        then(live)
+        for child in live.run.children or ():
+            if child.run_id is not None and child.ended is None:
+                with suppress(Conflict, Unknown):
+                    await self._with_children(child.run_id, rule, then)
+        return live.run
+
+    async def _record(self, live: LiveRun, rule: Callable[[Run], list[Event]]) -> None:
+        await record(self._log, self._clock, live, lambda run: Step.of(run, *rule(run)), wait_for_space=False)
+
+
+def preview(payload: Json) -> str | None:
+    """What of a context is shown in the audit trail: of a dict with `note` or `url` only these, each cut."""
+    if payload is None or payload in ("", {}, []):
+        return None
+    if isinstance(payload, dict):
+        told = {key: payload[key] for key in ("note", "url") if key in payload}
+        if told:
+            return repr({key: _cut(value) for key, value in told.items()})
+    return _cut(repr(payload))
+
+
+def _cut(value: Json) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= MAX_PREVIEW_CHARS else text[:MAX_PREVIEW_CHARS] + "..."

@@ -1,0 +1,82 @@
+"""Runs that wait: of each there is only what wakes it. Their state is in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from cascadenced.clock import Clock
+from cascadenced.events.base import Recorded
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.runtime.alarms import Alarms
+from cascadenced.runtime.record import LiveRun
+
+
+class _Sleeper(msgspec.Struct, frozen=True, gc=False):
+    """listens_to: an event's name.  group_hash: whose events it hears."""
+
+    listens_to: str | None
+    group_hash: str | None
+
+
+class Sleepers:
+    """wake: called with the id of a run that is to be looked at again; it is not among them any more."""
+
+    def __init__(self, clock: Clock, wake: Callable[[str], None]) -> None:
+        self._clock, self._wake = clock, wake
+        self._sleepers: dict[str, _Sleeper] = {}
+        self._listening: dict[str, set[str]] = {}
+        self._alarms = Alarms(clock, self.rouse)
+
+    def __len__(self) -> int:
+        return len(self._sleepers)
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._sleepers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sleepers)
+
+    def add(self, live: LiveRun) -> None:
+        """Let it sleep until what it waits for comes; while it is paused, until it is roused."""
+        run = live.run
+        wait = None if run.paused else run.wait
+        listens_to = wait.name if wait is not None and wait.kind == "event" else None
+        self._sleepers[live.run_id] = _Sleeper(listens_to, live.context.group_hash)
+        if listens_to is not None:
+            self._listening.setdefault(listens_to, set()).add(live.run_id)
+        if wait is not None and wait.until_us is not None:
+            left_s = (wait.until_us - self._clock.now_us()) / 1e6
+            self._alarms.set(live.run_id, self._clock.monotonic() + left_s)
+
+    def discard(self, run_id: str) -> bool:
+        """Forget it; whether it was there."""
+        sleeper = self._sleepers.pop(run_id, None)
+        if sleeper is None:
+            return False
+        self._alarms.clear(run_id)
+        if sleeper.listens_to is not None:
+            listening = self._listening[sleeper.listens_to]
+            listening.discard(run_id)
+            if not listening:
+                del self._listening[sleeper.listens_to]
+        return True
+
+    def rouse(self, run_id: str) -> None:
+        if self.discard(run_id):
+            self._wake(run_id)
+
+    def hear(self, batch: Sequence[Recorded]) -> None:
+        """These events were recorded. Whoever waits for one of them looks whether it is the right one."""
+        if not self._listening:
+            return
+        for recorded in batch:
+            event = recorded.event
+            if type(event) is EventDispatched and event.name in self._listening:
+                for run_id in sorted(self._listening[event.name]):
+                    if self._sleepers[run_id].group_hash == recorded.group_hash:
+                        self.rouse(run_id)
+
+    def stop(self) -> None:
+        self._alarms.stop()
