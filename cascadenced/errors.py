@@ -156,6 +156,30 @@ class PrecheckError(CascadenceError, RuntimeError):
     code = "precheck_failed"
 
 
+class TimeUp(CascadenceError, TimeoutError):
+    """A stage took longer than its task allows."""
+
+    code = "timeout"
+
+
+class StepMismatch(CascadenceError):
+    """A stage that runs again asks for something else than is recorded of it."""
+
+    code = "step.mismatch"
+
+
+class Superseded(CascadenceError):
+    """An attempt that is over; whatever its code still does counts for nothing."""
+
+    code = "superseded"
+
+
+class Swallowed(CascadenceError):
+    """A task's code caught what unwinds a stage that waits."""
+
+    code = "suspension.swallowed"
+
+
 class RunFailedError(CascadenceError, RuntimeError):
     """A run ended in error in another process or an earlier one; the original exception object is gone.
 

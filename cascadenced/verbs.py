@@ -21,11 +21,13 @@ from cascadenced.events.inbound import MAX_PRIORITY, UpdatePointer
 from cascadenced.events.strict import shaped
 from cascadenced.events.subjects import checked_task_name
 from cascadenced.handlers.run_requests import Origin
-from cascadenced.identity import Identity, checked, checked_hash
+from cascadenced.identity import Identity, Redactor, checked, checked_hash
 from cascadenced.instance import Instance
 from cascadenced.pipeline.admission import Switch
 from cascadenced.pipeline.model import Run
 from cascadenced.projections.audit_trail import Category
+from cascadenced.projections.runs import resolve_run_id
+from cascadenced.runtime.controls import MAX_CONTEXT_CHARS
 from cascadenced.runtime.runs import Accepted
 from cascadenced.vault_file import JobThread
 
@@ -102,9 +104,6 @@ class PointerArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     group_id: str | None = None
 
 
-_WISHES = (RunArguments, DispatchArguments, SwitchArguments, PointerArguments)
-
-
 class PointersArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Filters are raw ids; they are hashed here."""
 
@@ -140,6 +139,37 @@ class TaskArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class LetterArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     position: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+
+
+class RunControlArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
+    """run: its id, or the first 8 or more characters of it."""
+
+    run: str
+
+
+class CancelArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=True):
+    """reason: for the audit trail."""
+
+    reason: str = ""
+    via: str = "cli"
+
+
+class SignalArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=True):
+    """kind: `context`.  value: what the run is told, JSON of at most 3,072 characters."""
+
+    value: Json
+    kind: str = "context"
+    via: str = "cli"
+
+
+class ResolveArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=True):
+    """resolution: retry, done or fail.  output: what the effect returned, with `done`."""
+
+    resolution: str
+    output: Json = None
+
+
+_WISHES = (RunArguments, DispatchArguments, SwitchArguments, PointerArguments, RunControlArguments)
 
 
 class RebuildArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -185,6 +215,21 @@ class DispatchResult(msgspec.Struct):
     status: str
     result: Json = None
     duplicate: bool = False
+
+
+class RunControlled(msgspec.Struct):
+    """status: how the run stands now."""
+
+    run_id: str
+    task: str
+    status: str
+
+
+class Signalled(msgspec.Struct):
+    """delivered: whether no stage was under way, so that the next one is told at once."""
+
+    run_id: str
+    delivered: bool
 
 
 class PointerResult(msgspec.Struct):
@@ -291,6 +336,54 @@ async def _dispatch(instance: Instance, asked: DispatchArguments) -> DispatchRes
         return DispatchResult(asked.event, dispatched.run_id, "accepted", duplicate=dispatched.duplicate)
     run = await _ended(instance, dispatched.run_id)
     return DispatchResult(asked.event, dispatched.run_id, run.status, run.result, dispatched.duplicate)
+
+
+_MAX_REASON_CHARS = 500
+
+
+async def _pause_run(instance: Instance, asked: RunControlArguments) -> RunControlled:
+    run_id, by = await _run_and_who(instance, asked)
+    return _controlled(run_id, await instance.controls.pause(run_id, by=by))
+
+
+async def _resume_run(instance: Instance, asked: RunControlArguments) -> RunControlled:
+    run_id, by = await _run_and_who(instance, asked)
+    return _controlled(run_id, await instance.controls.resume(run_id, by=by))
+
+
+async def _cancel(instance: Instance, asked: CancelArguments) -> RunControlled:
+    run_id, by = await _run_and_who(instance, asked)
+    reason = Redactor(asked.identity(), instance.pseudonyms)(asked.reason[:_MAX_REASON_CHARS])
+    run = await instance.controls.cancel(run_id, via=asked.via, by=by, reason=reason or "cancelled on request")
+    return _controlled(run_id, run)
+
+
+async def _signal(instance: Instance, asked: SignalArguments) -> Signalled:
+    if asked.kind != "context":
+        raise Invalid("unsupported signal kind")
+    n_chars = len(msgspec.json.encode(asked.value).decode())
+    if n_chars > MAX_CONTEXT_CHARS:
+        raise Invalid("context payload too large")
+    run_id, by = await _run_and_who(instance, asked)
+    redact = Redactor(asked.identity(), instance.pseudonyms)
+    delivered = await instance.controls.signal(run_id, asked.value, via=asked.via, by=by, redact=redact)
+    return Signalled(run_id, delivered)
+
+
+async def _resolve(instance: Instance, asked: ResolveArguments) -> RunControlled:
+    run_id, by = await _run_and_who(instance, asked)
+    run = await instance.controls.resolve(run_id, asked.resolution, by=by, output=asked.output)
+    return _controlled(run_id, run)
+
+
+async def _run_and_who(instance: Instance, asked: RunControlArguments) -> tuple[str, str]:
+    """The run's whole id, and the pseudonym of whoever asks."""
+    by = instance.pseudonyms.user(asked.identity().user_id)
+    return await resolve_run_id(instance.log.tables, asked.run), by
+
+
+def _controlled(run_id: str, run: Run) -> RunControlled:
+    return RunControlled(run_id, run.task, run.shown_status)
 
 
 async def _status(instance: Instance, asked: TaskArguments) -> Any:
@@ -425,6 +518,13 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("disable", SwitchArguments, _switch("disable"), "refuse new runs"),
         _verb("pause", SwitchArguments, _switch("pause"), "refuse new runs for now"),
         _verb("resume", SwitchArguments, _switch("resume"), "accept runs again after a pause"),
+        _verb(
+            "pause_run", RunControlArguments, _pause_run, "let what is under way of a run end, and start nothing new"
+        ),
+        _verb("resume_run", RunControlArguments, _resume_run, "let a paused run go on"),
+        _verb("cancel", CancelArguments, _cancel, "end a run now"),
+        _verb("signal", SignalArguments, _signal, "tell a run something"),
+        _verb("resolve", ResolveArguments, _resolve, "say what became of a run in doubt"),
         _verb("dispatch", DispatchArguments, _dispatch, "dispatch an event to its workflow"),
         _verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
         _verb("runs", RunsArguments, _runs, "runs, newest first"),
@@ -464,7 +564,7 @@ async def perform(verb: Verb[Any], instance: Instance, value: Json, *, via: str 
         arguments = shaped(value, verb.takes)
     except BadMessage as error:
         raise Invalid(str(error)) from None
-    if isinstance(arguments, RunArguments | DispatchArguments):
+    if isinstance(arguments, RunArguments | DispatchArguments | CancelArguments | SignalArguments):
         if via is not None:
             arguments = msgspec.structs.replace(arguments, via=via)
         elif arguments.via not in ("cli", "python"):

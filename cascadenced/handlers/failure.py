@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 import cascadenced
-from cascadenced.errors import PrecheckError
+from cascadenced.errors import PrecheckError, StepMismatch, Superseded, Swallowed, TimeUp
 from cascadenced.events.base import Json
 from cascadenced.events.content import (
     MAX_READ_CHARS,
@@ -29,7 +29,9 @@ from cascadenced.runtime.spawn import TaskExit
 MAX_TYPE_CHARS = 120
 MAX_FRAMES = 64
 
-_OURS = (PrecheckError, ResearchFailed, Unserialisable, TooLarge, TaskExit)
+_CODED = (Unserialisable, TooLarge, TimeUp, StepMismatch, Superseded, Swallowed)
+"""Ours, known by their code rather than by their class."""
+_OURS = (*_CODED, PrecheckError, ResearchFailed, TaskExit)
 _HARMLESS = frozenset(_OURS).union(
     kind
     for kind in vars(builtins).values()
@@ -61,8 +63,7 @@ def tell(error: BaseException, redact: Redactor) -> Told:
 
 def error_type(error: BaseException, redact: Redactor) -> str:
     """The name of its class, or the code that we gave it."""
-    ours = type(error) is Unserialisable or type(error) is TooLarge
-    name = plain(error.code) if ours else type_name(error)  # type: ignore[attr-defined]
+    name = plain(error.code) if type(error) in _CODED else type_name(error)  # type: ignore[attr-defined]
     return _for_people(name, redact, MAX_TYPE_CHARS)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, PrecheckError
+from cascadenced.errors import CascadenceError, PrecheckError, StepMismatch, Swallowed, TimeUp
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
 from cascadenced.events.content import TooLarge, Unserialisable, cut, own_copy, recordable
@@ -19,7 +19,7 @@ from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.handlers.failure import is_harmless, tell
 from cascadenced.handlers.plan import TaskPlan, read_plan
 from cascadenced.handlers.research import ResearchFailed, gather
-from cascadenced.handlers.steps import StepMismatch, Steps
+from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline.decide import doubt
 from cascadenced.plugins.base import BaseTask
@@ -42,18 +42,6 @@ Equip = Callable[[Any, LiveRun], None]
 
 _under_way: contextvars.ContextVar[tuple[LiveRun, str, int] | None] = contextvars.ContextVar("stage", default=None)
 """(run, stage, attempt), for code that ends when nobody waits for it any more."""
-
-
-class TimeUp(CascadenceError):
-    """The stage took longer than its task allows."""
-
-    code = "timeout"
-
-
-class Swallowed(CascadenceError):
-    """The task's code caught what unwinds a stage that waits."""
-
-    code = "suspension.swallowed"
 
 
 _STEPPING = (BaseTask, WorkflowTask)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, Invalid
+from cascadenced.errors import CascadenceError, Invalid, StepMismatch, Superseded
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
 from cascadenced.events.content import own_copy, recordable, type_name
@@ -32,18 +32,6 @@ MAX_PLACES = 10_000
 """Steps and waits of one stage."""
 MAX_NAME_CHARS = 200
 LONGEST_S = 10 * 366 * 86_400
-
-
-class StepMismatch(CascadenceError):
-    """The stage asks for something else than what is recorded at this place."""
-
-    code = "step.mismatch"
-
-
-class Superseded(CascadenceError):
-    """This attempt is over; whatever its code still does counts for nothing."""
-
-    code = "superseded"
 
 
 class Steps:
