@@ -3,5 +3,6 @@
 model.py      Run, the six stages, and `evolve`: a run's events → its state
 decide.py     what follows from an event of a run; what a restart does about an unfinished one
 admission.py  may this task run now; what enable, disable, pause and resume record
+queue.py      which queued run starts next: limits of tasks, priorities, turns of groups
 followups.py  what the planner does about a failed run
 """
