@@ -159,6 +159,7 @@ class Instance:
         """Record what was found; what could not be used is an event as well."""
         for entry in self.catalogue.tasks.values():
             await self.tasks.register(entry)
+            self.runs.limit_task(entry.name, entry.policy.max_concurrent)
         rejected = [TaskRejected(plugin=r.plugin, reason=r.reason) for r in self.catalogue.rejected]
         for event in rejected:
             _log.error("plugin_rejected", plugin=event.plugin, reason=event.reason)

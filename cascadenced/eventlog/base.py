@@ -44,6 +44,17 @@ class Receipt(msgspec.Struct, frozen=True):
         return self.duplicate_of is not None
 
 
+class Opening(msgspec.Struct, frozen=True, gc=False):
+    """How an unfinished stream began: its opening event without the run's arguments, which may be large."""
+
+    stream: str
+    position: int
+    task: str
+    group_hash: str | None
+    priority: int
+    parent_run_id: str | None
+
+
 class Tables(Protocol):
     """Read access to the projections and the events: one statement at a time, on what is committed."""
 
@@ -145,6 +156,10 @@ class EventLog(Protocol):
 
     async def unfinished(self) -> list[str]:
         """Streams with an opening event and no terminal one (events/run.py), oldest first."""
+        ...
+
+    async def openings(self) -> list[Opening]:
+        """The opening events of the unfinished streams, oldest first: read at once, however many there are."""
         ...
 
     async def checkpoint(self, name: str) -> int:

@@ -13,11 +13,11 @@ from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, DiskError
-from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt, Row
+from cascadenced.eventlog.base import Change, Observer, Opening, Projection, ProjectionState, Receipt, Row
 from cascadenced.eventlog.chain import header_of, verify
 from cascadenced.eventlog.database import migrate
 from cascadenced.eventlog.folding import Folding
-from cascadenced.eventlog.rows import to_row, write
+from cascadenced.eventlog.rows import opening, to_row, write
 from cascadenced.eventlog.sequence import Batch, Pending, Tail, prepare
 from cascadenced.eventlog.tail import LiveTail
 from cascadenced.events.base import Recorded
@@ -145,6 +145,10 @@ class MemoryEventLog:
 
     async def unfinished(self) -> list[str]:
         return sorted(self.file.unfinished, key=self.file.unfinished.__getitem__)
+
+    async def openings(self) -> list[Opening]:
+        events = (event for at in sorted(self.file.unfinished.values()) for event in self.file.events[at - 1 : at])
+        return [opening(event.stream, event.position, event.group_hash, event.event) for event in events]
 
     async def checkpoint(self, name: str) -> int:
         return self._checkpoints.get(name, self.file.checkpoints.get(name, 0))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,16 +12,18 @@ from urllib.parse import quote
 import aiosqlite
 
 from cascadenced.errors import LogCorrupt, Unavailable
-from cascadenced.eventlog.base import ProjectionState, Row
+from cascadenced.eventlog.base import Opening, ProjectionState, Row
 from cascadenced.eventlog.chain import check_end, verify
 from cascadenced.eventlog.database import LAST_KNOWN, unreadable
 from cascadenced.eventlog.folding import is_database_failure
-from cascadenced.eventlog.rows import COLUMNS, from_row
+from cascadenced.eventlog.rows import COLUMNS, OPENINGS, from_row, opening_from_row
 from cascadenced.events.base import Recorded
 
 _READ = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
 _VERIFIED_AT_ONCE = 500
 """Events whose hashes are computed on the loop before others have a turn: a few milliseconds."""
+_OPENINGS_AT_ONCE = 1_000
+"""Read and decoded before others have a turn, as above."""
 _READ_STREAM = f"SELECT {COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version"  # noqa: S608
 _READ_SOME = f"{_READ_STREAM} LIMIT ?"
 _READ_AT_ONCE = 100
@@ -61,8 +64,13 @@ class Reader:
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Raises Unavailable if the file cannot be read (any more)."""
-        try:
+        with self._reading():
             return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
             if not is_database_failure(error):
                 raise
@@ -93,6 +101,14 @@ class Reader:
 
     async def unfinished(self) -> list[str]:
         return [stream for (stream,) in await self.fetch("SELECT stream FROM unfinished ORDER BY position")]
+
+    async def openings(self) -> list[Opening]:
+        found: list[Opening] = []
+        with self._reading():
+            async with self._connection.execute(OPENINGS) as cursor:
+                while rows := list(await cursor.fetchmany(_OPENINGS_AT_ONCE)):
+                    found += [opening_from_row(tuple(row)) for row in rows]
+        return found
 
     async def projection_states(self) -> list[ProjectionState]:
         head = await self.position()

@@ -20,7 +20,7 @@ import structlog
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, ConfigError, DataFolderGone, DiskError, DiskFull, WrongVersion
-from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
+from cascadenced.eventlog.base import Change, Observer, Opening, Projection, ProjectionState, Receipt
 from cascadenced.eventlog.bulk import delete_many, insert_many, select_many
 from cascadenced.eventlog.chain import check_end
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
@@ -192,6 +192,9 @@ class SqliteEventLog:
 
     async def unfinished(self) -> list[str]:
         return await self._reader.unfinished()
+
+    async def openings(self) -> list[Opening]:
+        return await self._reader.openings()
 
     async def checkpoint(self, name: str) -> int:
         waiting = self._checkpoints.get(name)

@@ -5,5 +5,6 @@ decide.py     what follows from an event of a run; what a restart does about an 
 control.py    what others may ask of a run under way
 policy.py     what a task asks for: retries, time limits, at most once
 admission.py  may this task run now; what enable, disable, pause and resume record
+queue.py      which queued run starts next: limits of tasks, priorities, turns of groups
 followups.py  what the planner does about a failed run
 """

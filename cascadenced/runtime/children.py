@@ -19,7 +19,7 @@ from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
 from cascadenced.pipeline.decide import decide
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
-from cascadenced.runtime.record import LiveRun, Step, record, run_stream
+from cascadenced.runtime.record import Following, LiveRun, Step, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry
 
 MAX_NESTING = 16
@@ -60,7 +60,7 @@ class Children:
             wait = WaitStarted(task=run.task, stage="run", seq=0, kind="children")
             return self._step(live, run, clock, asked, [], wait)
 
-        await record(self._log, clock, live, following)
+        await self._record(live, clock, following, asked)
         return asked
 
     async def collect(self, live: LiveRun, clock: Clock) -> list[LiveRun]:
@@ -89,8 +89,14 @@ class Children:
                 return Step.of(run, *ended, over)
             return self._step(live, run, clock, asked, ended, None)
 
-        await record(self._log, clock, live, following)
+        await self._record(live, clock, following, asked)
         return asked
+
+    async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> None:
+        """Record the step, and let the children know what the log has of them."""
+        receipt = await record(self._log, clock, live, following)
+        for child in asked:
+            child.fold([each for each in receipt if each.stream == run_stream(child.run_id)])
 
     def ended(self, child: LiveRun) -> None:
         """A child has ended in this process: its exception is the parent's, if that fails of it."""

@@ -133,15 +133,15 @@ Following = Callable[[Run], Step | None]
 
 async def record(
     log: EventLog, clock: Clock, live: LiveRun, following: Following, *, wait_for_space: bool = True
-) -> None:
-    """Append the step that `following` says, in one write, and take it in.
+) -> Sequence[Recorded]:
+    """Append the step that `following` says, in one write, and take it in. Returns all that was recorded.
 
     When another writer came first, the stream is read and `following` asked again. A full disk, and a log
     that another program holds, is waited for, or raises DiskFull or Unavailable.
     """
     while (step := following(live.run)) is not None:
         if not step.events:
-            return
+            break
         try:
             receipt = await log.append([live.change(step.events), *step.also])
         except (DiskFull, Unavailable):
@@ -152,7 +152,8 @@ async def record(
             live.fold(await log.read_stream(run_stream(live.run_id), live.version))
         else:
             live.advance(step.run, receipt.recorded[: len(step.events)])
-            return
+            return receipt.recorded
+    return ()
 
 
 _STARTS = frozenset({StageStarted, ContextConsumed})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -26,10 +25,11 @@ from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
 from cascadenced.pipeline.model import ENDED, Run, evolve, fold
+from cascadenced.pipeline.queue import RunQueue
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.endings import Ended, Endings
 from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream, workflow_stream
-from cascadenced.runtime.sleepers import Sleepers
+from cascadenced.runtime.sleepers import Sleeper, Sleepers
 from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import VaultPort
 
@@ -106,7 +106,8 @@ class Runs:
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
         self._n_joining = 0  # those that will be queued as soon as they are recorded
-        self._queue: OrderedDict[str, LiveRun | None] = OrderedDict()
+        self._queue = RunQueue()
+        self._fresh: dict[str, LiveRun] = {}  # of those in the queue, the ones whose state is kept
         # A run is in the queue or in one of these three, or this process leaves it alone.
         self._asked: dict[str, LiveRun] = {}  # its first append is under way
         self._live: dict[str, LiveRun] = {}  # it is under way itself
@@ -126,10 +127,12 @@ class Runs:
     def limit(self, max_running: int, max_queued: int) -> None:
         """Other bounds from now on. What runs or waits beyond them goes on."""
         self._max_running, self._max_queued = max_running, max_queued
-        if len(self._queue) < max_queued:
-            self._room.set()
-        else:
-            self._room.clear()
+        self._tell_room()
+        self._start_queued()
+
+    def limit_task(self, name: str, max_running: int | None) -> None:
+        """How many runs of a task may be under way at once; None: any number."""
+        self._queue.limit(name, max_running)
         self._start_queued()
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +163,7 @@ class Runs:
         has_slot = False
         if refused is not None:
             events.append(RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1]))
-        elif has_slot := self._take_slot():
+        elif has_slot := self._take_slot(live.run_id, request.task):
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
             events += _start(evolve(Run(), requested), live.entry)
@@ -172,7 +175,7 @@ class Runs:
                 await self._vault.remember([request.identity], self._pseudonyms)
             appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
-            self._give_back(has_slot=has_slot, to_queue=to_queue)
+            self._give_back(live.run_id, has_slot=has_slot, to_queue=to_queue)
             raise
         self._asked[live.run_id] = live
         # An append cannot be called back, so what follows from it must not depend on a caller that still waits.
@@ -204,7 +207,7 @@ class Runs:
                 answer.set_exception(error)
         if error is not None or done.result().duplicate_of is not None:
             self._leave(live)
-            self._give_back(has_slot=has_slot, to_queue=to_queue)
+            self._give_back(live.run_id, has_slot=has_slot, to_queue=to_queue)
             return
         stream = run_stream(live.run_id)
         live.fold([recorded for recorded in done.result().recorded if recorded.stream == stream])
@@ -212,7 +215,7 @@ class Runs:
             self._drive(live, self._to_its_end)
         elif to_queue:
             self._n_joining -= 1
-            self._enqueue(live.run_id, live)
+            self._enqueue(live)
 
     async def ended(self, run_id: str) -> Ended:
         """The run, once it has ended. Raises Unknown; Unavailable if it does not go on in this process."""
@@ -236,7 +239,7 @@ class Runs:
 
     async def find(self, run_id: str) -> LiveRun:
         """The run as it is now, in this process or in the log. Raises Unknown."""
-        live = self._live.get(run_id) or self._queue.get(run_id)
+        live = self._live.get(run_id) or self._fresh.get(run_id)
         if live is None or live.version == 0:
             live = LiveRun(RunId(run_id), Context())
             await live.read(self._log)
@@ -251,7 +254,8 @@ class Runs:
     async def withdraw(self, live: LiveRun) -> None:
         """The run was ended from outside: it gives up its place, and what is under way of it is cancelled."""
         run_id = live.run_id
-        if self._queue.pop(run_id, None) is not None:
+        if self._queue.discard(run_id):
+            self._fresh.pop(run_id, None)
             self._tell_room()
         self._sleepers.discard(run_id)
         here = self._live.get(run_id)
@@ -281,12 +285,13 @@ class Runs:
 
     async def recover(self) -> int:
         """Queue every unfinished run, oldest first; returns how many there are. New requests line up behind them."""
-        streams = await self._log.unfinished()
-        for stream in streams:
-            run_id = stream.removeprefix("run-")
+        openings = await self._log.openings()
+        for opening in openings:
+            run_id = opening.stream.removeprefix("run-")
             if run_id not in self._asked and not self._is_here(run_id):
-                self._enqueue(run_id, None)
-        return len(streams)
+                self._line_up(run_id, opening.task, opening.group_hash, opening.priority, opening.position)
+        self._start_queued()
+        return len(openings)
 
     async def stop(self, grace_s: float, hurry: asyncio.Event | None = None) -> int:
         """Start nothing more, let stages end within the grace period, record the others as interrupted.
@@ -342,22 +347,23 @@ class Runs:
         live.identity = request.identity
         return live
 
-    def _take_slot(self) -> bool:
-        if self._stop.is_set() or self._queue or self._n_slots_taken >= self._max_running:
+    def _take_slot(self, run_id: str, task: str) -> bool:
+        if self._stop.is_set() or self._n_slots_taken >= self._max_running or not self._queue.start(run_id, task):
             return False
         self._n_slots_taken += 1
         return True
 
-    def _free_slot(self) -> None:
+    def _free_slot(self, run_id: str) -> None:
+        self._queue.release(run_id)
         self._n_slots_taken -= 1
         self._start_queued()
 
-    def _give_back(self, *, has_slot: bool, to_queue: bool) -> None:
+    def _give_back(self, run_id: str, *, has_slot: bool, to_queue: bool) -> None:
         """The place that a request had, which became no run."""
         self._n_joining -= to_queue
         self._tell_room()
         if has_slot:
-            self._free_slot()
+            self._free_slot(run_id)
 
     def _has_room(self) -> bool:
         return len(self._queue) + self._n_joining < self._max_queued
@@ -368,23 +374,32 @@ class Runs:
         else:
             self._room.clear()
 
-    def _enqueue(self, run_id: str, live: LiveRun | None, *, in_front: bool = False) -> None:
-        self._queue[run_id] = live if len(self._queue) < MAX_QUEUED_IN_MEMORY else None
-        if in_front:
-            self._queue.move_to_end(run_id, last=False)
+    def _enqueue(self, live: LiveRun) -> None:
+        """It waits for a slot, at the place that its request has among others."""
+        run = live.run
+        self._line_up(live.run_id, run.task, live.context.group_hash, run.priority, live.began_at)
+        if len(self._fresh) < MAX_QUEUED_IN_MEMORY:
+            self._fresh[live.run_id] = live
         self._start_queued()
+
+    def _line_up(self, run_id: str, task: str, group_hash: str | None, priority: int, order: int) -> None:
+        self._queue.put(run_id, task=task, group=group_hash, priority=priority, order=order)
         self._tell_room()
 
     def _start_queued(self) -> None:
-        while self._queue and not self._stop.is_set() and self._n_slots_taken < self._max_running:
-            run_id, live = self._queue.popitem(last=False)
+        while self._n_slots_taken < self._max_running and not self._stop.is_set():
+            run_id = self._queue.take()
+            if run_id is None:
+                return
             self._tell_room()
             self._n_slots_taken += 1
-            self._drive(live or LiveRun(RunId(run_id), Context()), self._begin)
+            live = self._fresh.pop(run_id) if run_id in self._fresh else LiveRun(RunId(run_id), Context())
+            self._drive(live, self._begin)
 
-    def _awake(self, run_id: str) -> None:
-        """What it slept for may have come. It was accepted long ago, so it does not line up again."""
-        self._enqueue(run_id, None, in_front=True)
+    def _awake(self, run_id: str, sleeper: Sleeper) -> None:
+        """What it slept for may have come."""
+        self._line_up(run_id, sleeper.task, sleeper.group_hash, sleeper.priority, sleeper.order)
+        self._start_queued()
 
     def _drive(self, live: LiveRun, way: Callable[[LiveRun], Awaitable[None]]) -> None:
         """Let `live` go its way, in a slot that is taken for it."""
@@ -425,7 +440,7 @@ class Runs:
             self._sleep(live)
         else:
             self._leave(live)
-        self._free_slot()
+        self._free_slot(live.run_id)
 
     def _sleep(self, live: LiveRun) -> None:
         self._sleepers.add(live)
@@ -496,7 +511,7 @@ class Runs:
 
         Nobody has to wait for it: its slot is free meanwhile.
         """
-        self._free_slot()
+        self._free_slot(live.run_id)
         try:
             async with self._suspects:
                 excess = live.run.open_starts - CRASHES_TO_SUSPECT
@@ -504,6 +519,7 @@ class Runs:
                 await self._go_on(live)
         finally:
             self._n_slots_taken += 1
+            self._queue.occupy(live.run_id, live.run.task)
 
     async def _go_on(self, live: LiveRun) -> None:
         """From where its events end, to its end."""
@@ -551,7 +567,7 @@ class Runs:
 
     def _start_children(self, children: Sequence[LiveRun]) -> None:
         for child in children:
-            self._enqueue(child.run_id, child, in_front=True)
+            self._enqueue(child)
 
     async def _heard(self, live: LiveRun) -> WaitEnded | None:
         """The event that it waits for, if that was recorded since it began: the first that it was not handed yet."""

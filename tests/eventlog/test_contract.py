@@ -9,8 +9,10 @@ import pytest
 
 from cascadenced.errors import DiskError, WrongVersion
 from cascadenced.eventlog import tail
-from cascadenced.eventlog.base import Change
-from cascadenced.events.run import RunFinished, RunRefused, RunRequested
+from cascadenced.eventlog.base import Change, Opening
+from cascadenced.events.base import Context
+from cascadenced.events.run import RunFinished, RunRefused, RunRequested, RunStarted
+from cascadenced.events.stage import StageStarted
 from tests.eventlog.words import Words, everything, said, taken, texts, words_in
 from tests.examples import example
 
@@ -490,6 +492,55 @@ async def test_unfinished_streams_come_oldest_first_also_after_a_restart(store):
     await log.append([Change("run-c", [example(RunFinished)])])
     await log.close()
     assert await (await store.open()).unfinished() == ["run-b", "run-a"]
+
+
+async def test_unfinished_streams_are_told_with_what_opened_them_also_after_a_restart(store):
+    log = await store.open()
+    await log.append([said("a", "something else")])
+    for name, task, priority, group, parent in (
+        ("run-b", "y", -7, "g" * 64, None),
+        ("run-c", "x", 0, None, None),
+        ("run-a", "x", 2**31 - 1, "h" * 64, "b"),
+    ):
+        requested = example(RunRequested, task=task, priority=priority, parent_run_id=parent)
+        await log.append([Change(name, [requested], context=Context(group_hash=group))])
+    await log.append([Change("run-c", [example(RunFinished)])])
+    await log.close()
+    assert await (await store.open()).openings() == [
+        Opening("run-b", 2, "y", "g" * 64, -7, None),
+        Opening("run-a", 4, "x", "h" * 64, 2**31 - 1, "b"),
+    ]
+
+
+async def test_what_a_run_is_not_given_is_told_as_it_is_meant(log):
+    await log.append([Change("run-1", [RunRequested(task="x", via="bus")])])
+    assert await log.openings() == [Opening("run-1", 1, "x", None, 0, None)]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"task": "other", "priority": 9, "parent_run_id": "other", "args": {"task": "other"}},
+        {"$.args": 1, 'quo"ted': "\x00\x7f\u2028\ud7ff😀\\", "": {"": [None, True, 1e308, 2**64 - 1, -(2**63)]}},
+        {"deep": eval("[" * 99 + "]" * 99)},
+        {"large": "x" * 1_000_000},
+    ],
+    ids=["none", "the same names", "odd", "deep", "large"],
+)
+async def test_what_opened_a_stream_is_told_whatever_the_arguments_are(log, args):
+    await log.append([Change("run-1", [RunRequested(task='é "x', via="bus", args=args, priority=3)])])
+    assert await log.openings() == [Opening("run-1", 1, 'é "x', None, 3, None)]
+
+
+async def test_a_run_that_goes_on_is_told_as_it_was_opened(log):
+    await log.append([Change("run-1", [example(RunRequested, task="x"), example(RunStarted)])])
+    await log.append([Change("run-1", [example(StageStarted)])])
+    assert [(opening.stream, opening.position) for opening in await log.openings()] == [("run-1", 1)]
+
+
+async def test_nothing_is_told_where_nothing_is_unfinished(log):
+    assert await log.openings() == []
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ import pytest
 
 from cascadenced.errors import LogCorrupt, Unavailable
 from cascadenced.eventlog.reader import Reader
+from cascadenced.eventlog.rows import OPENINGS
 from tests.eventlog.test_chain import tamper
 from tests.eventlog.words import Words, everything, said, texts
 
@@ -112,6 +113,22 @@ async def test_a_reader_knows_position_checkpoints_and_unfinished_streams(file_s
     await log.append([said("a", "one"), Change("run-1", [example(RunRequested)])])
     reader = await read()
     assert (await reader.position(), await reader.checkpoint("outbox"), await reader.unfinished()) == (2, 1, ["run-1"])
+
+
+async def test_what_opened_the_unfinished_streams_is_found_without_looking_through_the_log(file_store, read):
+    await file_store.open()
+    plan = [detail for *_, detail in await (await read()).fetch(f"EXPLAIN QUERY PLAN {OPENINGS}")]
+    assert [step for step in plan if "unfinished" not in step and "SUBQUERY" not in step] == [
+        "SEARCH events USING INTEGER PRIMARY KEY (rowid=?)"
+    ]
+
+
+async def test_a_closed_reader_does_not_tell_what_opened_the_unfinished_streams(file_store, read):
+    await file_store.open()
+    reader = await read()
+    await reader.close()
+    with pytest.raises(Unavailable, match="is closed"):
+        await reader.openings()
 
 
 async def test_the_position_of_an_empty_log_is_zero(file_store, read):
