@@ -11,6 +11,7 @@ is, so that whoever opened the bus can record it first.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -128,6 +129,7 @@ class JetStreamBus:
         self._rpc: Rpc | None = None
         self._client: Client | None = None
         self._epoch = self._unreadable = ""
+        self._max_message_bytes = sys.maxsize
         self._well, self._unanswered = True, False
         self._held: list[Break] | None = None
         self._resumed = False
@@ -198,7 +200,7 @@ class JetStreamBus:
             url=self._address.shown,
             epoch=self._epoch,
             server_id=known.get("server_id", ""),
-            max_payload_bytes=known.get("max_payload", 0),
+            max_payload_bytes=min(known.get("max_payload", 0), self._max_message_bytes),
             server_version=known.get("version", ""),
             well=self._well and self._publisher.n_silent < _MAX_SILENT,
             unreadable_stream=self._unreadable,
@@ -460,7 +462,7 @@ class JetStreamBus:
             _log.warning("bus_has_fewer_messages", n_missing=n_missing)
             self._tell(Doubt("fewer_messages"))
         self._witness.know(streams, standings, self._eraser.n_asked, server_id=server_id, anew=self._resumed)
-        self._epoch = streams.epoch
+        self._epoch, self._max_message_bytes = streams.epoch, streams.max_message_bytes
 
     def _hold(self, breaks: Sequence[Break], streams: Streams) -> None:
         """Stand still until `resume`, and say why. What was held for before, and was recorded, is part of it."""

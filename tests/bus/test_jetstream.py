@@ -409,3 +409,45 @@ async def test_the_micro_service_can_be_found(real: RealWorld) -> None:
     assert b'"ume.rpc.pointer_add"' in answer.data
     with pytest.raises(nats.errors.NoRespondersError):
         await real.client.request("ume.rpc.nonsense", b"", timeout=5)
+
+
+# ── what an operator, or the stream itself, has decided ──────────────────────────────────────────────────────────
+
+
+async def changed(world: RealWorld, **what: int) -> None:
+    """An operator changes the stream of events."""
+    config = (await world.api("STREAM.INFO.UME"))["config"]
+    assert "error" not in await world.api("STREAM.UPDATE.UME", {**config, **what})
+
+
+@pytest.mark.slow
+async def test_a_stream_that_large_messages_do_not_quite_fill_drops_its_oldest_in_peace(real: RealWorld) -> None:
+    await changed(real, max_bytes=4 << 20)
+    await real.bus.publish([outgoing("ume.audit.ours.run")])
+    for _ in range(10):
+        await real.send("ume.audit.theirs.run", bytes(900_000))
+        await real.bus.check()
+    assert (await real.stored())[0][0] == "ume.audit.theirs.run"
+    assert (await real.bus.storage()).full
+    await asyncio.sleep(0)
+    assert real.told == []
+
+
+@pytest.mark.slow
+async def test_a_stream_that_keeps_the_newest_of_each_subject_may_drop_our_last(real: RealWorld) -> None:
+    await changed(real, max_msgs_per_subject=1)
+    await real.bus.publish([outgoing("ume.audit.shared.run")])
+    await real.bus.check()
+    for _ in range(2):
+        await real.send("ume.audit.shared.run", b"another instance's")
+        await real.bus.check()
+    await asyncio.sleep(0)
+    assert real.told == []
+
+
+@pytest.mark.slow
+async def test_a_bound_for_messages_that_an_operator_has_set_is_known(real: RealWorld) -> None:
+    assert real.bus.info().max_payload_bytes == 1 << 20
+    await changed(real, max_msg_size=5000)
+    await real.bus.check()
+    assert real.bus.info().max_payload_bytes == 5000
