@@ -18,7 +18,9 @@ from cascadenced.bus.jetstream_pull import IN_FLIGHT, Place, parse_reply
 from cascadenced.bus.jetstream_rpc import semantic_version
 from cascadenced.errors import ConfigError, Unavailable
 from cascadenced.events.outgoing import Outgoing
-from tests.bus.conftest import RealWorld, connected
+from tests import servers
+from tests.bus.conftest import TOKEN, RealWorld, connected, real_world
+from tests.bus.test_breaks import positioned
 from tests.bus.test_contract import acked, outgoing
 
 NEEDLE = b"alice@example.org"
@@ -451,3 +453,33 @@ async def test_a_bound_for_messages_that_an_operator_has_set_is_known(real: Real
     await changed(real, max_msg_size=5000)
     await real.bus.check()
     assert real.bus.info().max_payload_bytes == 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [None, *servers.NAMES])
+async def test_a_scan_passes_over_what_the_server_cannot_read(tmp_path: Path, name: str | None) -> None:
+    if name is not None and servers.binary(name) is None:
+        pytest.skip(f"nats-server {name} was not fetched")
+    server = await EmbeddedServer.start(tmp_path, token=TOKEN, server=str(servers.binary(name)) if name else None)
+    try:
+        async with real_world(server) as world:
+            await world.bus.publish([positioned(position) for position in range(1, 251)])
+        await server.stop()
+        [block] = tmp_path.glob("nats/jetstream/*/streams/UME/msgs/1.blk")
+        data = bytearray(block.read_bytes())
+        data[len(data) // 2] ^= 1
+        block.write_bytes(data)
+        await server.restart()
+        async with real_world(server) as world, asyncio.timeout(30):
+            for _ in range(2):
+                found = [sighting.position async for chunk in world.bus.scan() for sighting in chunk]
+                assert found == sorted(found)
+                assert len(found) < 250
+                readable = [seq for seq in range(1, 251) if await is_readable(world, seq)]
+                assert found == readable
+    finally:
+        await server.stop()
+
+
+async def is_readable(world: RealWorld, seq: int) -> bool:
+    return "message" in await world.api("STREAM.MSG.GET.UME", {"seq": seq})
