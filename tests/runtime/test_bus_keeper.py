@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from cascadenced.bus.base import Sighting
 from cascadenced.bus.memory import MemoryBus
 from cascadenced.bus.memory_stream import Stored
 from cascadenced.errors import DiskFull
@@ -192,6 +193,35 @@ async def test_a_doubt_that_was_idle_lately_waits_but_is_not_forgotten(kept: Kep
         await kept.assert_whole()
         assert kept.bus.forget(lambda stored: stored.seq == 9) == 1  # the last look was not idle
         await kept.pass_time(2 * CHECK_EVERY_S)
+        await kept.assert_whole()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_goes_missing_behind_a_look_takes_another_look(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    scan, n_scans = kept.bus.scan, 0
+
+    async def and_then_one_goes_missing() -> AsyncGenerator[Sequence[Sighting]]:
+        nonlocal n_scans
+        n_scans += 1
+        async for chunk in scan():
+            yield chunk
+        if n_scans == (2 if broken else 1):  # in the last round of a repair
+            assert kept.bus.forget(lambda stored: stored.seq == 7) == 1
+            await kept.bus.check()
+            await idle()
+
+    async with kept.kept() as (instance, _):
+        for _ in range(5):
+            await run(instance, "staged")
+        await kept.pass_time(CHECK_EVERY_S + 1)
+        monkeypatch.setattr(kept.bus, "scan", and_then_one_goes_missing)
+        if broken:
+            kept.bus.wipe()
+        kept.bus.disconnect()
+        kept.bus.reconnect(restarted=True)
+        await kept.pass_time(4 * CHECK_EVERY_S)
         await kept.assert_whole()
 
 
