@@ -121,8 +121,10 @@ class EmbeddedServer:
                     return await reader.readexactly(len(_GREETING)) == _GREETING
                 finally:
                     writer.transport.abort()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             return False
+        except OSError:  # it is we who cannot ask: no file descriptor left, say
+            return True
 
     def kill(self) -> None:
         """SIGKILL, which ends also what is stopped. What it has confirmed it has synced."""
