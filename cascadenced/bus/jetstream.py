@@ -66,7 +66,7 @@ from cascadenced.bus.jetstream_setup import (
 from cascadenced.bus.jetstream_witness import Witness, storage
 from cascadenced.bus.marks import Break, Marks
 from cascadenced.clock import Clock, SystemClock
-from cascadenced.errors import CascadenceError, ConfigError, Unavailable
+from cascadenced.errors import CascadenceError, Unavailable
 from cascadenced.events.outgoing import Outgoing
 
 _REPLACE_AFTER_S = 30.0
@@ -259,7 +259,8 @@ class JetStreamBus:
                 if not refused:
                     await self._clock.sleep(_FORGOTTEN_WITHIN_S)
                     await ensure_streams(client, self._names, self._limits)
-        except (ApiError, ConfigError, TimeoutError) as error:
+        except (CascadenceError, TimeoutError) as error:
+            self._mend()  # which puts the stream right again
             raise Unavailable(str(error) or "the connection to NATS broke") from None
         return not refused
 
@@ -313,6 +314,7 @@ class JetStreamBus:
         _log.info("bus_connection", state=what, url=self._address.shown)
         if what != "reconnected":
             self._let_go("the connection to NATS broke")
+            self._unreadable = ""  # the next server may be able to
             while self._scopes:
                 self._scopes.pop().reschedule(0)
             self._line_lost("disconnected")

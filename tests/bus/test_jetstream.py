@@ -11,6 +11,8 @@ from typing import Any
 import nats
 import pytest
 
+from cascadenced.bus import jetstream
+from cascadenced.bus.base import StreamUnreadable
 from cascadenced.bus.embedded import EmbeddedServer
 from cascadenced.bus.jetstream import JetStreamBus
 from cascadenced.bus.jetstream_link import Address
@@ -483,3 +485,58 @@ async def test_a_scan_passes_over_what_the_server_cannot_read(tmp_path: Path, na
 
 async def is_readable(world: RealWorld, seq: int) -> bool:
     return "message" in await world.api("STREAM.MSG.GET.UME", {"seq": seq})
+
+
+# ── while it stands still ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+async def test_a_batch_under_way_when_the_bus_stands_still_is_not_sent_again_one_by_one(
+    real: RealWorld, server: EmbeddedServer
+) -> None:
+    bus, pid = real.bus, server.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        publishing = asyncio.create_task(bus.publish([positioned(position) for position in range(1, 101)]))
+        await asyncio.sleep(0.1)
+        bus._publisher.held = "the broker has forgotten something"
+        bus._let_go("the broker has forgotten something")
+        await asyncio.sleep(0.1)
+        assert publishing.done()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    with pytest.raises(Unavailable):
+        await publishing
+
+
+@pytest.mark.slow
+async def test_an_interrupted_forgetting_of_ids_leaves_the_stream_as_it_was(
+    real: RealWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure, failing = jetstream.ensure_streams, True
+
+    async def fails_once(*what: Any) -> Any:
+        nonlocal failing
+        if failing:
+            failing = False
+            raise Unavailable("no answer")
+        return await ensure(*what)
+
+    before = (await real.api("STREAM.INFO.UME"))["config"]["duplicate_window"]
+    monkeypatch.setattr(jetstream, "ensure_streams", fails_once)
+    with pytest.raises(Unavailable):
+        await real.bus.forget_ids()
+    async with asyncio.timeout(5):
+        while (await real.api("STREAM.INFO.UME"))["config"]["duplicate_window"] != before:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_an_unreadable_stream_is_one_of_the_server_that_said_so(real: RealWorld, server: EmbeddedServer) -> None:
+    real.bus._not_ready(StreamUnreadable("UME", "damaged"))
+    assert real.bus.info().unreadable_stream == "UME"
+    server.kill()
+    async with asyncio.timeout(5):
+        while real.bus.info().connected:
+            await asyncio.sleep(0.01)
+    assert real.bus.info().unreadable_stream == ""
