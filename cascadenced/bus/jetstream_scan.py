@@ -3,7 +3,8 @@
 A request asks for a hundred at once and the next one is made when they are here: nothing gathers while the caller is
 slow, and others have their turn every 2 ms (with a thousand every 20 ms, and no more of them in a second). What a
 server cannot read of its store it skips without a word (measured on 2.9.10 to 2.15.1); but 2.9 still counts it, and
-falls silent when nothing else is left. So after a silence the stream itself is asked where to go on.
+falls silent when nothing else is left. So when less came than was asked for, or nothing, the stream itself is asked
+where to go on.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class Scans:
                 while not scan.ended:
                     await client.send([request])
                     yield await scan.chunk()
+                    if scan.was_short and await _next_readable(client, stream, scan.last_seq + 1) is None:
+                        break
                 await api(client, f"CONSUMER.DELETE.{where}")
             finally:
                 await asyncio.shield(end())
@@ -116,6 +119,8 @@ class _Scan:
         self._status: str | None = None
         self._whole = asyncio.Event()
         self.ended = True
+        self.was_short = False
+        """Whether the last request brought less than was asked for, and there ought to be more."""
 
     @property
     def last_seq(self) -> int:
@@ -140,6 +145,7 @@ class _Scan:
         # would have us publish again what is there.
         self._left -= self._n_heard
         self.ended = self._left <= 0 or (self._status is not None and self._n_heard == 0)
+        self.was_short = self._status is not None and not self.ended
         found, self.found, self._n_heard, self._status = self.found, [], 0, None
         self._whole.clear()
         return found
