@@ -346,6 +346,30 @@ async def test_a_full_stream_is_not_blamed_for_what_it_drops() -> None:
     assert len(kept.on_the_bus) == 200
 
 
+async def test_what_a_full_stream_drops_behind_the_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(max_messages=300)
+    scan, n_scans = kept.bus.scan, 0
+
+    async def and_meanwhile_it_drops_some() -> AsyncGenerator[Sequence[Sighting]]:
+        nonlocal n_scans
+        n_scans += 1
+        async for chunk in scan():
+            there = {stored.headers.get("Nats-Msg-Id") for stored in kept.bus.messages()}
+            yield [sighting for sighting in chunk if sighting.message_id in there]
+            for n in range(200 if n_scans == 1 else 0):
+                kept.bus.send("ume.audit.theirs.run", b"{}", {"Nats-Msg-Id": f"theirs {n}"})
+
+    async with kept.kept() as (instance, _):
+        for _ in range(40):
+            await run(instance, "staged")
+        monkeypatch.setattr(kept.bus, "scan", and_meanwhile_it_drops_some)
+        kept.bus.disconnect()
+        kept.bus.reconnect(restarted=True)
+        await kept.pass_time(30)
+    assert n_scans > 0
+    assert kept.events(EpochBroken) == []
+
+
 async def test_a_hole_in_a_full_stream_is_filled_and_then_left_in_peace() -> None:
     kept = Kept(max_messages=200)
     async with kept.kept() as (instance, _):
