@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test crash storm lint bench bench-peers bench-docs clean
+.PHONY: help demo run test crash storm broker servers lint bench bench-peers bench-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ run: $(READY) ## the daemon, in the foreground
 	$(BIN)/cascadenced up $(ARGS)
 
 # Most tests wait for processes and disks more than they compute, so as many run at once as there are cores.
-test: $(READY) ## the whole test suite
+test: $(READY) servers ## the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 crash: $(READY) ## kill the daemon N times under load, cut the power POWER times; SEED=… deals the same blows again
@@ -27,6 +27,12 @@ crash: $(READY) ## kill the daemon N times under load, cut the power POWER times
 
 storm: $(READY) ## broken messages by the ten thousand, each accounted for (N=50000 SEED=1)
 	STORM_N=$(or $(N),50000) STORM_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/acceptance/test_storm.py $(ARGS)
+
+broker: $(READY) servers ## damage, hang and empty the broker N times under load; SEED=… deals the same breaks again
+	$(BIN)/python -m tests.broker $(if $(SEED),--seed $(SEED)) $(if $(N),--breaks $(N)) $(ARGS)
+
+servers: $(READY) ## fetch old nats-servers to test against, once
+	@$(BIN)/python -m tests.servers
 
 lint: $(READY) ## style, layout and types
 	$(BIN)/ruff check .
@@ -46,7 +52,7 @@ bench-docs: $(READY) ## both, and with their figures the chart and tables in doc
 	$(BIN)/python -m bench.publish .bench/ours.json .bench/peers.json
 
 clean: ## remove everything the targets above have made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench build dist
+	rm -rf $(VENV) .servers .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an installation that was interrupted is done again.

@@ -9,19 +9,20 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import anyio
 import msgspec
 import structlog
 
 from cascadenced import __version__, garbage, logs
-from cascadenced.bus.base import Bus
+from cascadenced.bus.base import Bus, JetStreamOff, StreamUnreadable
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, LogCorrupt, Unavailable
+from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, DiskFull, LogCorrupt, Unavailable
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.place import Place
+from cascadenced.events.base import Event
 from cascadenced.events.system import DaemonStarted, DaemonStopped
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
@@ -31,16 +32,16 @@ from cascadenced.pipeline.followups import Planner
 from cascadenced.private_files import read_or_create_hex, write_atomically
 from cascadenced.reloading import reload
 from cascadenced.rpc import responders
+from cascadenced.runtime.bus_keeper import BusKeeper, known_marks
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
 from cascadenced.runtime.narrator import narrate, tell_traceback
+from cascadenced.runtime.outages import Outages
 from cascadenced.runtime.outbox import Outbox
 from cascadenced.runtime.pulse import EVERY_S, pulse
 from cascadenced.runtime.retry import backoff_s
+from cascadenced.runtime.server_keeper import ServerKeeper
 from cascadenced.sd_notify import Notifier
-
-if TYPE_CHECKING:
-    from cascadenced.bus.embedded import EmbeddedServer
 
 _log = structlog.get_logger("cascadenced")
 
@@ -51,12 +52,22 @@ FLUSH_WITHIN_S = 2.0
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """A bus, and how it was reached. embedded: whether the server is our child; then what we consumed is erased."""
+    """A bus, and how it was reached. server: its keeper, if it is our child; then what we consumed is erased."""
 
     bus: Bus
     url: str
     about: str
-    embedded: bool
+    server: ServerKeeper | None
+
+
+class _Own(msgspec.Struct):
+    """A nats-server of our own, if there is one. synced: it confirms what it has on disk."""
+
+    url: str = ""
+    about: str = ""
+    synced: bool = False
+    keeper: ServerKeeper | None = None
+    bus: Bus | None = None
 
 
 class Stop:
@@ -170,6 +181,7 @@ class Daemon:
         self._config, self._stop, self._announce = config, stop, announce
         self._read, self._notifier = read, notifier
         self.reread = asyncio.Event()
+        self._outages = Outages()
         self._ready = False
 
     async def run(self) -> None:
@@ -180,12 +192,23 @@ class Daemon:
             instance.log.observe(narrate)
             instance.stages.on_failure = tell_traceback
             connected = await self._connect(stack, instance)
-            outbox = self._outbox(instance, connected.bus)
-            instance.bus_status = lambda: _bus_status(instance, connected.bus, outbox)
+            publications = self._publications(instance)
+            outbox = Outbox(instance.log, instance.clock, connected.bus, publications, instance.refusals)
+            keeper = BusKeeper(
+                instance.log,
+                instance.clock,
+                connected.bus,
+                publications,
+                origin=instance.log.origin,
+                outages=self._outages,
+                set_aside=connected.server.set_aside if connected.server is not None else None,
+            )
+            instance.bus_status = lambda: _bus_status(instance, connected.bus, outbox, keeper)
             http_url = await self._serve_http(stack, instance)
             await connected.bus.serve(responders(instance), version=__version__)
             async with anyio.create_task_group() as carriers:
                 carriers.start_soon(outbox.run)
+                carriers.start_soon(keeper.run)
                 carriers.start_soon(self._pulse, instance)
                 async with anyio.create_task_group() as takers:
                     await self._start(stack, instance, connected, http_url)
@@ -204,47 +227,69 @@ class Daemon:
 
     async def _connect(self, stack: AsyncExitStack, instance: Instance) -> Connected:
         """To the configured server, waiting for it as long as it takes; else to one of our own."""
-        from cascadenced.bus.embedded import EmbeddedServer
         from cascadenced.bus.jetstream import JetStreamBus
 
-        config, synced = self._config, False
-        if config.nats_url is not None:
-            url, about = config.nats_url, ""
-        else:
-            server = await EmbeddedServer.start(
-                Path(config.data_dir),
-                token=instance.ids.token(),
-                key=read_or_create_hex(config.nats_key_path, 32),
-                server=config.nats_server,
-                lock_wait_s=config.lock_wait_s,
-                clock=instance.clock,
-            )
-            stack.push_async_callback(server.stop)
-            keeper = asyncio.create_task(_keep_alive(server, instance), name="nats-server-keeper")
-            stack.callback(keeper.cancel)
-            synced = server.synced
-            url, about = server.url, f" (our own nats-server {server.version}, {server.path})"
-        attempt = 0
+        config, clock = self._config, instance.clock
+        own = _Own() if config.nats_url is not None else await self._own_server(stack, instance)
+        url = config.nats_url or own.url
+        attempt, marks = 0, await known_marks(instance.log)
         while True:
             try:
                 bus = await JetStreamBus.open(
                     url=url,
                     prefix=config.ume_nats_subject,
                     instance_id=instance.log.origin,
-                    clock=instance.clock,
+                    clock=clock,
                     max_age_s=config.stream_max_age_s,
                     max_bytes=config.stream_max_bytes,
-                    atomic_batches=synced,
+                    atomic_batches=own.synced,
                     encrypted_store=config.nats_url is None,
+                    marks=marks,
                 )
-            except Unavailable as error:
+            except (Unavailable, JetStreamOff) as error:
+                if own.keeper is None and isinstance(error, JetStreamOff):
+                    raise  # the operator's server, and the operator's to set up
+                if own.keeper is not None and isinstance(error, StreamUnreadable):
+                    own.keeper.set_aside(error.stream)
                 attempt += 1
+                await self._record(instance, self._outages.lost(clock.monotonic(), "not_reached"))
                 _log.warning("waiting_for_nats", attempt=attempt, error=str(error))
                 self._notifier.status(f"waiting for NATS: {error}")
-                await instance.clock.sleep(backoff_s(attempt))
+                await clock.sleep(backoff_s(attempt))
             else:
                 stack.push_async_callback(bus.close)
-                return Connected(bus, url, bus.info().url + about, embedded=config.nats_url is None)
+                own.bus, info = bus, bus.info()
+                restored = self._outages.restored(
+                    clock.monotonic(), server_id=info.server_id, server_version=info.server_version
+                )
+                await self._record(instance, restored)
+                return Connected(bus, url, info.url + own.about, own.keeper)
+
+    async def _own_server(self, stack: AsyncExitStack, instance: Instance) -> _Own:
+        from cascadenced.bus.embedded import EmbeddedServer
+
+        config = self._config
+        server = await EmbeddedServer.start(
+            Path(config.data_dir),
+            token=instance.ids.token(),
+            key=read_or_create_hex(config.nats_key_path, 32),
+            server=config.nats_server,
+            lock_wait_s=config.lock_wait_s,
+            clock=instance.clock,
+        )
+        stack.push_async_callback(server.stop)
+        about = f" (our own nats-server {server.version}, {server.path})"
+        own = _Own(url=server.url, about=about, synced=server.synced)
+        own.keeper = ServerKeeper(server, instance.clock, lambda: own.bus.info() if own.bus is not None else None)
+        keeping = asyncio.create_task(own.keeper.run(), name="nats-server-keeper")
+        stack.callback(keeping.cancel)
+        return own
+
+    async def _record(self, instance: Instance, event: Event | None) -> None:
+        """What becomes of NATS before there is anybody else to tell. A full disk is told of elsewhere."""
+        if event is not None:
+            with suppress(DiskFull):
+                await instance.log.append([Change("system", [event])])
 
     async def _serve_http(self, stack: AsyncExitStack, instance: Instance) -> str:
         from cascadenced.http.app import serve as serve_http
@@ -275,14 +320,13 @@ class Daemon:
         self._ready = True
         garbage.started()
 
-    def _outbox(self, instance: Instance, bus: Bus) -> Outbox:
+    def _publications(self, instance: Instance) -> Publications:
         config = self._config
-        publications = Publications(
+        return Publications(
             config.ume_nats_subject,
             broadcast_pointers=config.ume_broadcast_pointers,
             vault=instance.vault if config.emit_raw_user_id else None,
         )
-        return Outbox(instance.log, instance.clock, bus, publications, instance.refusals)
 
     def _ingest(self, instance: Instance, connected: Connected) -> Ingest:
         erase = self._config.erase_inbound
@@ -293,7 +337,7 @@ class Daemon:
             dead_letter=instance.dead_letters.record,
             room=instance.runs.room,
             refusals=instance.refusals,
-            erase=connected.embedded if erase is None else erase,
+            erase=connected.server is not None if erase is None else erase,
         )
 
     async def _plan(self, instance: Instance) -> None:
@@ -359,20 +403,14 @@ class Daemon:
             _log.warning("stopped_without_all_recorded", error=str(error) or "time is up")
 
 
-async def _keep_alive(server: EmbeddedServer, instance: Instance) -> None:
-    """Start our own nats-server again, on the same port, whenever it ends by itself; the bus reconnects."""
-    attempt = 0
-    while True:
-        status = await server.wait()
-        attempt += 1
-        _log.error("nats_server_ended", status=status, attempt=attempt)
-        await instance.clock.sleep(backoff_s(attempt))
-        try:
-            await server.restart()
-        except CascadenceError as error:
-            _log.error("nats_server_does_not_start", error=str(error))
-
-
-def _bus_status(instance: Instance, bus: Bus, outbox: Outbox) -> BusStatus:
+def _bus_status(instance: Instance, bus: Bus, outbox: Outbox, keeper: BusKeeper) -> BusStatus:
     info = bus.info()
-    return BusStatus(info.connected, info.url, info.epoch, max(0, instance.log.position - outbox.position))
+    return BusStatus(
+        connected=info.connected,
+        url=info.url,
+        epoch=info.epoch,
+        outbox_pending=max(0, instance.log.position - outbox.position),
+        well=info.well,
+        n_to_repair=keeper.n_to_repair,
+        last_break=keeper.last_break,
+    )

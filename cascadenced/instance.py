@@ -69,12 +69,19 @@ class WritableLog(EventLog, Protocol):
 
 
 class BusStatus(msgspec.Struct):
-    """url: without credentials.  outbox_pending: events that are not yet published."""
+    """url: without credentials.  outbox_pending: events that are not yet published.  well: NATS does its work.
+
+    n_to_repair: breaks that a repair under way is about: what the broker forgot is being published again.
+    last_break: when NATS was lost or forgot something, and the reason; null if it did not since the start.
+    """
 
     connected: bool
     url: str
     epoch: str
     outbox_pending: int
+    well: bool = True
+    n_to_repair: int = 0
+    last_break: str | None = None
 
 
 class Status(msgspec.Struct):

@@ -27,7 +27,17 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
-from cascadenced.events.system import ConfigRejected, ConfigReread, DaemonStarted, DaemonStopped, RequestsRefused
+from cascadenced.events.system import (
+    BusLost,
+    BusRestored,
+    ConfigRejected,
+    ConfigReread,
+    DaemonStarted,
+    DaemonStopped,
+    EpochBroken,
+    EpochRepaired,
+    RequestsRefused,
+)
 from cascadenced.events.task import (
     TaskDisabled,
     TaskEnabled,
@@ -133,6 +143,16 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     RequestsRefused: {"reason": "overload", "subject": "ume.run.request.example", "n_refused": 12},
     ConfigReread: {"changed": ("log_level",), "waiting": ("http_port",)},
     ConfigRejected: {"reason": "cascadence.yml:3: max_threds: unknown key (did you mean max_threads?)"},
+    BusLost: {"reason": "disconnected"},
+    BusRestored: {"away_s": 3.2, "server_id": "NDSTARTEDAGAIN", "server_version": "2.15.1"},
+    EpochBroken: {
+        "reason": "end_lost",
+        "stream": "UME",
+        "detail": "it ended at 8020 and ends at 7973 now",
+        "before": "00c0ffee00c0ffee",
+        "after": "00c0ffee00c0ffee",
+    },
+    EpochRepaired: {"position": 4711, "n_scanned": 7973, "n_republished": 47, "took_s": 0.4, "reasons": ("end_lost",)},
 }
 
 

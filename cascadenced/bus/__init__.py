@@ -1,7 +1,7 @@
 """NATS behind a few verbs.
 
 base.py        Bus, Delivery: the contract
-memory.py      the double
+memory.py      the double (memory_stream.py: one of its streams)
 embedded.py    find, lock, start and stop a nats-server of our own (embedded_config.py: what its file says)
 jetstream.py   the real bus, of which only `JetStreamBus` is meant for others; its parts:
     jetstream_client.py    nats-py's client, reading whatever a server may send

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -82,10 +82,11 @@ class TolerantClient(nats.aio.client.Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
-    async def listen(self, subject: str, handler: Callable[[Heard], None]) -> None:
+    async def listen(self, subject: str, handler: Callable[[Heard], None]) -> Callable[[], Awaitable[None]]:
         """Call `handler` with every message to `subject` as it is read. It must be quick; what it raises is logged.
 
         A subscription of nats-py puts a queue and a task between, which takes longer than most of our handlers.
+        Returns what ends it.
         """
 
         async def until_known(message: Any) -> None:
@@ -93,6 +94,12 @@ class TolerantClient(nats.aio.client.Client):
 
         subscription = await self.subscribe(subject, cb=until_known)
         self._handlers[subscription._id] = handler
+
+        async def end() -> None:
+            del self._handlers[subscription._id]
+            await subscription.unsubscribe()
+
+        return end
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         handler = self._handlers.get(sid)

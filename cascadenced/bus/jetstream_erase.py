@@ -69,6 +69,8 @@ class Eraser:
         self._idle.set()
         self._inbox = ""
         self._decode = msgspec.json.Decoder(_Answer).decode
+        self.n_asked = 0
+        """Messages that the broker was asked to erase, in all."""
 
     async def attach(self, client: Client) -> None:
         """Start anew on this client."""
@@ -113,6 +115,7 @@ class Eraser:
         while self._waiting and len(self._under_way) < self._at_once:
             (stream, seq), erasure = self._waiting.popitem(last=False)
             erasure.sent_at = now
+            self.n_asked += 1
             self._under_way[stream, seq] = erasure
             self._sender.send(
                 f"$JS.API.STREAM.MSG.DELETE.{stream}",

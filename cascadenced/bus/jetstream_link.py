@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -13,6 +13,7 @@ import msgspec
 import nats.errors
 import structlog
 
+from cascadenced.bus.base import JetStreamOff
 from cascadenced.bus.frames import acknowledgement, publication
 from cascadenced.bus.jetstream_client import Heard, TolerantClient
 from cascadenced.clock import Clock
@@ -54,7 +55,7 @@ class Client(Protocol):
 
     async def send(self, commands: Iterable[bytes]) -> None: ...
 
-    async def listen(self, subject: str, handler: Handler) -> None: ...
+    async def listen(self, subject: str, handler: Handler) -> Callable[[], Awaitable[None]]: ...
 
     async def request(self, subject: str, payload: bytes, timeout: float) -> Message: ...
 
@@ -66,15 +67,14 @@ class Client(Protocol):
 
 
 class ApiError(CascadenceError):
-    """The JetStream API said no. err_code: NATS's number for the reason."""
+    """The JetStream API said no. status: as in HTTP, 4xx for what we asked, 5xx for what the server failed at.
 
-    def __init__(self, verb: str, *, err_code: int, description: str) -> None:
+    err_code: NATS's number for the reason.
+    """
+
+    def __init__(self, verb: str, *, status: int, err_code: int, description: str) -> None:
         super().__init__(f"JetStream refused {verb}: {description} ({err_code})")
-        self.err_code, self.description = err_code, description
-
-
-class JetStreamOff(ConfigError):
-    """The server answers, but has no JetStream (or none just now)."""
+        self.status, self.err_code, self.description = status, err_code, description
 
 
 class Occasionally:
@@ -240,7 +240,12 @@ async def api(client: Client, verb: str, body: Mapping[str, Any] | None = None) 
         return decoded
     if refusal.get("err_code") in _OFF_CODES:
         raise JetStreamOff(f"JetStream is not available to us: {refusal.get('description', 'no reason given')}")
-    raise ApiError(verb, err_code=refusal.get("err_code", 0), description=refusal.get("description", "no reason given"))
+    raise ApiError(
+        verb,
+        status=refusal.get("code", 0),
+        err_code=refusal.get("err_code", 0),
+        description=refusal.get("description", "no reason given"),
+    )
 
 
 _OFF_CODES = {10035, 10039, 10076}  # not enabled for the account (two codes), not enabled

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import msgspec
 import nats.errors
@@ -23,6 +24,7 @@ from cascadenced.errors import BadMessage, Unavailable
 from cascadenced.events.outgoing import Outgoing
 
 _SILENCE_S = 5.0
+_LAST = "l"
 _BATCH_MIN = 16
 _BATCH_MAX = 1000
 """The server's own bound of a batch."""
@@ -36,15 +38,20 @@ class _Refusal(msgspec.Struct):
 
 class _Confirmation(msgspec.Struct):
     error: _Refusal | None = None
+    seq: int = 0
+    duplicate: bool = False
 
 
 class _Call:
-    """Confirmations of one group of messages. ended: set when all are in, or when it is pointless to wait on."""
+    """Confirmations of one group of messages. ended: set when all are in, or when it is pointless to wait on.
 
-    __slots__ = ("ended", "n_confirmed", "n_expected", "n_refused", "why")
+    last_id: of the last one for the event stream.
+    """
 
-    def __init__(self, n_expected: int) -> None:
-        self.n_expected = n_expected
+    __slots__ = ("ended", "last_id", "n_confirmed", "n_expected", "n_refused", "why")
+
+    def __init__(self, n_expected: int, last_id: str) -> None:
+        self.n_expected, self.last_id = n_expected, last_id
         self.n_confirmed = self.n_refused = 0
         self.why = ""
         self.ended = asyncio.Event()
@@ -72,13 +79,22 @@ class Publisher:
 
     runs_subject: what the work queue stores; all other subjects with our prefix belong to the event stream.
     batch_name: how names of atomic batches begin, unique to this process.
-    broken: called when the server says that nobody stores a subject of ours.
+    broken: called when the server says that nobody stores a subject of ours, or says nothing at all.
+    stored: called with sequence and id of a message that the event stream has stored just now, the last of each call.
     """
 
-    def __init__(self, *, prefix: str, runs_subject: str, batch_name: str, broken: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        runs_subject: str,
+        batch_name: str,
+        broken: Callable[[], None],
+        stored: Callable[[int, str], None],
+    ) -> None:
         self._prefix = f"{prefix}."
         self._runs_prefix = runs_subject.removesuffix(">")
-        self._batch_name, self._broken = batch_name, broken
+        self._batch_name, self._broken, self._stored = batch_name, broken, stored
         self._count = itertools.count()
         self._calls: dict[str, _Call] = {}
         self._client: Client | None = None
@@ -86,6 +102,10 @@ class Publisher:
         self._decode = msgspec.json.Decoder(_Confirmation).decode
         self.atomic = False
         """Whether the event stream takes batches; learned from the server."""
+        self.n_silent = 0
+        """Calls in a row that the server did not say a word to."""
+        self.held: str | None = None
+        """Why nothing may be published just now."""
 
     async def attach(self, client: Client) -> None:
         self._client = client
@@ -114,13 +134,17 @@ class Publisher:
     async def _one_by_one(self, client: Client, messages: Sequence[Outgoing]) -> None:
         if not client.is_connected:
             raise Unavailable(f"NATS is not connected: {len(messages)} messages were not published")
-        name, call = self._open(len(messages))
+        last = next((n for n in reversed(range(len(messages))) if self._in_event_stream(messages[n])), -1)
+        name, call = self._open(len(messages), messages[last].headers.get("Nats-Msg-Id", "") if last >= 0 else "")
         ours, foreign = f"{self._inbox}.{name}.o", f"{self._inbox}.{name}.f"
+        replies = [ours if message.subject.startswith(self._prefix) else foreign for message in messages]
+        if last >= 0:
+            replies[last] = f"{self._inbox}.{name}.{_LAST}"
         try:
             await client.send(
                 [
-                    publication(m.subject, m.body, ours if m.subject.startswith(self._prefix) else foreign, m.lines)
-                    for m in messages
+                    publication(message.subject, message.body, reply, message.lines)
+                    for message, reply in zip(messages, replies, strict=True)
                 ]
             )
             await self._ended(call)
@@ -135,7 +159,7 @@ class Publisher:
 
     async def _as_one(self, client: Client, batch: Sequence[Outgoing]) -> bool:
         """Whether the server stored the whole batch; if not, it may have stored it all the same."""
-        name, call = self._open(1)
+        name, call = self._open(1, batch[-1].headers.get("Nats-Msg-Id", ""))
         batch_id = f"{self._batch_name}{name}"
         last = len(batch)
         try:
@@ -144,7 +168,7 @@ class Publisher:
                 lines = f"{message.lines}Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: {n}\r\n"
                 if n == last:
                     lines += "Nats-Batch-Commit: 1\r\n"
-                reply = f"{self._inbox}.{name}.o" if n == last else ""
+                reply = f"{self._inbox}.{name}.{_LAST}" if n == last else ""
                 commands.append(publication(message.subject, message.body, reply, lines))
             await client.send(commands)
             await self._ended(call)
@@ -154,8 +178,11 @@ class Publisher:
             del self._calls[name]
         return call.stored
 
-    def _open(self, n_expected: int) -> tuple[str, _Call]:
-        name, call = str(next(self._count)), _Call(n_expected)
+    def _open(self, n_expected: int, last_id: str) -> tuple[str, _Call]:
+        """Raises Unavailable while nothing may be published."""
+        if self.held is not None:
+            raise Unavailable(f"{self.held}: nothing was published")
+        name, call = str(next(self._count)), _Call(n_expected, last_id)
         self._calls[name] = call
         if n_expected == 0:
             call.ended.set()
@@ -170,14 +197,19 @@ class Publisher:
             except TimeoutError:
                 if call.n_confirmed + call.n_refused == heard:
                     call.give_up(f"nothing heard for {_SILENCE_S:g} s")
+                    self.n_silent += heard == 0
+                    self._broken()
 
     def _on_confirmation(self, message: Heard) -> None:
         name, _, whose = message.subject.removeprefix(f"{self._inbox}.").partition(".")
         call = self._calls.get(name)
+        self.n_silent = 0
         if call is None:
             return  # too late: the caller has given up, and publishes again
         data = message.data
         if data.startswith(b'{"stream"') and b'"error"' not in data:
+            if whose == _LAST:
+                self._note(call.last_id, data)
             call.confirm(None)
         elif not data:
             # No responders: nobody stores this subject. Of ours somebody must.
@@ -187,6 +219,13 @@ class Publisher:
                 self._broken()
         else:
             call.confirm(self._why_not(data))
+
+    def _note(self, message_id: str, data: bytes) -> None:
+        with suppress(msgspec.MsgspecError):
+            told = self._decode(data)
+            # Of one that it has seen before the server may have kept the id alone.
+            if not told.duplicate and told.seq > 0 and message_id:
+                self._stored(told.seq, message_id)
 
     def _why_not(self, data: bytes) -> str | None:
         try:

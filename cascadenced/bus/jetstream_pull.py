@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -56,6 +56,7 @@ class JetStreamDelivery(msgspec.Struct, eq=False, gc=False):
     headers: Mapping[str, str]
     reply: str
     flow: _Flow
+    line: int
     has_ended: bool = False
 
     @property
@@ -75,7 +76,7 @@ class JetStreamDelivery(msgspec.Struct, eq=False, gc=False):
         return parse_reply(self.reply).n_delivered
 
     def ack(self, *, erase: bool = False) -> None:
-        if self.has_ended:
+        if self.has_ended or self.line != self.flow.line:
             return
         self.has_ended = True
         if erase:
@@ -85,7 +86,7 @@ class JetStreamDelivery(msgspec.Struct, eq=False, gc=False):
             self.flow.sender.acknowledge(self.reply)
 
     def retry_later(self, delay_s: float) -> None:
-        if self.has_ended:
+        if self.has_ended or self.line != self.flow.line:
             return
         self.has_ended = True
         # At least a nanosecond: to NATS zero means that there is no delay in the request.
@@ -128,13 +129,15 @@ def _is_acknowledgement_subject(reply: str) -> bool:
 class _Flow:
     """What is in flight of one consumer. owed: asked for and not here. buffered: here and not fetched."""
 
-    __slots__ = ("buffered", "due", "eraser", "index", "next_message", "owed", "sender")
+    __slots__ = ("buffered", "due", "eraser", "index", "line", "next_message", "owed", "sender")
 
     def __init__(self, index: int, consumer: Consumer, sender: Sender, eraser: Erase) -> None:
         self.index, self.sender, self.eraser = index, sender, eraser
         self.next_message = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.durable}"
         self.owed = 0
         self.buffered = 0
+        self.line = 0
+        """Ends of deliveries from before it changed are void: under their sequences may be other messages now."""
         self.due = 0.0
         """Monotonic time at which every request so far has ended, heard or not."""
 
@@ -152,13 +155,17 @@ class Pulls:
         eraser: Erase,
         complaints: Occasionally,
         broken: Callable[[], None],
+        read: Callable[[Place], None] = lambda _last: None,
     ) -> None:
-        self._sender, self._eraser = sender, eraser
+        """read: called with where the last message of each `fetch` lies."""
+        self._eraser, self._read = eraser, read
         self._own_origin, self._clock, self._complaints, self._broken = own_origin, clock, complaints, broken
         self._flows = [_Flow(n, consumer, sender, eraser) for n, consumer in enumerate(consumers)]
         self._buffer: deque[JetStreamDelivery] = deque()
         self._arrived = asyncio.Event()
         self._pulling = False
+        self._held = False
+        self._stale: Collection[str] = ()
         self._closed = False
         self._generation = 0
         self._inbox = ""
@@ -176,7 +183,9 @@ class Pulls:
     def start(self) -> None:
         """Ask all consumers anew: after (re)connecting, or when they were made anew."""
         self._generation += 1
-        self._pulling = True
+        self._pulling, self._held, self._stale = True, False, ()
+        if self._buffer:
+            self._arrived.set()
         for flow in self._flows:
             flow.owed = 0
             self._refill(flow)
@@ -192,8 +201,19 @@ class Pulls:
         """Ask no more until `start`."""
         self._pulling = False
 
+    def void(self, stale: Collection[str] = ()) -> None:
+        """Hand out nothing until `start`, and forget what was delivered: the broker delivers again what it still has.
+
+        stale: streams whose consumers begin again then, so that what still comes of them is not even kept.
+        """
+        self._pulling, self._held, self._stale = False, True, stale
+        self._buffer.clear()
+        for flow in self._flows:
+            flow.buffered = 0
+            flow.line += 1
+
     async def fetch(self, max_messages: int) -> list[JetStreamDelivery]:
-        while not self._buffer:
+        while not self._buffer or self._held:
             if self._closed:
                 raise Unavailable("the bus is closed")
             self._arrived.clear()
@@ -204,6 +224,8 @@ class Pulls:
             delivery.flow.buffered -= 1
         for flow in self._flows:
             self._refill(flow)
+        if taken:
+            self._read(parse_reply(taken[-1].reply))
         return taken
 
     async def watch(self) -> None:
@@ -227,7 +249,7 @@ class Pulls:
             return
         flow.owed += wanted
         flow.due = self._clock.monotonic() + _PULL_EXPIRES_S + _GRACE_S
-        self._sender.send(
+        flow.sender.send(
             flow.next_message,
             b'{"batch":%d,"expires":%d000000000,"max_bytes":%d}' % (wanted, _PULL_EXPIRES_S, self._max_bytes),
             f"{self._inbox}.{self._generation}.{flow.index}",
@@ -244,10 +266,10 @@ class Pulls:
         if flow.owed:
             flow.owed -= 1
         headers = message.headers or _NO_HEADERS
-        delivery = JetStreamDelivery(message.subject, message.data, headers, reply, flow)
+        delivery = JetStreamDelivery(message.subject, message.data, headers, reply, flow, flow.line)
         if headers.get("Cascadence-Origin") == self._own_origin:
             delivery.ack()
-        elif not self._closed and not (self._eraser.busy and self._is_going(delivery)):
+        elif not (self._closed or self._is_stale(delivery) or self._is_going(delivery)):
             if not self._buffer:
                 self._arrived.set()
             flow.buffered += 1
@@ -255,8 +277,14 @@ class Pulls:
             return
         self._refill(flow)
 
+    def _is_stale(self, delivery: JetStreamDelivery) -> bool:
+        """Whether it comes from a stream whose consumers are about to begin again."""
+        return bool(self._stale) and delivery.stream in self._stale
+
     def _is_going(self, delivery: JetStreamDelivery) -> bool:
         """Whether it is being erased already."""
+        if not self._eraser.busy:
+            return False
         place = parse_reply(delivery.reply)
         return self._eraser.erasing(place.stream, place.stream_seq, delivery.reply)
 

@@ -158,9 +158,15 @@ def _look_for_daemon(config: Config, report: Report) -> None:
     bus = status["bus"]
     connected = bus is not None and bus["connected"]
     shown = "none" if bus is None else f"{'connected to' if connected else 'no connection to'} {bus['url']}"
+    if connected and bus.get("last_break"):  # a daemon of another version may not say
+        shown += f", last break {bus['last_break']}"
     report.daemon = Daemon(found.pid, found.version, found.http_url, shown)
     if not connected:
         report.problems.append("the daemon has no connection to NATS; what it records is published when it has one")
+    elif not bus.get("well", True):
+        report.problems.append("NATS is connected, but does not do its work: see the daemon's and the server's log")
+    elif bus.get("n_to_repair"):
+        report.warnings.append("NATS has forgotten something; the daemon is publishing it again")
     if status["read_only"]:
         report.problems.append(f"the daemon cannot write: {status['read_only']}")
     if found.version != __version__:

@@ -146,6 +146,7 @@ def _instance(session: Session, status: dict[str, Any]) -> str:
             ("runs", f"{status['n_running']} running, {status['n_queued']} {'queued' if up else 'unfinished'}"),
             ("bus", bus and f"{'connected to' if bus['connected'] else 'no connection to'} {bus['url']}"),
             ("unpublished", bus and bus["outbox_pending"]),
+            ("last break", bus and bus.get("last_break")),
             ("read only", status["read_only"]),
             *((f"frozen {name}", reason) for name, reason in status["frozen"].items()),
             *(("not loaded", f"{plugin}: {reason}") for plugin, reason in status["rejected"].items()),

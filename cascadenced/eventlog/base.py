@@ -148,7 +148,10 @@ class EventLog(Protocol):
         ...
 
     def set_checkpoint(self, name: str, position: int) -> None:
-        """Remember it with the next commit, or at close; a crash before that repeats a few events."""
+        """Remember it with the next commit, or at close; a crash before that repeats a few events.
+
+        A name with a colon, like `bus:own_seq`, keeps a number of the follower's own, which is no position.
+        """
         ...
 
     def projection_states(self) -> list[ProjectionState]: ...

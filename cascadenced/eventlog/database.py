@@ -19,9 +19,12 @@ APPLICATION_ID = 0x43415343
 
 LAST_KNOWN = (
     "SELECT coalesce(max(position), 0) FROM "
-    "(SELECT position FROM checkpoints UNION ALL SELECT position FROM unfinished)"
+    "(SELECT position FROM checkpoints WHERE instr(name, ':') = 0 UNION ALL SELECT position FROM unfinished)"
 )
-"""The newest position that is named elsewhere in the file, by what was committed with that event or after it."""
+"""The newest position that is named elsewhere in the file, by what was committed with that event or after it.
+
+Checkpoints with a colon in their names are other numbers.
+"""
 
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 

@@ -21,7 +21,17 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
-from cascadenced.events.system import ConfigRejected, ConfigReread, DaemonStarted, DaemonStopped, RequestsRefused
+from cascadenced.events.system import (
+    BusLost,
+    BusRestored,
+    ConfigRejected,
+    ConfigReread,
+    DaemonStarted,
+    DaemonStopped,
+    EpochBroken,
+    EpochRepaired,
+    RequestsRefused,
+)
 from cascadenced.events.task import (
     TaskDisabled,
     TaskEnabled,
@@ -67,6 +77,10 @@ AnyEvent = (
     | RequestsRefused
     | ConfigReread
     | ConfigRejected
+    | BusLost
+    | BusRestored
+    | EpochBroken
+    | EpochRepaired
 )
 
 TYPES: dict[str, type[Event]] = {str(t.__struct_config__.tag): t for t in AnyEvent.__args__}

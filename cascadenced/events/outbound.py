@@ -2,6 +2,9 @@
 
 Stage and audit rows first (`events/audit.py`), then what the event is published as besides. This is the most travelled
 road of the program, sixteen messages a run, so everything that the messages of one event share is spelled once.
+
+The header `Cascadence-Position` is the event's position in its origin's log: what is published again after the broker
+lost it comes late, and by this finds its place.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.subjects import event_subject, subject
 from cascadenced.events.task import TaskRegistered
 from cascadenced.events.workflow import EventDispatched
+
+POSITION_HEADER = "Cascadence-Position"
+REPUBLISHED_HEADER = "Cascadence-Republished"
+"""On a message that was published before and went missing at the broker; its position tells where it belongs."""
 
 Reveal = Callable[[str | None], str | None]
 """user_hash → raw user id, or None: what `emit_raw_user_id` switches on."""
@@ -146,12 +153,22 @@ def _letterhead(recorded: Recorded, prefix: str, reveal: Reveal) -> _Letterhead:
     lines = (
         f"ce-specversion: 1.0\r\nce-source: /cascadence/{origin}\r\nce-time: {time}\r\n"
         f"content-type: application/json\r\nCascadence-Origin: {origin}\r\n"
+        f"{POSITION_HEADER}: {recorded.position}\r\n"
     )
     if trace is not None:
         lines += f"traceparent: {trace}\r\n"
     user_hash, group_hash = recorded.user_hash, recorded.group_hash
     about = (user_hash, reveal(user_hash), None, group_hash, recorded.run_id, recorded.id, time)
     return _Letterhead(recorded, prefix, about, lines)
+
+
+_PLACES = {"stage": 0, "stage1": 1, "audit": 2, "audit1": 3, "audit2": 4}
+_ONLY_ONE = 5
+
+
+def place(message_id: str) -> int:
+    """Which of its event's messages one is, by its id: 0 to 7, another one for each."""
+    return _PLACES.get(message_id.partition(".")[2], _ONLY_ONE)
 
 
 # ── what an event is published as, besides its rows ──────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cascadenced import __version__
-from cascadenced.events import bodies, inbound
+from cascadenced.events import bodies, inbound, outbound
 from cascadenced.verbs import VERBS
 
 _PARAMETERS = {
@@ -124,6 +124,17 @@ _HEADERS = {
             *("Nats-Msg-Id", "ce-id", "ce-specversion", "ce-type", "ce-source", "ce-time", "content-type"),
             *("Cascadence-Origin", "traceparent"),
         )
+    }
+    | {
+        outbound.POSITION_HEADER: {
+            "type": "string",
+            "pattern": "^[1-9][0-9]*$",
+            "description": "position of the event in its origin's log: the order, whenever a message arrives",
+        },
+        outbound.REPUBLISHED_HEADER: {
+            "type": "string",
+            "description": "there when the broker lost the message and its origin published it again",
+        },
     },
 }
 

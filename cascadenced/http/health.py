@@ -22,7 +22,7 @@ class Health(msgspec.Struct):
 def alive(instance: Instance) -> Health:
     """Whether this process is of use: failing when nothing can be recorded. NATS may come back without us."""
     failing = ["the log cannot be written"] if instance.log.read_only is not None else []
-    return _health(failing, [*_bus(instance), *_projections(instance)])
+    return _health(failing, [*_bus(instance), *_repair(instance), *_projections(instance)])
 
 
 def ready(instance: Instance, started: bool) -> Health:
@@ -30,7 +30,7 @@ def ready(instance: Instance, started: bool) -> Health:
     failing = [] if started else ["the daemon is starting or stopping"]
     if instance.log.read_only is not None:
         failing.append("the log cannot be written")
-    return _health([*failing, *_bus(instance)], _projections(instance))
+    return _health([*failing, *_bus(instance)], [*_repair(instance), *_projections(instance)])
 
 
 def _health(failing: list[str], degraded: list[str]) -> Health:
@@ -39,7 +39,14 @@ def _health(failing: list[str], degraded: list[str]) -> Health:
 
 def _bus(instance: Instance) -> list[str]:
     bus = instance.bus_status() if instance.bus_status else None
-    return ["NATS is not connected"] if bus is not None and not bus.connected else []
+    if bus is None or (bus.connected and bus.well):
+        return []
+    return ["NATS does not do its work" if bus.connected else "NATS is not connected"]
+
+
+def _repair(instance: Instance) -> list[str]:
+    bus = instance.bus_status() if instance.bus_status else None
+    return ["what NATS has forgotten is being published again"] if bus is not None and bus.n_to_repair else []
 
 
 def _projections(instance: Instance) -> list[str]:

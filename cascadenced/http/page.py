@@ -129,6 +129,7 @@ def _instance(status: Status, health: str, letters: Page) -> Html:
                 _NOTHING if bus is None else [_status("connected" if bus.connected else "disconnected"), " ", bus.url],
             ),
             ("To publish", _NOTHING if bus is None else f"{bus.outbox_pending:,}"),
+            *([("NATS broke last", bus.last_break)] if bus is not None and bus.last_break else []),
             ("Dead letters", tag("a", f"{unread:,}{'+' if letters.next else ''}", href="/dead-letters")),
             ("Instance", tag("code", status.instance_id)),
         ),

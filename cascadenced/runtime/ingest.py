@@ -223,8 +223,12 @@ class Ingest:
         )
 
     def _digest(self, delivery: Delivery) -> str:
-        """The identity of a message without one: the same at every redelivery, another for another publish."""
-        where = f"{self._bus.info().epoch}:{delivery.stream}:{delivery.stream_seq}:{delivery.at_us}:".encode()
+        """The identity of a message without one: the same at every redelivery, another for another publish.
+
+        The stream's creation time is no part of it: a server that lost the description of a stream takes its messages
+        over into a new one, and delivers them again.
+        """
+        where = f"{delivery.stream}:{delivery.stream_seq}:{delivery.at_us}:".encode()
         return sha256(where + delivery.data).hexdigest()[:40]
 
 

@@ -12,6 +12,7 @@ from cascadenced.events.dead_letter import MessageDeadLettered
 from cascadenced.events.followup import FollowupRequested
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.system import BusLost, BusRestored, EpochBroken, EpochRepaired
 from cascadenced.events.task import TaskRegistered
 from cascadenced.runtime.record import LiveRun
 
@@ -19,9 +20,17 @@ _log = structlog.get_logger("cascadenced")
 
 _QUIET = frozenset({StageStarted, StageFinished, RunRequested, RunFinished, TaskRegistered})
 """Ordinary events: shown at level debug."""
-_LOUD = frozenset({StageFailed, StageInterrupted, RunFailed, RunRefused, MessageDeadLettered, FollowupRequested})
+_LOUD = frozenset(
+    {
+        *(StageFailed, StageInterrupted, RunFailed, RunRefused, MessageDeadLettered, FollowupRequested),
+        *(BusLost, BusRestored, EpochBroken, EpochRepaired),
+    }
+)
 """Events that somebody may have to look at: shown at level warning."""
-_FIELDS = ("task", "stage", "attempt", "error_type", "reason", "subject", "failed_task")
+_FIELDS = (
+    *("task", "stage", "attempt", "error_type", "reason", "subject", "failed_task"),
+    *("stream", "away_s", "n_breaks", "n_republished", "n_missing"),
+)
 
 
 def narrate(batch: Sequence[Recorded]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from cascadenced.bus.base import Bus
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
+from cascadenced.errors import Unavailable
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
 from cascadenced.events.outgoing import Outgoing
@@ -51,14 +52,13 @@ class Outbox:
 
     async def _publish(self, batch: Sequence[Recorded]) -> None:
         messages = await self._translate(batch)
-        bound = self._bus.info().max_payload_bytes - _HEADER_ROOM_BYTES
-        fitting = [message for message in messages if len(message.body) <= bound]
+        fitting = carriable(messages, self._bus)
         crashpoint("outbox.before_publish")
         for start in range(0, len(fitting), MAX_PUBLISH):
             await self._bus.publish(fitting[start : start + MAX_PUBLISH])
         crashpoint("outbox.after_publish")
-        for message in messages:
-            if len(message.body) > bound:
+        for message in messages if len(fitting) < len(messages) else ():
+            if message not in fitting:
                 # The event stays in the log; only this server cannot carry it. Retrying would stop all others.
                 self._refusals.count("unpublishable", message.subject)
         self._moved_to(batch[-1].position)
@@ -70,3 +70,11 @@ class Outbox:
     def _moved_to(self, position: int) -> None:
         self.position = position
         self._moved.set()
+
+
+def carriable(messages: Sequence[Outgoing], bus: Bus) -> list[Outgoing]:
+    """Those that this server has room for. Raises Unavailable while nobody knows how much that is."""
+    max_payload_bytes = bus.info().max_payload_bytes
+    if not max_payload_bytes:
+        raise Unavailable("NATS is not connected, and nobody knows how large a message may be")
+    return [message for message in messages if len(message.body) <= max_payload_bytes - _HEADER_ROOM_BYTES]

@@ -14,7 +14,7 @@ import nats
 import pytest
 import pytest_asyncio
 
-from cascadenced.bus.base import Bus, Reply
+from cascadenced.bus.base import Broken, Bus, News, Reply
 from cascadenced.bus.embedded import EmbeddedServer
 from cascadenced.bus.jetstream import JetStreamBus
 from cascadenced.bus.memory import MemoryBus
@@ -29,8 +29,11 @@ SERVER = os.environ.get("CASCADENCED_TEST_NATS_SERVER")
 class World(Protocol):
     """A bus, named `me`, and what happens around it."""
 
-    @property
-    def bus(self) -> Bus: ...
+    bus: Bus
+    told: list[News]
+    """The bus's news so far."""
+    resumes: bool
+    """Whether the bus is told at once to go on when something broke. It is, unless a test says otherwise."""
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish from outside; return when it is stored."""
@@ -48,11 +51,45 @@ class World(Protocol):
 
     async def request(self, verb: str, body: bytes) -> Reply: ...
 
+    async def restart(self) -> None:
+        """The broker goes and comes back with all it has; return when the bus has met it."""
+        ...
 
-class MemoryWorld:
+    async def purge(self) -> None:
+        """An operator purges the events."""
+        ...
+
+    async def forget(self, message_id: str) -> None:
+        """One event is gone, wherever it stood."""
+        ...
+
+    async def recreate(self) -> None:
+        """An operator deletes the streams; the bus makes others when it notices."""
+        ...
+
+
+class Listener:
+    """Takes note of the bus's news, and has it go on after each break."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.told: list[News] = []
+        self.resumes = True
+
+    async def listens(self) -> None:
+        while True:
+            news = await self.bus.news()
+            self.told.append(news)
+            if isinstance(news, Broken) and self.resumes:
+                self.bus.resume()
+
+
+class MemoryWorld(Listener):
+    bus: MemoryBus
+
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.bus = MemoryBus(clock=self.clock, instance_id="me")
+        super().__init__(MemoryBus(clock=self.clock, instance_id="me"))
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.bus.send(subject, data, headers)
@@ -70,10 +107,28 @@ class MemoryWorld:
     async def request(self, verb: str, body: bytes) -> Reply:
         return await self.bus.request(verb, body)
 
+    async def restart(self) -> None:
+        self.bus.disconnect()
+        self.bus.reconnect(restarted=True)
 
-class RealWorld:
-    def __init__(self, bus: JetStreamBus, client: Any) -> None:
-        self.bus, self.client = bus, client
+    async def purge(self) -> None:
+        self.bus.purge()
+
+    async def forget(self, message_id: str) -> None:
+        assert self.bus.forget(lambda stored: stored.headers.get("Nats-Msg-Id") == message_id) == 1
+
+    async def recreate(self) -> None:
+        self.bus.wipe()
+        await self.bus.check()
+
+
+class RealWorld(Listener):
+    bus: JetStreamBus
+
+    def __init__(self, bus: JetStreamBus, client: Any, server: EmbeddedServer | None = None) -> None:
+        super().__init__(bus)
+        self.client = client
+        self._server = server
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         await self.client.request(subject, data, headers=dict(headers or {}), timeout=5)
@@ -101,6 +156,31 @@ class RealWorld:
     async def request(self, verb: str, body: bytes) -> Reply:
         answer = await self.client.request(f"ume.rpc.{verb}", body, timeout=5)
         return answer.data, answer.headers or {}
+
+    async def restart(self) -> None:
+        assert self._server is not None
+        before = self.bus.info().server_id
+        await self._server.restart()
+        async with asyncio.timeout(10):
+            while self.bus.info().server_id == before or not (self.bus.info().well and self.client.is_connected):
+                await asyncio.sleep(0.01)
+
+    async def purge(self) -> None:
+        assert (await self.api("STREAM.PURGE.UME"))["success"]
+
+    async def forget(self, message_id: str) -> None:
+        js = self.client.jetstream()
+        last = (await self.api("STREAM.INFO.UME"))["state"]["last_seq"]
+        for seq in range(1, last + 1):
+            message = await js.get_msg("UME", seq)
+            if (message.headers or {}).get("Nats-Msg-Id") == message_id:
+                assert (await self.api("STREAM.MSG.DELETE.UME", {"seq": seq}))["success"]
+                return
+        raise AssertionError(f"{message_id} is not there")
+
+    async def recreate(self) -> None:
+        for stream in ("UME", "UME_RUNS"):
+            assert (await self.api(f"STREAM.DELETE.{stream}"))["success"]
 
     async def api(self, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer = await self.client.request(f"$JS.API.{verb}", json.dumps(body or {}).encode(), timeout=5)
@@ -130,18 +210,22 @@ async def connected(url: str) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def real_world(url: str) -> AsyncIterator[RealWorld]:
+async def real_world(server: EmbeddedServer) -> AsyncIterator[RealWorld]:
+    url = server.url
     async with connected(url) as outside:
         bus = await JetStreamBus.open(url=url, instance_id="me", ack_wait_s=ACK_WAIT_S, atomic_batches=True)
+        world = RealWorld(bus, outside, server)
+        listening = asyncio.create_task(world.listens())
         try:
-            yield RealWorld(bus, outside)
+            yield world
         finally:
+            listening.cancel()
             await bus.close()
 
 
 @pytest_asyncio.fixture
 async def real(server: EmbeddedServer) -> AsyncIterator[RealWorld]:
-    async with real_world(server.url) as world:
+    async with real_world(server) as world:
         yield world
 
 
@@ -150,12 +234,14 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     # The server is started here and not asked for as a fixture, so that the double's tests go without.
     if request.param == "memory":
         in_memory = MemoryWorld()
+        listening = asyncio.create_task(in_memory.listens())
         yield in_memory
+        listening.cancel()
         await in_memory.bus.close()
         return
     running = await EmbeddedServer.start(tmp_path, token=TOKEN, server=SERVER)
     try:
-        async with real_world(running.url) as world:
+        async with real_world(running) as world:
             yield world
     finally:
         await running.stop()

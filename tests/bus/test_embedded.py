@@ -6,12 +6,13 @@ import asyncio
 import fcntl
 import json
 import os
+import resource
 import signal
 import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,57 @@ class TestRunning:
 
 def _is_open(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.slow
+async def test_a_server_that_hangs_greets_nobody_and_can_be_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascadenced.bus.embedded._GREETED_WITHIN_S", 0.5)
+    async with running(tmp_path) as server:
+        assert await server.answers()
+        os.kill(server.pid, signal.SIGSTOP)
+        await eventually(lambda: b") T " in Path(f"/proc/{server.pid}/stat").read_bytes())
+        began = time.monotonic()
+        assert not await server.answers()
+        assert time.monotonic() - began < 3
+        server.kill()
+        assert await asyncio.wait_for(server.wait(), 5) == -signal.SIGKILL
+        assert not server.running
+        assert not await server.answers()
+        await server.restart()
+        assert await server.answers()
+
+
+@pytest.mark.slow
+async def test_a_stream_can_be_moved_out_of_the_servers_sight_and_made_anew(tmp_path: Path) -> None:
+    config = {"name": "UME", "subjects": ["ume.x"], "storage": "file"}
+    async with running(tmp_path) as server:
+        for _ in range(2):
+            async with connected(server.url) as client:
+                answer = json.loads(
+                    (await client.request("$JS.API.STREAM.CREATE.UME", json.dumps(config).encode())).data
+                )
+                assert answer["state"]["messages"] == 0
+                await client.jetstream().publish("ume.x", b"1")
+            await server.stop()
+            server.set_aside("UME")
+            assert (tmp_path / "nats" / "unreadable" / "UME" / "msgs").is_dir()
+            await server.restart()
+
+
+@pytest.mark.slow
+async def test_a_server_that_we_have_no_means_to_ask_is_not_taken_for_dead(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), before[1]))
+        opened = []
+        try:
+            with suppress(OSError):
+                while True:
+                    opened.append(os.open(os.devnull, os.O_RDONLY))
+            assert await server.answers()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for descriptor in opened:
+                os.close(descriptor)

@@ -89,3 +89,18 @@ def test_a_daemon_is_asked_how_it_is(run, daemon):
     assert "no connection to NATS" in problems
     assert "disk full" in problems
     assert any("9.9.9" in warning for warning in report["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("bus", "where", "said"),
+    [
+        ({"well": False}, "problems", "does not do its work"),
+        ({"well": True, "n_to_repair": 1}, "warnings", "publishing it again"),
+    ],
+)
+def test_what_became_of_the_broker_is_told(run, daemon, bus, where, said):
+    about = {"connected": True, "url": "nats://h:1", "epoch": "e", "outbox_pending": 0, "last_break": "then, wiped"}
+    daemon.answers["/rpc/status"] = (200, {"bus": about | bus, "read_only": None})
+    report = run("doctor", "--json").json
+    assert report["daemon"]["bus"] == "connected to nats://h:1, last break then, wiped"
+    assert said in " ".join(report[where])

@@ -429,6 +429,16 @@ async def test_a_checkpoint_is_saved_at_close_without_any_append(store):
     assert await (await store.open()).checkpoint("outbox") == 7
 
 
+async def test_a_number_that_is_no_position_is_kept_and_is_not_taken_for_one(store):
+    log = await store.open()
+    await log.append([said("a", "one")])
+    log.set_checkpoint("bus:own_seq", 2**62)
+    await log.close()
+    log = await store.open()
+    assert await log.checkpoint("bus:own_seq") == 2**62
+    assert await log.verify() == 1
+
+
 async def test_each_follower_has_a_checkpoint_of_its_own(store):
     log = await store.open()
     await log.append([said("a", *"123456789")])

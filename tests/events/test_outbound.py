@@ -16,7 +16,7 @@ from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.dead_letter import MessageDeadLettered
 from cascadenced.events.followup import FollowupRequested
-from cascadenced.events.outbound import canonical_event_type, messages
+from cascadenced.events.outbound import canonical_event_type, messages, place
 from cascadenced.events.outgoing import Outgoing
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
@@ -310,6 +310,7 @@ def test_headers_are_cloud_events_and_say_where_from():
         "ce-time": AT,
         "content-type": "application/json",
         "Cascadence-Origin": "instance-1",
+        "Cascadence-Position": "1",
     }
 
 
@@ -324,12 +325,17 @@ def test_a_trace_is_passed_on():
     [
         *EVERYTHING,
         example(StageStarted, stage="precheck", skipped=("intake", "research", "plan")),
+        example(StageStarted, stage="precheck", attempt=2),
         example(StageFailed, stage="precheck"),
         example(RunFailed, stage=None, via="cli"),
+        example(RunFailed, stage="precheck", error_type="crash_loop", via="cli"),
     ],
 )
 def test_message_ids_are_unique_among_all_that_an_event_publishes(event: Event):
     ids = [message.headers["Nats-Msg-Id"] for message in published(event, broadcast_pointers=True)]
+    places = [place(message_id) for message_id in ids]
+    assert len(places) == len(set(places))
+    assert all(0 <= where < 8 for where in places)
     assert len(set(ids)) == len(ids)
     assert all(message_id.startswith(f"{EVENT_ID}.") for message_id in ids)
 

@@ -29,6 +29,19 @@ async def test_without_nats_the_process_is_fine_but_takes_no_work(world: World, 
     assert await _health(public, "/readyz") == (503, "failing", ["NATS is not connected"])
 
 
+async def test_a_nats_that_does_not_do_its_work_is_as_good_as_none(world: World, public: Client):
+    world.bus.well = False
+    assert await _health(public, "/healthz") == (200, "degraded", ["NATS does not do its work"])
+    assert await _health(public, "/readyz") == (503, "failing", ["NATS does not do its work"])
+
+
+async def test_while_the_broker_is_repaired_work_is_taken(world: World, public: Client):
+    world.bus.n_to_repair = 2
+    reasons = ["what NATS has forgotten is being published again"]
+    assert await _health(public, "/healthz") == (200, "degraded", reasons)
+    assert await _health(public, "/readyz") == (200, "degraded", reasons)
+
+
 async def test_a_frozen_projection_is_no_reason_to_restart(world: World, public: Client):
     world.runs.broken = True
     await world.run()

@@ -27,6 +27,9 @@ async def test_status_shows_the_instance_and_every_task(world: World, get: Get):
         "url": "nats://127.0.0.1:4222",
         "epoch": "e1",
         "outbox_pending": 0,
+        "well": True,
+        "n_to_repair": 0,
+        "last_break": None,
     }
     rows = {row["name"]: row for row in status["tasks"]}
     assert list(rows) == world.instance.tasks.names()

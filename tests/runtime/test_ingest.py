@@ -287,6 +287,19 @@ async def inlet_apply(inlet: Inlet, instance: Instance, delivery: Any) -> None:
     await ingest._end(taken)
 
 
+async def test_a_message_without_an_id_is_applied_once_also_when_the_broker_makes_its_stream_anew() -> None:
+    inlet = Inlet()
+    async with inlet.flowing(erase=False):
+        inlet.send("ume.event.calendar.event.create_request", {"payload": {"title": "x"}, **WHO})
+        await inlet.take_in()
+        inlet.bus.take_over()
+        await inlet.bus.check()
+        inlet.bus.resume()
+        assert inlet.bus._ready
+        await inlet.take_in()
+    assert len(inlet.events(RunRequested)) == 1
+
+
 async def test_two_messages_without_an_id_are_two_though_they_say_the_same(inlet: Inlet) -> None:
     async with inlet.flowing():
         inlet.send("ume.run.request.quick", WHO)
