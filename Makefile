@@ -18,8 +18,9 @@ demo: $(READY) ## see it work: nothing to configure, nothing left behind
 run: $(READY) ## the daemon, in the foreground
 	$(BIN)/cascadenced up $(ARGS)
 
+# Most tests wait for processes and disks more than they compute, so as many run at once as there are cores.
 test: $(READY) servers ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 crash: $(READY) ## kill the daemon N times under load, cut the power POWER times; SEED=… deals the same blows again
 	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(POWER),--power $(POWER)) $(ARGS)

@@ -48,7 +48,8 @@ class BusInfo(msgspec.Struct, frozen=True):
     server_id: drawn by the server at each start.
     well: connected, and it does what we ask of it.
     unreadable_stream: a stream whose files the server cannot read, so that nothing can be made in its place; else "".
-    max_payload_bytes: the server's bound for headers and body together.
+    max_payload_bytes: the bound of the server and of its stream of events for headers and body together, 0 while it is
+        not known.
     """
 
     connected: bool

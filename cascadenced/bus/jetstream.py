@@ -11,6 +11,7 @@ is, so that whoever opened the bus can record it first.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -65,7 +66,7 @@ from cascadenced.bus.jetstream_setup import (
 from cascadenced.bus.jetstream_witness import Witness, storage
 from cascadenced.bus.marks import Break, Marks
 from cascadenced.clock import Clock, SystemClock
-from cascadenced.errors import CascadenceError, ConfigError, Unavailable
+from cascadenced.errors import CascadenceError, Unavailable
 from cascadenced.events.outgoing import Outgoing
 
 _REPLACE_AFTER_S = 30.0
@@ -128,6 +129,7 @@ class JetStreamBus:
         self._rpc: Rpc | None = None
         self._client: Client | None = None
         self._epoch = self._unreadable = ""
+        self._max_message_bytes = sys.maxsize
         self._well, self._unanswered = True, False
         self._held: list[Break] | None = None
         self._resumed = False
@@ -198,7 +200,7 @@ class JetStreamBus:
             url=self._address.shown,
             epoch=self._epoch,
             server_id=known.get("server_id", ""),
-            max_payload_bytes=known.get("max_payload", 0),
+            max_payload_bytes=min(known.get("max_payload", 0), self._max_message_bytes),
             server_version=known.get("version", ""),
             well=self._well and self._publisher.n_silent < _MAX_SILENT,
             unreadable_stream=self._unreadable,
@@ -257,7 +259,8 @@ class JetStreamBus:
                 if not refused:
                     await self._clock.sleep(_FORGOTTEN_WITHIN_S)
                     await ensure_streams(client, self._names, self._limits)
-        except (ApiError, ConfigError, TimeoutError) as error:
+        except (CascadenceError, TimeoutError) as error:
+            self._mend()  # which puts the stream right again
             raise Unavailable(str(error) or "the connection to NATS broke") from None
         return not refused
 
@@ -311,6 +314,7 @@ class JetStreamBus:
         _log.info("bus_connection", state=what, url=self._address.shown)
         if what != "reconnected":
             self._let_go("the connection to NATS broke")
+            self._unreadable = ""  # the next server may be able to
             while self._scopes:
                 self._scopes.pop().reschedule(0)
             self._line_lost("disconnected")
@@ -460,7 +464,7 @@ class JetStreamBus:
             _log.warning("bus_has_fewer_messages", n_missing=n_missing)
             self._tell(Doubt("fewer_messages"))
         self._witness.know(streams, standings, self._eraser.n_asked, server_id=server_id, anew=self._resumed)
-        self._epoch = streams.epoch
+        self._epoch, self._max_message_bytes = streams.epoch, streams.max_message_bytes
 
     def _hold(self, breaks: Sequence[Break], streams: Streams) -> None:
         """Stand still until `resume`, and say why. What was held for before, and was recorded, is part of it."""

@@ -119,8 +119,8 @@ class Publisher:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         client = self._client
-        if client is None or self.held is not None:
-            raise Unavailable(f"{self.held or 'NATS is not connected'}: {len(messages)} messages were not published")
+        if client is None:
+            raise Unavailable(f"NATS is not connected: {len(messages)} messages were not published")
         for message in messages:
             _check_size(message, client.max_payload)
         if not self.atomic or len(messages) < _BATCH_MIN:
@@ -179,6 +179,9 @@ class Publisher:
         return call.stored
 
     def _open(self, n_expected: int, last_id: str) -> tuple[str, _Call]:
+        """Raises Unavailable while nothing may be published."""
+        if self.held is not None:
+            raise Unavailable(f"{self.held}: nothing was published")
         name, call = str(next(self._count)), _Call(n_expected, last_id)
         self._calls[name] = call
         if n_expected == 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -75,6 +76,12 @@ class Streams(msgspec.Struct, frozen=True):
         """Digest of the streams' creation times."""
         names = [f"{stream['config']['name']} {stream['created']}" for stream in (self.events, self.runs)]
         return hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Of headers and body together; an operator may have set a bound to the stream of events."""
+        bound: int = self.events["config"].get("max_msg_size", -1)
+        return bound if bound > 0 else sys.maxsize
 
     @property
     def atomic(self) -> bool:

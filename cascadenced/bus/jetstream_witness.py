@@ -32,7 +32,9 @@ from cascadenced.clock import Clock
 _NS_IN_US = 1_000
 _NOT_FOUND = 404
 _FULL_BUT_FOR = 0.01
-"""A stream that has no more room than this of its bound is taken for full: what comes next may not fit."""
+_LARGE_BYTES = 1 << 20
+"""A stream that has no more room than this part of its bound, or than one large message needs (servers take no larger
+ones unless told to), is taken for full: what comes next may not fit, and what came last may have pushed others out."""
 _MESSAGE_ID = re.compile(rb"^Nats-Msg-Id: *(.*?)\r$", re.MULTILINE)
 
 
@@ -165,14 +167,14 @@ def storage(info: dict[str, Any]) -> Storage:
     """What a stream has room for, from STREAM.INFO."""
     config, state = info["config"], info["state"]
     max_bytes, max_messages = max(config["max_bytes"], 0), max(config["max_msgs"], 0)
-    few = 1 - _FULL_BUT_FOR
+    few_bytes = max(max_bytes * _FULL_BUT_FOR, min(_LARGE_BYTES, max_bytes / 2))
     return Storage(
         stream=config["name"],
         max_age_us=config["max_age"] // _NS_IN_US,
         max_bytes=max_bytes,
         max_messages=max_messages,
-        full=(max_bytes > 0 and state["bytes"] >= max_bytes * few)
-        or (max_messages > 0 and state["messages"] >= max_messages * few),
+        full=(max_bytes > 0 and state["bytes"] >= max_bytes - few_bytes)
+        or (max_messages > 0 and state["messages"] >= max_messages * (1 - _FULL_BUT_FOR)),
         selective=config.get("max_msgs_per_subject", -1) > 0,
     )
 
@@ -186,6 +188,7 @@ def _described(info: dict[str, Any]) -> Seen:
         end=state["last_seq"],
         n_messages=state["messages"],
         full=room.full,
+        selective=room.selective,
         max_age_us=room.max_age_us,
         oldest_at_us=_us(state["first_ts"]) if state["messages"] else 0,
     )

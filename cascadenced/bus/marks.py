@@ -57,7 +57,8 @@ class Kept(msgspec.Struct, frozen=True):
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """A stream as it is now.
 
-    full: it drops its oldest messages for want of room.  max_age_us: after which it drops them anyway, 0: never.
+    full: it drops its oldest messages for want of room.  selective: it drops others as well, see `base.Storage`.
+    max_age_us: after which it drops them anyway, 0: never.
     oldest_at_us: broker time of its first message.  own, read: what it has at the sequences of those marks.
     """
 
@@ -68,6 +69,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     n_messages: int
     full: bool
     max_age_us: int
+    selective: bool = False
     oldest_at_us: int = 0
     own: Kept | None = None
     read: Kept | None = None
@@ -164,18 +166,23 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
 
 def unexplained(known: StreamMarks, seen: Seen, n_erased: int, now_us: int) -> int:
     """How many messages are gone that neither age, nor want of room, nor we have removed, as far as counting tells."""
-    aged = seen.max_age_us and known.n_messages and seen.oldest_at_us + seen.max_age_us <= now_us + seen.max_age_us // 8
-    if not known.created or seen.full or aged:
+    aged = known.n_messages and _goes_with_age(seen.oldest_at_us, seen, now_us)
+    if not known.created or seen.full or seen.selective or aged:
         return 0
     n_removed = known.n_messages + (seen.end - known.end) - seen.n_messages
     return n_removed if n_removed > n_erased else 0
 
 
 def _left_in_peace(marks: Marks, seen: Seen, now_us: int) -> bool:
-    """Whether our last message went with the stream's head, as old ones do."""
-    if marks.own_seq >= seen.first_seq:
-        return False
-    return seen.full or bool(seen.max_age_us and marks.own_at_us + seen.max_age_us <= now_us)
+    """Whether our last message went with the stream's head, as old ones do, or to where a selective stream has it."""
+    if seen.selective and seen.n_messages > 0:
+        return True
+    return marks.own_seq < seen.first_seq and (seen.full or _goes_with_age(marks.own_at_us, seen, now_us))
+
+
+def _goes_with_age(at_us: int, seen: Seen, now_us: int) -> bool:
+    """Whether a message of that time is gone, or will be soon; not all clocks are the same."""
+    return 0 < seen.max_age_us <= now_us - at_us + seen.max_age_us // 8
 
 
 def to_numbers(marks: Marks) -> dict[str, int]:

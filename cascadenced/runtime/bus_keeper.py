@@ -220,17 +220,21 @@ class BusKeeper:
         """Whether anything is missing; only if so somebody hears of it."""
         if not self._in_doubt:
             return
+        merely, self._in_doubt = self._merely, False  # what is doubted from now on takes another look
         missing = self._missing(_AT_LEISURE)
-        async with aclosing(missing.messages()) as batches:
-            async for batch in batches:
-                first = batch[0].headers["Nats-Msg-Id"]
-                self.last_break = f"{iso(self._clock.now_us())} messages_missing"
-                detail = f"the first of those that are missing is {first}"
-                await self._record_break(EpochBroken(reason="messages_missing", stream=missing.stream, detail=detail))
-                self._wanted.set()
-                return
-        self._in_doubt = False
-        if self._merely:
+        try:
+            async with aclosing(missing.messages()) as batches:
+                first = await anext(batches, None)
+        except BaseException:
+            self._in_doubt, self._merely = True, merely and self._merely
+            raise
+        if first is not None:
+            self.last_break = f"{iso(self._clock.now_us())} messages_missing"
+            detail = f"the first of those that are missing is {first[0].headers['Nats-Msg-Id']}"
+            await self._record_break(EpochBroken(reason="messages_missing", stream=missing.stream, detail=detail))
+            self._wanted.set()
+            return
+        if merely:
             self._doubt_from = self._clock.monotonic() + DOUBT_AGAIN_S
         _log.info("nothing_is_missing", n_scanned=missing.n_scanned)
 
@@ -241,7 +245,7 @@ class BusKeeper:
         least = n_fruitless = 0
         to_save = self._set_aside is not None
         while True:
-            missing, n_breaks = self._missing(_BUSY), self.n_to_repair
+            missing, n_breaks, self._in_doubt = self._missing(_BUSY), self.n_to_repair, False
             n_left = await self._publish(missing, swallowed=n_missing > 0)
             n_scanned = missing.n_scanned
             n_republished += max(0, n_missing - n_left)
@@ -254,7 +258,9 @@ class BusKeeper:
             elif (not n_missing and n_breaks == self.n_to_repair) or n_fruitless >= _MAX_ROUNDS:
                 break
         crashpoint("repair.done")
-        n_breaks, self.n_to_repair, self._in_doubt = self.n_to_repair, 0, False
+        n_breaks, self.n_to_repair = self.n_to_repair, 0
+        if n_missing:
+            self._in_doubt = False  # another look would find the same
         reasons, self._reasons = self._reasons, set()
         self._log.set_checkpoint(_TO_REPAIR, 0)
         await self._record(

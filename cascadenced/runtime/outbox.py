@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from cascadenced.bus.base import Bus
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
+from cascadenced.errors import Unavailable
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
 from cascadenced.events.outgoing import Outgoing
@@ -72,6 +73,8 @@ class Outbox:
 
 
 def carriable(messages: Sequence[Outgoing], bus: Bus) -> list[Outgoing]:
-    """Those that this server has room for."""
-    bound = bus.info().max_payload_bytes - _HEADER_ROOM_BYTES
-    return [message for message in messages if len(message.body) <= bound]
+    """Those that this server has room for. Raises Unavailable while nobody knows how much that is."""
+    max_payload_bytes = bus.info().max_payload_bytes
+    if not max_payload_bytes:
+        raise Unavailable("NATS is not connected, and nobody knows how large a message may be")
+    return [message for message in messages if len(message.body) <= max_payload_bytes - _HEADER_ROOM_BYTES]

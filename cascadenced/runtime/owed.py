@@ -70,9 +70,9 @@ class Owed:
     def forgive(self, below: int) -> None:
         """Nothing is owed for positions under `below`."""
         for first, places in self._by_chunk():
-            for at in range(max(0, min(below - first, _SIZE))):
-                self.n -= places[at].bit_count()
-                places[at] = 0
+            n = max(0, min(below - first, _SIZE))
+            self.n -= int.from_bytes(places[:n]).bit_count()
+            places[:n] = bytes(n)
 
     def positions(self) -> Iterator[int]:
         """Those for which something is owed, ascending."""

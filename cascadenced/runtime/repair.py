@@ -126,18 +126,27 @@ class Missing:
 
     async def _strike_out(self, owed: Owed, first: int) -> None:
         before = await self._bus.storage()
-        oldest_kept: int | None = None
         async with aclosing(self._bus.scan()) as chunks:
             async for chunk in chunks:
                 self.n_scanned += len(chunk)
-                for position, message_id, origin, again in chunk:
-                    ours = owed.strike(position, message_id) or (origin == self._origin and position < first)
-                    if oldest_kept is None and ours and not again:
-                        oldest_kept = position
+                for position, message_id, _, _ in chunk:
+                    owed.strike(position, message_id)
                 await self._pace.rest()
         after = await self._bus.storage()
         if before.full or after.full:
-            owed.forgive(self.upto + 1 if oldest_kept is None else oldest_kept)
+            # What it dropped while we looked through it is older than what is the oldest by now.
+            owed.forgive(await self._oldest_kept(owed, first))
+
+    async def _oldest_kept(self, owed: Owed, first: int) -> int:
+        """The position of the oldest message of ours that was published once; if there is none, beyond all."""
+        async with aclosing(self._bus.scan()) as chunks:
+            async for chunk in chunks:
+                for position, message_id, origin, again in chunk:
+                    ours = owed.strike(position, message_id) or (origin == self._origin and position < first)
+                    if ours and not again:
+                        return position
+                await self._pace.rest()
+        return self.upto + 1
 
     async def _due(self, owed: Owed) -> AsyncIterator[list[Outgoing]]:
         """The messages that are left in `owed`, and not too old by now."""

@@ -81,7 +81,7 @@ class ServerKeeper:
                     self._server.set_aside(self._unreadable)
                     self._unreadable = ""
                 await self._server.restart()
-            except CascadenceError as error:
+            except (CascadenceError, OSError) as error:  # e.g. a full disk, a program that is being replaced
                 _log.error("nats_server_does_not_start", error=str(error))
             finally:
                 self._starting, began = False, self._clock.monotonic()

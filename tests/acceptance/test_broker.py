@@ -17,6 +17,7 @@ from cascadenced.crashpoint import CRASHPOINTS
 from cascadenced.events.system import BusLost, BusRestored, EpochBroken, EpochRepaired
 from tests import servers
 from tests.acceptance.conftest import Daemon
+from tests.broker import __main__ as make_broker
 from tests.broker.breaks import BREAKS
 from tests.broker.load import Load
 from tests.broker.scene import Scene, scene
@@ -60,6 +61,18 @@ def test_a_seed_deals_the_same_breaks_and_every_kind_comes() -> None:
     assert deal(3, 100) == deal(3, 100)
     assert deal(3, 100) != deal(4, 100)
     assert {name for _, names in deal(1, 1000) for name in names} == set(BREAKS)
+
+
+def test_a_fault_of_any_kind_says_how_to_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hangs(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("tests.broker.sweep.scene", hangs)
+    monkeypatch.setattr("sys.argv", ["broker", "--seed", "7", "--breaks", "12"])
+    assert make_broker.main() == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "error: 2 faults; again: make broker SEED=7 N=12"
 
 
 # ── a break and a daemon that is killed ──────────────────────────────────────────────────────────────────────────

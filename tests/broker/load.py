@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
 import nats
 
 ANSWER_WITHIN_S = 1.0
+CONFIRMED_WITHIN_S = 120.0
 _AGAIN_S = 0.05
 POINTER_EVERY = 4
 
@@ -51,9 +53,11 @@ class Load:
             self._task = None
 
     async def one(self) -> int:
-        """Publish the next wish; return its number when it is confirmed."""
-        n, self._n = self._n, self._n + 1
+        """Publish the next wish; return its number when it is confirmed. Fails when that takes too long."""
+        n, self._n, began = self._n, self._n + 1, time.monotonic()
         while (where := await self._published(n)) is None:
+            took_s = time.monotonic() - began
+            assert took_s < CONFIRMED_WITHIN_S, f"the broker has not confirmed wish {n} within {took_s:.0f} s"
             await asyncio.sleep(_AGAIN_S)
         self.confirmed[n] = where
         return n

@@ -103,10 +103,11 @@ async def sweep(folder: Path, stage: Stage, names: Sequence[str], seed: int, say
             complaints = [line for line in on.daemon.output if "Traceback" in line or '"exception":' in line]
             assert not complaints, complaints[:3]
             assert await on.daemon.stop() == 0
-    except AssertionError as error:
+    except Exception as error:
         if on is not None:
             (folder / "daemon.output").write_text("\n".join(on.daemon.output))
-        raise AssertionError(f"{where}: {error}") from error
+        what = error if isinstance(error, AssertionError) else repr(error)
+        raise AssertionError(f"{where}: {what}") from error
 
 
 def deal(seed: int, n: int) -> list[tuple[Stage, list[str]]]:

@@ -6,12 +6,13 @@ import asyncio
 import fcntl
 import json
 import os
+import resource
 import signal
 import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,20 @@ async def test_a_stream_can_be_moved_out_of_the_servers_sight_and_made_anew(tmp_
             server.set_aside("UME")
             assert (tmp_path / "nats" / "unreadable" / "UME" / "msgs").is_dir()
             await server.restart()
+
+
+@pytest.mark.slow
+async def test_a_server_that_we_have_no_means_to_ask_is_not_taken_for_dead(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), before[1]))
+        opened = []
+        try:
+            with suppress(OSError):
+                while True:
+                    opened.append(os.open(os.devnull, os.O_RDONLY))
+            assert await server.answers()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for descriptor in opened:
+                os.close(descriptor)

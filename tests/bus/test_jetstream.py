@@ -11,6 +11,8 @@ from typing import Any
 import nats
 import pytest
 
+from cascadenced.bus import jetstream
+from cascadenced.bus.base import StreamUnreadable
 from cascadenced.bus.embedded import EmbeddedServer
 from cascadenced.bus.jetstream import JetStreamBus
 from cascadenced.bus.jetstream_link import Address
@@ -18,7 +20,9 @@ from cascadenced.bus.jetstream_pull import IN_FLIGHT, Place, parse_reply
 from cascadenced.bus.jetstream_rpc import semantic_version
 from cascadenced.errors import ConfigError, Unavailable
 from cascadenced.events.outgoing import Outgoing
-from tests.bus.conftest import RealWorld, connected
+from tests import servers
+from tests.bus.conftest import TOKEN, RealWorld, connected, real_world
+from tests.bus.test_breaks import positioned
 from tests.bus.test_contract import acked, outgoing
 
 NEEDLE = b"alice@example.org"
@@ -409,3 +413,130 @@ async def test_the_micro_service_can_be_found(real: RealWorld) -> None:
     assert b'"ume.rpc.pointer_add"' in answer.data
     with pytest.raises(nats.errors.NoRespondersError):
         await real.client.request("ume.rpc.nonsense", b"", timeout=5)
+
+
+# ── what an operator, or the stream itself, has decided ──────────────────────────────────────────────────────────
+
+
+async def changed(world: RealWorld, **what: int) -> None:
+    """An operator changes the stream of events."""
+    config = (await world.api("STREAM.INFO.UME"))["config"]
+    assert "error" not in await world.api("STREAM.UPDATE.UME", {**config, **what})
+
+
+@pytest.mark.slow
+async def test_a_stream_that_large_messages_do_not_quite_fill_drops_its_oldest_in_peace(real: RealWorld) -> None:
+    await changed(real, max_bytes=4 << 20)
+    await real.bus.publish([outgoing("ume.audit.ours.run")])
+    for _ in range(10):
+        await real.send("ume.audit.theirs.run", bytes(900_000))
+        await real.bus.check()
+    assert (await real.stored())[0][0] == "ume.audit.theirs.run"
+    assert (await real.bus.storage()).full
+    await asyncio.sleep(0)
+    assert real.told == []
+
+
+@pytest.mark.slow
+async def test_a_stream_that_keeps_the_newest_of_each_subject_may_drop_our_last(real: RealWorld) -> None:
+    await changed(real, max_msgs_per_subject=1)
+    await real.bus.publish([outgoing("ume.audit.shared.run")])
+    await real.bus.check()
+    for _ in range(2):
+        await real.send("ume.audit.shared.run", b"another instance's")
+        await real.bus.check()
+    await asyncio.sleep(0)
+    assert real.told == []
+
+
+@pytest.mark.slow
+async def test_a_bound_for_messages_that_an_operator_has_set_is_known(real: RealWorld) -> None:
+    assert real.bus.info().max_payload_bytes == 1 << 20
+    await changed(real, max_msg_size=5000)
+    await real.bus.check()
+    assert real.bus.info().max_payload_bytes == 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [None, *servers.NAMES])
+async def test_a_scan_passes_over_what_the_server_cannot_read(tmp_path: Path, name: str | None) -> None:
+    if name is not None and servers.binary(name) is None:
+        pytest.skip(f"nats-server {name} was not fetched")
+    server = await EmbeddedServer.start(tmp_path, token=TOKEN, server=str(servers.binary(name)) if name else None)
+    try:
+        async with real_world(server) as world:
+            await world.bus.publish([positioned(position) for position in range(1, 251)])
+        await server.stop()
+        [block] = tmp_path.glob("nats/jetstream/*/streams/UME/msgs/1.blk")
+        data = bytearray(block.read_bytes())
+        data[len(data) // 2] ^= 1
+        block.write_bytes(data)
+        await server.restart()
+        async with real_world(server) as world, asyncio.timeout(30):
+            for _ in range(2):
+                found = [sighting.position async for chunk in world.bus.scan() for sighting in chunk]
+                assert found == sorted(found)
+                assert len(found) < 250
+                readable = [seq for seq in range(1, 251) if await is_readable(world, seq)]
+                assert found == readable
+    finally:
+        await server.stop()
+
+
+async def is_readable(world: RealWorld, seq: int) -> bool:
+    return "message" in await world.api("STREAM.MSG.GET.UME", {"seq": seq})
+
+
+# ── while it stands still ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+async def test_a_batch_under_way_when_the_bus_stands_still_is_not_sent_again_one_by_one(
+    real: RealWorld, server: EmbeddedServer
+) -> None:
+    bus, pid = real.bus, server.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        publishing = asyncio.create_task(bus.publish([positioned(position) for position in range(1, 101)]))
+        await asyncio.sleep(0.1)
+        bus._publisher.held = "the broker has forgotten something"
+        bus._let_go("the broker has forgotten something")
+        await asyncio.sleep(0.1)
+        assert publishing.done()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    with pytest.raises(Unavailable):
+        await publishing
+
+
+@pytest.mark.slow
+async def test_an_interrupted_forgetting_of_ids_leaves_the_stream_as_it_was(
+    real: RealWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure, failing = jetstream.ensure_streams, True
+
+    async def fails_once(*what: Any) -> Any:
+        nonlocal failing
+        if failing:
+            failing = False
+            raise Unavailable("no answer")
+        return await ensure(*what)
+
+    before = (await real.api("STREAM.INFO.UME"))["config"]["duplicate_window"]
+    monkeypatch.setattr(jetstream, "ensure_streams", fails_once)
+    with pytest.raises(Unavailable):
+        await real.bus.forget_ids()
+    async with asyncio.timeout(5):
+        while (await real.api("STREAM.INFO.UME"))["config"]["duplicate_window"] != before:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_an_unreadable_stream_is_one_of_the_server_that_said_so(real: RealWorld, server: EmbeddedServer) -> None:
+    real.bus._not_ready(StreamUnreadable("UME", "damaged"))
+    assert real.bus.info().unreadable_stream == "UME"
+    server.kill()
+    async with asyncio.timeout(5):
+        while real.bus.info().connected:
+            await asyncio.sleep(0.01)
+    assert real.bus.info().unreadable_stream == ""

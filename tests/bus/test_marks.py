@@ -35,6 +35,7 @@ def seen(**what: Any) -> Seen:
             "n_messages": 90,
             "full": False,
             "max_age_us": 7 * DAY,
+            "selective": False,
             "oldest_at_us": NOW - DAY,
             "own": Kept(NOW - 1_000, "mine"),
             "read": Kept(NOW - 10, "theirs"),
@@ -56,6 +57,9 @@ def reason(known: StreamMarks = KNOWN, **what: Any) -> str | None:
         ({"read": None}, None),  # acknowledged and erased
         ({"created": 6}, "stream_recreated"),
         ({"created": 6, "end": 3, "own": None, "read": None}, "stream_recreated"),
+        ({"first_seq": 96, "own": None, "n_messages": 5, "selective": True}, None),
+        ({"own": None, "selective": True}, None),  # another message of its subject took its place
+        ({"first_seq": 101, "own": None, "n_messages": 0, "selective": True}, "marker_gone"),
         ({"end": 99}, "end_lost"),
         ({"end": 0, "own": None, "read": None}, "end_lost"),
         ({"end": 120, "read": Kept(NOW, "another")}, "end_lost"),
@@ -80,6 +84,8 @@ def test_our_last_message_may_go_with_age() -> None:
     gone = seen(own=None, first_seq=101, n_messages=0)
     assert compare_own(OWN, gone, NOW + 6 * DAY) is not None
     assert compare_own(OWN, gone, NOW + 7 * DAY) is None
+    # It was stored before we heard of it, by another clock.
+    assert compare_own(OWN, gone, NOW + 7 * DAY - 60_000_000) is None
 
 
 def test_who_knows_nothing_misses_nothing() -> None:
@@ -106,6 +112,7 @@ def test_a_consumer_that_is_gone_or_begins_anew_is_noticed(consumers: int, used:
         ({"end": 150, "n_messages": 130}, 10, 0),
         ({"end": 150, "n_messages": 130}, 9, 10),
         ({"n_messages": 0, "full": True}, 0, 0),
+        ({"n_messages": 60, "selective": True}, 0, 0),
         ({"n_messages": 60, "oldest_at_us": NOW - 7 * DAY + 5}, 0, 0),  # they go with age
     ],
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from cascadenced.bus.base import Sighting
 from cascadenced.bus.memory import MemoryBus
 from cascadenced.bus.memory_stream import Stored
 from cascadenced.errors import DiskFull
@@ -195,6 +196,35 @@ async def test_a_doubt_that_was_idle_lately_waits_but_is_not_forgotten(kept: Kep
         await kept.assert_whole()
 
 
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_goes_missing_behind_a_look_takes_another_look(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    scan, n_scans = kept.bus.scan, 0
+
+    async def and_then_one_goes_missing() -> AsyncGenerator[Sequence[Sighting]]:
+        nonlocal n_scans
+        n_scans += 1
+        async for chunk in scan():
+            yield chunk
+        if n_scans == (2 if broken else 1):  # in the last round of a repair
+            assert kept.bus.forget(lambda stored: stored.seq == 7) == 1
+            await kept.bus.check()
+            await idle()
+
+    async with kept.kept() as (instance, _):
+        for _ in range(5):
+            await run(instance, "staged")
+        await kept.pass_time(CHECK_EVERY_S + 1)
+        monkeypatch.setattr(kept.bus, "scan", and_then_one_goes_missing)
+        if broken:
+            kept.bus.wipe()
+        kept.bus.disconnect()
+        kept.bus.reconnect(restarted=True)
+        await kept.pass_time(4 * CHECK_EVERY_S)
+        await kept.assert_whole()
+
+
 async def test_events_go_on_to_the_bus_while_it_is_repaired(kept: Kept) -> None:
     async with kept.kept() as (instance, _):
         for _ in range(20):
@@ -314,6 +344,30 @@ async def test_a_full_stream_is_not_blamed_for_what_it_drops() -> None:
             await kept.pass_time(60)
     assert kept.events(EpochBroken) == []
     assert len(kept.on_the_bus) == 200
+
+
+async def test_what_a_full_stream_drops_behind_the_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(max_messages=300)
+    scan, n_scans = kept.bus.scan, 0
+
+    async def and_meanwhile_it_drops_some() -> AsyncGenerator[Sequence[Sighting]]:
+        nonlocal n_scans
+        n_scans += 1
+        async for chunk in scan():
+            there = {stored.headers.get("Nats-Msg-Id") for stored in kept.bus.messages()}
+            yield [sighting for sighting in chunk if sighting.message_id in there]
+            for n in range(200 if n_scans == 1 else 0):
+                kept.bus.send("ume.audit.theirs.run", b"{}", {"Nats-Msg-Id": f"theirs {n}"})
+
+    async with kept.kept() as (instance, _):
+        for _ in range(40):
+            await run(instance, "staged")
+        monkeypatch.setattr(kept.bus, "scan", and_meanwhile_it_drops_some)
+        kept.bus.disconnect()
+        kept.bus.reconnect(restarted=True)
+        await kept.pass_time(30)
+    assert n_scans > 0
+    assert kept.events(EpochBroken) == []
 
 
 async def test_a_hole_in_a_full_stream_is_filled_and_then_left_in_peace() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from cascadenced.bus.memory import MemoryBus
@@ -330,3 +331,19 @@ async def test_events_of_our_own_household_are_not_published() -> None:
         household = [r for r in world.recorded() if r.type in ("run.requested", "run.started")]
         assert len(household) == 2
         assert await silent(household) == 0
+
+
+async def test_nothing_is_given_up_as_too_large_while_nobody_knows_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    outlet = Outlet()
+    info = outlet.bus.info
+    async with outlet.flowing() as (instance, outbox):
+        await outbox.drained()
+        monkeypatch.setattr(outlet.bus, "info", lambda: msgspec.structs.replace(info(), max_payload_bytes=0))
+        await run(instance, "staged")
+        await idle()
+        assert outbox.position < instance.log.position
+        monkeypatch.setattr(outlet.bus, "info", info)
+        await outlet.clock.advance(10)  # type: ignore[attr-defined]
+        await asyncio.wait_for(outbox.drained(), 5)
+    expected = [message.headers["Nats-Msg-Id"] for message in await outlet.publications(outlet.file.events)]
+    assert outlet.ids == expected

@@ -27,6 +27,7 @@ class Server:
         self.running = True
         self.greets = True
         self.starts = True
+        self.why_not: Exception = Unavailable("it did not get ready")
         self.log: list[str] = []
 
     def end(self) -> None:
@@ -40,7 +41,7 @@ class Server:
     async def restart(self) -> None:
         if not self.starts:
             self.log.append("did not start")
-            raise Unavailable("it did not get ready")
+            raise self.why_not
         self.log.append("restart")
         self.running = self.greets = True
         self._ended.clear()
@@ -92,9 +93,12 @@ async def test_a_server_that_ends_is_started_again(scene: Scene) -> None:
         assert scene.server.log == ["restart"]
 
 
-async def test_one_that_does_not_start_is_tried_again_less_and_less_often(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "why_not", [Unavailable("it did not get ready"), FileNotFoundError("being upgraded"), OSError(28, "disk full")]
+)
+async def test_one_that_does_not_start_is_tried_again_less_and_less_often(scene: Scene, why_not: Exception) -> None:
     async with scene.kept():
-        scene.server.starts = False
+        scene.server.starts, scene.server.why_not = False, why_not
         scene.server.end()
         await scene.pass_time(60)
         assert 10 <= len(scene.server.log) <= 20
