@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import textwrap
@@ -514,6 +515,25 @@ async def test_a_process_that_cannot_be_watched_is_not_left_behind(b: Bench, mon
     with pytest.raises(Unavailable, match="Too many open files"):
         await b.start(tasks.Plain)
     assert children() == []
+
+
+async def test_a_start_for_which_there_are_too_few_descriptors_leaves_none_behind(b: Bench) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    refusals: list[str] = []
+    while len(refusals) < 16:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + len(refusals), hard))
+        try:
+            worker = await b.start(tasks.Plain)
+            break
+        except Unavailable as error:
+            refusals.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    worker.kill()
+    await worker.wait()
+    assert len(refusals) >= 4
+    assert all("Too many open files" in refusal for refusal in refusals)
 
 
 async def test_where_the_kernel_has_no_descriptors_for_processes_a_thread_waits(
