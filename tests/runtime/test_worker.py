@@ -520,9 +520,12 @@ async def test_a_process_that_cannot_be_watched_is_not_left_behind(b: Bench, mon
 async def test_a_start_for_which_there_are_too_few_descriptors_leaves_none_behind(b: Bench) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.dup(0)]
+    while fillers[-1] <= highest:  # so that there are no free numbers below
+        fillers.append(os.dup(0))
     refusals: list[str] = []
-    while len(refusals) < 16:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + len(refusals), hard))
+    while True:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + len(refusals), hard))
         try:
             worker = await b.start(tasks.Plain)
             break
@@ -530,9 +533,11 @@ async def test_a_start_for_which_there_are_too_few_descriptors_leaves_none_behin
             refusals.append(str(error))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for filler in fillers:
+        os.close(filler)
     worker.kill()
     await worker.wait()
-    assert len(refusals) >= 4
+    assert 6 <= len(refusals) <= 16
     assert all("Too many open files" in refusal for refusal in refusals)
 
 
