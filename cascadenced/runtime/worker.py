@@ -68,6 +68,7 @@ _LOST_WITHIN_S = 0.5
 _SPARE_AFTER_S = 0.1
 """After a start, so that it does not compete with what was started."""
 _READ_BYTES = 256 * 1024
+_MAX_LAST_READS = 64  # far more than a socket holds; somebody out of our reach may still write to it
 _WITHHELD = frozenset(
     {
         *("CASCADENCE_HASH_SECRET", "CASCADENCE_HTTP_TOKEN", "CASCADENCED_CRASH_AT"),
@@ -95,13 +96,6 @@ class Performed(msgspec.Struct, frozen=True):
 
     outcome: Returned | Raised | OutOfMemory | Suspended | Died
     printed: Printed
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Of a worker that has ended, its children that it waited for included."""
-
-    cpu_s: float
-    max_rss_bytes: int
 
 
 Answerer = Callable[[Ask], Awaitable[Answer]]
@@ -197,7 +191,8 @@ def _path() -> tuple[str, ...]:
 class Worker:
     """One process, started. Made by `Workers.start`. It performs one stage at a time.
 
-    pid: also the id of its process group.  died: how it ended, None while it lives.  usage: what it took, after that.
+    pid: also the id of its process group.  died: how it ended, None while it lives.  cpu_s: what it computed by then,
+    children included that it waited for. (Its largest size is not known: the kernel counts ours in, as its parent's.)
     """
 
     def __init__(self, environ: Mapping[str, str], on_end: Callable[[Worker], None]) -> None:
@@ -205,7 +200,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._limits, self._on_end = Limits(), on_end
         self.died: Died | None = None
-        self.usage: Usage | None = None
+        self.cpu_s = 0.0
         self._killed: Died | None = None
         self._has_begun = False
         self._outcome: asyncio.Future[Returned | Raised | OutOfMemory | Suspended | Died] | None = None
@@ -428,14 +423,14 @@ class Worker:
         self._is_gone = True
         status, usage = reaped or os.wait4(self.pid, 0)[1:]
         self._process.returncode = os.waitstatus_to_exitcode(status)
-        while self._reading and self._read():
-            pass  # what it said last
+        for _ in range(_MAX_LAST_READS):  # what it said last
+            if not self._reading or not self._read():
+                break
         self._stop_reading()
         if self._loss is not None:
             self._loss.cancel()
-        cpu_s = usage.ru_utime + usage.ru_stime
-        self.usage = Usage(cpu_s=cpu_s, max_rss_bytes=usage.ru_maxrss * _RSS_UNIT_BYTES)
-        self.died = self._how(self._process.returncode, cpu_s)
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        self.died = self._how(self._process.returncode)
         self._output.close()
         os.close(self._lifeline)
         if self._sending.locked():
@@ -451,7 +446,7 @@ class Worker:
         async with self._sending:
             self._socket.close()
 
-    def _how(self, status: int, cpu_s: float) -> Died:
+    def _how(self, status: int) -> Died:
         if status == -signal.SIGKILL and self._killed is not None:
             return self._killed
         if status == EXIT_CHANNEL_LOST:
@@ -463,9 +458,11 @@ class Worker:
                 exit_code=status,
             )
         limits, number = self._limits, -status
-        over = limits.cpu_s is not None and cpu_s >= limits.cpu_s
+        over = limits.cpu_s is not None and self.cpu_s >= limits.cpu_s
         if number == signal.SIGXCPU or (number == signal.SIGKILL and over):
-            reason = f"the worker process was ended after {cpu_s:.1f} s of computing; its limit is {limits.cpu_s} s"
+            reason = (
+                f"the worker process was ended after {self.cpu_s:.1f} s of computing; its limit is {limits.cpu_s} s"
+            )
             return Died("worker.cpu_limit", reason, signal=number)
         more = ""
         if number == signal.SIGKILL:
@@ -483,7 +480,6 @@ _CHANNEL_LOST = Died(
     signal=None,
     exit_code=EXIT_CHANNEL_LOST,
 )
-_RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 def _signal_name(number: int) -> str:

@@ -31,7 +31,7 @@ class TaskSource(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Of a worker process. None: as the daemon's own.
 
-    memory_bytes: address space; Python and its thread take 150 MiB of that by themselves, most of it never used.
+    memory_bytes: of address space; a worker by itself takes about 100 MiB of that, most of it never touched.
     cpu_s: seconds of computing, of the process as a whole.  n_files: open file descriptors.
     """
 

@@ -196,13 +196,11 @@ async def test_a_limit_on_files_holds(b: Bench) -> None:
     assert (outcome.error_type, "Too many open files" in outcome.text) == ("OSError", True)
 
 
-async def test_what_a_worker_took_is_known_when_it_has_ended(b: Bench) -> None:
+async def test_what_a_worker_has_computed_is_known_when_it_has_ended(b: Bench) -> None:
     worker = await b.start(tasks.Plain)
     await done(worker, call(), Asked())
     await worker.close()
-    assert worker.usage is not None
-    assert 0 < worker.usage.cpu_s < 5
-    assert 5_000_000 < worker.usage.max_rss_bytes < 200_000_000
+    assert 0 < worker.cpu_s < 5
 
 
 # ── what it prints ───────────────────────────────────────────────────────────────────────────────────────────────
