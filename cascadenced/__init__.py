@@ -9,7 +9,7 @@ is again a fact.
 Imports go down only:
 
     6 faces     http/  rpc.py  verbs.py  commands/  cli.py
-    5 work      handlers/  plugins/  workflows/
+    5 work      handlers/  plugins/  workflows/  worker/ (a process of its own)
     4 movement  runtime/      the loops; none knows what the work is
     3 views     projections/  events → rows, rows → answers
     2 rules     pipeline/     state + event → events, pure

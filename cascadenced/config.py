@@ -105,6 +105,7 @@ class _Settings(NamedTuple):
     max_concurrent_runs: Annotated[int, whole(1, 10_000, "runs", live=True)] = 100
     max_queued_runs: Annotated[int, whole(1, 10_000_000, "runs", live=True)] = 100_000
     max_threads: Annotated[int, whole(1, 1024, "threads")] = 32
+    max_processes: Annotated[int, whole(1, 256, "processes")] = 16
     """For plain functions of tasks; coroutines need none."""
     stop_grace_s: Annotated[float, seconds(0, 3600, live=True)] = 10.0
     """How long running stages may take to end when the daemon stops."""

@@ -128,7 +128,7 @@ class Instance:
         self.started_at = clock.monotonic()
         self.refusals = RefusalCounter(log, clock)
         self.tasks = Tasks(log)
-        self.stages = StageRunner(log, clock, spawner, pseudonyms, self._equip)
+        self.stages = StageRunner(log, clock, spawner, pseudonyms, self._equip, max_processes=config.max_processes)
         self.runs = Runs(
             log=log,
             clock=clock,
@@ -330,6 +330,7 @@ async def open_instance(
             or discover(config.plugin_paths, entry_points=config.plugin_entry_points, working_dir=Path.cwd()),
             pseudonyms=pseudonyms,
         )
+        stack.push_async_callback(instance.stages.close)
         yield instance
         await instance.refusals.flush()
 

@@ -111,7 +111,7 @@ class TaskPipeline:
         clock, ids = SystemClock(), SystemIds()
         log = await MemoryEventLog.open(clock=clock, ids=ids, projections=all_projections())
         stack.push_async_callback(log.close)
-        return await assemble(
+        instance = await assemble(
             Config(),
             clock=clock,
             ids=ids,
@@ -121,6 +121,8 @@ class TaskPipeline:
             catalogue=catalogue,
             pseudonyms=Pseudonyms(self._secret),
         )
+        stack.push_async_callback(instance.stages.close)
+        return instance
 
 
 def _checked_args(args: Json) -> dict[str, Json]:

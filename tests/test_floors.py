@@ -32,7 +32,7 @@ FLOORS: dict[str, int] = {
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "projections": 3,
     "runtime": 4,
-    **dict.fromkeys(("handlers", "plugins", "workflows"), 5),
+    **dict.fromkeys(("handlers", "plugins", "worker", "workflows"), 5),
     **dict.fromkeys(("instance", "task_pipeline"), 6),
     **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "reloading"), 7),
     **dict.fromkeys(("daemon",), 8),

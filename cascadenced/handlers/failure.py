@@ -58,13 +58,13 @@ class Told(msgspec.Struct, frozen=True):
 def tell(error: BaseException, redact: Redactor) -> Told:
     """Read `error`. Raises nothing, but takes as long as the exception's own methods take."""
     partial, shown = _partial(error, redact)
-    return Told(error_type(error, redact), _for_people(_text(error), redact), partial, shown, _where(error, redact))
+    return Told(error_type(error, redact), for_people(_text(error), redact), partial, shown, _where(error, redact))
 
 
 def error_type(error: BaseException, redact: Redactor) -> str:
     """The name of its class, or the code that we gave it."""
     name = plain(error.code) if type(error) in _CODED else type_name(error)  # type: ignore[attr-defined]
-    return _for_people(name, redact, MAX_TYPE_CHARS)
+    return for_people(name, redact, MAX_TYPE_CHARS)
 
 
 def is_harmless(error: BaseException) -> bool:
@@ -91,7 +91,7 @@ def _partial(error: BaseException, redact: Redactor) -> tuple[Json, str | None]:
         partial = getattr(error, "partial", None)
         if partial is None:
             return None, None
-        text = _for_people(plain(repr(partial)), redact)
+        text = for_people(plain(repr(partial)), redact)
     except BaseException:  # noqa: BLE001 -- the task's own code once more
         return None, None
     try:
@@ -111,7 +111,7 @@ def _where(error: BaseException, redact: Redactor) -> str:
         return ""
 
 
-def _for_people(text: str, redact: Redactor, max_chars: int = MAX_SHOWN_CHARS) -> str:
+def for_people(text: str, redact: Redactor, max_chars: int = MAX_SHOWN_CHARS) -> str:
     """`text`, which is `plain`, redacted and cut."""
     redacted = redact(text)
     if len(text) > MAX_READ_CHARS:

@@ -15,9 +15,11 @@ from cascadenced.errors import CascadenceError, PrecheckError, StepMismatch, Swa
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
 from cascadenced.events.content import TooLarge, Unserialisable, cut, own_copy, recordable
+from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.handlers.failure import is_harmless, tell
 from cascadenced.handlers.plan import TaskPlan, read_plan
+from cascadenced.handlers.process_stage import FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
@@ -53,10 +55,20 @@ class StageRunner:
     """`perform` of runtime/runs.py. The instance of a run is made at its first stage here, and kept until it ends or
     waits."""
 
-    def __init__(self, log: EventLog, clock: Clock, spawner: Spawner, pseudonyms: Pseudonyms, equip: Equip) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        spawner: Spawner,
+        pseudonyms: Pseudonyms,
+        equip: Equip,
+        *,
+        max_processes: int,
+    ) -> None:
         self._log, self._clock, self._spawner = log, clock, spawner
         self._pseudonyms, self._equip = pseudonyms, equip
         self._late: set[asyncio.Task[None]] = set()
+        self._processes = ProcessStages(max_processes)
         self.on_failure: OnFailure | None = None
         """Told where task code raised; the daemon logs it, a script gets the exception itself."""
         spawner.on_late = self._ended_late
@@ -68,6 +80,7 @@ class StageRunner:
         redact = live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
         steps = Steps(self._log, self._clock, self._spawner, live, redact)
         _under_way.set((live, stage, attempt))
+        live.printed = None
         crashpoint("stage.before_effect")
         began = self._clock.monotonic()
         try:
@@ -108,6 +121,11 @@ class StageRunner:
     def let_go(self, live: LiveRun) -> None:
         """See `runs.Perform`."""
         live.instance = None
+        self._processes.let_go(live)
+
+    async def close(self) -> None:
+        """End all processes of runs."""
+        await self._processes.close()
 
     # ── the hook ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,6 +167,8 @@ class StageRunner:
         handed = live.run.outputs.get(before) if before is not None else None
         if children is not None:
             handed = live.run.child_results
+        if live.entry.policy.isolation == "process":
+            return await self._output_there(live, stage, handed, steps)
         arguments = (own_copy(handed),) if hook.takes and before is not None else ()
 
         # Whatever looks at the task or at what it returns may run its code, hence in here, where the spawner runs it.
@@ -174,10 +194,27 @@ class StageRunner:
             return keep(await value if inspect.isawaitable(value) else value)
 
         value = await self._spawner.call(on_the_loop if hook.is_async else in_a_thread)
-        if stage != "research":
-            return value
+        return await self._answered(live, value) if stage == "research" else value
+
+    async def _output_there(self, live: LiveRun, stage: str, handed: Json, steps: Steps) -> Any:
+        """As `_output`, in a process of the run's own."""
+        assert live.entry is not None
+        stand_in = BaseTask()
+        self._equip(stand_in, live)
+        value, live.printed = await self._processes.output(
+            live,
+            stage,
+            handed,
+            takes=live.entry.hooks[stage].takes,
+            context=[event.payload for event in _to_tell(live, stage)],
+            steps=steps,
+            host=stand_in._host,
+        )
+        return await self._answered(live, value) if stage == "research" else value
+
+    async def _answered(self, live: LiveRun, query: Any) -> Json:
         assert live.identity is not None
-        return await self._spawner.call(recordable, await gather(value, live.identity, self._spawner))
+        return await self._spawner.call(recordable, await gather(query, live.identity, self._spawner))
 
     def _make(self, live: LiveRun) -> None:
         entry, identity = live.entry, live.identity
@@ -207,7 +244,15 @@ class StageRunner:
                     task=task, stage=stage, attempt=attempt, error_type="hook.missing", reason=reason, took_s=took_s
                 )
             shown = _shown_if_changed(output, redact)
-            return StageFinished(task=task, stage=stage, attempt=attempt, output=output, shown=shown, took_s=took_s)
+            return StageFinished(
+                task=task,
+                stage=stage,
+                attempt=attempt,
+                output=output,
+                shown=shown,
+                took_s=took_s,
+                printed=live.printed,
+            )
         if live.run.nesting >= MAX_NESTING:
             reason = f"plans are nested more than {MAX_NESTING} deep: does a task plan itself?"
             return StageFailed(
@@ -230,8 +275,11 @@ class StageRunner:
         # The types are compared, not asked: an instance may have code of its own for that.
         research_failed = stage == "research" and type(error) is ResearchFailed
         told = error.__cause__ if research_failed and error.__cause__ is not None else error
-        said = tell(told, redact) if is_harmless(told) else await self._spawner.call(tell, told, redact)
-        if not research_failed and issubclass(type(error), Exception):
+        if type(told) is FailedThere:
+            said, live.printed = told.said, told.printed
+        else:
+            said = tell(told, redact) if is_harmless(told) else await self._spawner.call(tell, told, redact)
+        if not research_failed and issubclass(type(error), Exception) and type(error) is not FailedThere:
             live.error = error  # a CancelledError handed to a caller would look like the caller's own
         if self.on_failure is not None and not issubclass(type(error), CascadenceError):
             self.on_failure(live, stage, said.where)
@@ -247,12 +295,15 @@ class StageRunner:
             took_s=took_s,
             fatal=not research_failed and retry_at_us is None,
             retry_at_us=retry_at_us,
+            printed=live.printed,
         )
 
     def _retry_at_us(self, live: LiveRun, stage: str, error: BaseException) -> int | None:
         assert live.entry is not None
         retry, n_failed = live.entry.policy.retries.get(stage), live.run.n_failed + 1
-        if retry is None or n_failed >= retry.max_attempts or type(error) in _NEVER_AGAIN or not retry.wants(error):
+        if retry is None or n_failed >= retry.max_attempts or type(error) in _NEVER_AGAIN:
+            return None
+        if not (retry.wants_named(error.lineage) if isinstance(error, FailedThere) else retry.wants(error)):
             return None
         return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
 
@@ -288,11 +339,9 @@ def _late_end(tell_late: Callable[[BaseException | None], None]) -> Callable[[as
 
 def _tell(live: LiveRun, stage: str) -> None:
     """Hand over what the run was told and its instance has not heard. Before the first stage that is everything."""
-    told = live.run.contexts
-    n = len(told) if stage == "intake" else live.run.n_consumed
-    instance = live.instance
-    attach = getattr(instance, "attach_context", None) if n > live.n_told else None
-    for event in told[live.n_told : n]:
+    told, instance = _to_tell(live, stage), live.instance
+    attach = getattr(instance, "attach_context", None) if len(told) > live.n_told else None
+    for event in told[live.n_told :]:
         payload = own_copy(event.payload)
         if callable(attach):
             attach(payload)
@@ -300,7 +349,13 @@ def _tell(live: LiveRun, stage: str) -> None:
             instance.context.append(payload)
         else:
             instance.context = [instance.context, payload]
-    live.n_told = max(n, live.n_told)
+    live.n_told = max(len(told), live.n_told)
+
+
+def _to_tell(live: LiveRun, stage: str) -> Sequence[ContextAttached]:
+    """All that the run's task has heard when `stage` begins. Before the first stage that is everything."""
+    told = live.run.contexts
+    return told if stage == "intake" else told[: live.run.n_consumed]
 
 
 def _no_hook(stage: str) -> Unserialisable:

@@ -22,11 +22,23 @@ from cascadenced.events.content import own_copy, recordable, type_name
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.subjects import checked_event_name
 from cascadenced.events.wait import WaitStarted
-from cascadenced.handlers.failure import is_harmless, tell
+from cascadenced.handlers.failure import MAX_TYPE_CHARS, for_people, is_harmless, tell
 from cascadenced.identity import Redactor
 from cascadenced.pipeline.model import Mark, Run
 from cascadenced.runtime.record import LiveRun, Step, record
 from cascadenced.runtime.spawn import Spawner, Suspended
+from cascadenced.runtime.worker_protocol import (
+    Answer,
+    Ask,
+    EventWanted,
+    Go,
+    Recorded,
+    SleepWanted,
+    StepDone,
+    StepRaised,
+    StepWanted,
+    Suspend,
+)
 
 MAX_PLACES = 10_000
 """Steps and waits of one stage."""
@@ -69,16 +81,13 @@ class Steps:
         except Exception as error:
             self._wait(self._failed(seq, name, error, began))
             raise
-        self._wait(self._finished(seq, name, output, began))
+        self._wait(self._finished(seq, name, output, self._clock.monotonic() - began))
         return output
 
     def sleep(self, seconds: float) -> Any:
         """Let `seconds` of wall-clock time pass, over restarts too. Awaitable on the loop."""
-        if type(seconds) not in (int, float) or not 0 <= seconds <= LONGEST_S:
-            raise Invalid(f"sleep() takes a number of seconds from 0 to {LONGEST_S}, not {seconds!r}")
-        seq, mark = self._place("sleep", "")
-        if mark is None:
-            raise self._suspend(seq, "sleep", until_us=self._clock.now_us() + round(seconds * 1e6))
+        if self._slept(seconds) is None:
+            raise Suspended(f"the stage {self._stage} waits")
         return self._handed(None)
 
     def wait_for(self, event: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:
@@ -87,19 +96,51 @@ class Steps:
 
         where: what the payload must hold, key by key.
         """
-        checked_event_name(event)
-        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s <= LONGEST_S):
-            raise Invalid(f"timeout_s must be a number of seconds from 0 to {LONGEST_S}, not {timeout_s!r}")
-        matching = recordable(where or {})
-        if not isinstance(matching, dict):
-            raise Invalid(f"where must be a dict, not a {type_name(where)}")
-        seq, mark = self._place("event", event)
+        mark = self._waited(event, timeout_s, where)
         if mark is None:
-            until_us = None if timeout_s is None else self._clock.now_us() + round(timeout_s * 1e6)
-            raise self._suspend(seq, "event", name=event, where=matching, until_us=until_us)
+            raise Suspended(f"the stage {self._stage} waits")
         if mark.timed_out:
             raise TimeoutError(f"no event {event!r} came in time")
         return self._handed(own_copy(mark.output))
+
+    # ── what a process of its own asks, which counts the places itself ───────────────────────────────────────
+
+    async def answer(self, ask: Ask) -> Answer:
+        """Raises StepMismatch, Superseded, Invalid; and what the log raises."""
+        redact, task = self._redact, self._live.run.task
+        match ask:
+            case StepWanted():
+                _, mark = self._place("step", _checked_name(ask.name), ask.seq)
+                if mark is not None:
+                    return Recorded(mark.output)
+                if self._is_at_most_once:
+                    await self._record(StepStarted(task=task, stage=self._stage, seq=ask.seq, name=ask.name))
+                crashpoint("step.before_effect")
+                return Go()
+            case StepDone():
+                await self._finished(ask.seq, ask.name, ask.value, ask.took_s)
+                return Recorded()
+            case StepRaised():
+                reason = for_people(ask.text, redact)
+                await self._record(
+                    StepFailed(
+                        task=task,
+                        stage=self._stage,
+                        seq=ask.seq,
+                        name=ask.name,
+                        error_type=for_people(ask.error_type, redact, MAX_TYPE_CHARS),
+                        reason=reason,
+                        took_s=ask.took_s,
+                    )
+                )
+                return Recorded()
+            case SleepWanted():
+                return Suspend() if self._slept(ask.seconds, ask.seq) is None else Recorded()
+            case EventWanted():
+                mark = self._waited(ask.name, ask.timeout_s, ask.where, ask.seq)
+                return Suspend() if mark is None else Recorded(None if mark.timed_out else mark.output)
+            case _:
+                raise Invalid(f"a stage cannot ask for {type(ask).__name__}")
 
     # ── what the stage's runner asks ─────────────────────────────────────────────────────────────────────────
 
@@ -132,7 +173,7 @@ class Steps:
         except Exception as error:
             await self._failed(seq, name, error, began)
             raise
-        await self._finished(seq, name, output, began)
+        await self._finished(seq, name, output, self._clock.monotonic() - began)
         return output
 
     def _begin(self, seq: int, name: str) -> None:
@@ -140,9 +181,8 @@ class Steps:
             self._wait(self._record(StepStarted(task=self._live.run.task, stage=self._stage, seq=seq, name=name)))
         crashpoint("step.before_effect")
 
-    async def _finished(self, seq: int, name: str, output: Json, began: float) -> None:
+    async def _finished(self, seq: int, name: str, output: Json, took_s: float) -> None:
         crashpoint("step.after_effect")
-        took_s = self._clock.monotonic() - began
         task = self._live.run.task
         await self._record(StepFinished(task=task, stage=self._stage, seq=seq, name=name, output=output, took_s=took_s))
 
@@ -181,21 +221,47 @@ class Steps:
         """In a thread: until it is recorded."""
         asyncio.run_coroutine_threadsafe(recording, self._loop).result()
 
-    def _place(self, kind: str, name: str) -> tuple[int, Mark | None]:
+    def _slept(self, seconds: float, seq: int | None = None) -> Mark | None:
+        """The sleep at this place, if it is over; else the stage waits from now on."""
+        if type(seconds) not in (int, float) or not 0 <= seconds <= LONGEST_S:
+            raise Invalid(f"sleep() takes a number of seconds from 0 to {LONGEST_S}, not {seconds!r}")
+        place, mark = self._place("sleep", "", seq)
+        if mark is None:
+            self._suspend(place, "sleep", until_us=self._clock.now_us() + round(seconds * 1e6))
+        return mark
+
+    def _waited(
+        self, event: str, timeout_s: float | None, where: dict[str, Json] | None, seq: int | None = None
+    ) -> Mark | None:
+        """What became of the wait at this place, if it is over; else the stage waits from now on."""
+        checked_event_name(event)
+        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s <= LONGEST_S):
+            raise Invalid(f"timeout_s must be a number of seconds from 0 to {LONGEST_S}, not {timeout_s!r}")
+        matching = recordable(where or {})
+        if not isinstance(matching, dict):
+            raise Invalid(f"where must be a dict, not a {type_name(where)}")
+        place, mark = self._place("event", event, seq)
+        if mark is None:
+            until_us = None if timeout_s is None else self._clock.now_us() + round(timeout_s * 1e6)
+            self._suspend(place, "event", name=event, where=matching, until_us=until_us)
+        return mark
+
+    def _place(self, kind: str, name: str, seq: int | None = None) -> tuple[int, Mark | None]:
+        """The next place, or the one that is named, and what is recorded there."""
         if self.suspended is not None:
             raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
-        self._n += 1
-        if self._n > MAX_PLACES:
+        place = self._n + 1 if seq is None else seq
+        self._n = max(self._n, place)
+        if place > MAX_PLACES:
             raise Invalid(f"a stage has at most {MAX_PLACES} steps and waits", code="too_many_steps")
-        mark = self._live.run.marks.get(self._n)
+        mark = self._live.run.marks.get(place)
         if mark is not None and (mark.kind, mark.name) != (kind, name):
             asked = _spelled(Mark(kind, name))
-            raise self._mismatch(f"place {self._n} was {_spelled(mark)}, and now the stage asks for {asked}")
-        return self._n, mark
+            raise self._mismatch(f"place {place} was {_spelled(mark)}, and now the stage asks for {asked}")
+        return place, mark
 
-    def _suspend(self, seq: int, kind: str, **fields: Any) -> Suspended:
+    def _suspend(self, seq: int, kind: str, **fields: Any) -> None:
         self.suspended = WaitStarted(task=self._live.run.task, stage=self._stage, seq=seq, kind=kind, **fields)
-        return Suspended(f"the stage {self._stage} waits")
 
     def _mismatch(self, what: str) -> StepMismatch:
         self.mismatch = StepMismatch(

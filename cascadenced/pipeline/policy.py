@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -56,6 +56,13 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         lineage = type(error).__mro__
         return _names_one_of(self.retry_on, lineage) and not _names_one_of(self.give_up_on, lineage)
 
+    def wants_named(self, lineage: Sequence[str]) -> bool:
+        """As `wants`, where only names are known. lineage: `module:qualname` of the error's class, and those above."""
+        known = {*lineage, *(name.rpartition(":")[2] for name in lineage)}
+        return any(_name(kind) in known for kind in self.retry_on) and not any(
+            _name(kind) in known for kind in self.give_up_on
+        )
+
     def delay_s(self, n_failed: int, seed: str) -> float:
         """Seconds before the next attempt. n_failed: how many failed by now.  seed: which the jitter is drawn from."""
         plain = min(self.initial_s * self.factor ** min(n_failed - 1, 64), self.max_s)
@@ -64,7 +71,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a process of its own. None: as the daemon's."""
+    """Of a process of its own. None: as the daemon's own.
+
+    memory_bytes: of address space; a worker by itself takes about 100 MiB of that, most of it never touched.
+    cpu_s: seconds of computing, of the process as a whole.  n_files: open file descriptors.
+    """
 
     memory_bytes: int | None = None
     cpu_s: int | None = None
@@ -90,3 +101,7 @@ def _is_kind(kind: object) -> bool:
 
 def _names_one_of(kinds: tuple[type[BaseException] | str, ...], lineage: tuple[type, ...]) -> bool:
     return any(kind is cls or kind == cls.__name__ for kind in kinds for cls in lineage)
+
+
+def _name(kind: type[BaseException] | str) -> str:
+    return kind if isinstance(kind, str) else f"{kind.__module__}:{kind.__qualname__}"

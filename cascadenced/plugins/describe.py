@@ -17,6 +17,7 @@ from cascadenced.errors import Invalid
 from cascadenced.events.subjects import checked_event_name, checked_task_name
 from cascadenced.pipeline.model import STAGES
 from cascadenced.plugins.base import CronTask, ManualTrigger, PointerTask, Steps, WebhookTask
+from cascadenced.plugins.importable import source_of
 from cascadenced.plugins.options import policy_of
 from cascadenced.runtime.tasks import WORKFLOW_PREFIX, Hook, TaskEntry
 
@@ -58,12 +59,7 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
         raise Invalid(f"Task '{registered}' has no run() method")
     if "plan" not in hooks and importlib.util.find_spec(_PLANNER) is not None:
         hooks["plan"] = Hook(is_async=False, takes=False)
-    source = _source_of(cls) if isinstance(target, type) else None
-    if policy.isolation == "process" and source is None:
-        raise Invalid(
-            f"Task '{registered}' cannot have a process of its own: another process must be able to import its class, "
-            "so register a class that is defined at the top of a module"
-        )
+    source = source_of(target, registered) if policy.isolation == "process" else None
     _refuse_tight_slots(cls, registered)
     kind = next((kind for base, kind in _KINDS if issubclass(cls, base)), "task")
     if kind == "pointer" and not hasattr(target, "name"):
@@ -78,7 +74,7 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
         make=_factory(target, registered),
         inert=isinstance(target, type) and _is_inert(target),
         class_name=cls.__qualname__,
-        source=source,
+        source=None if source is None else f"{source.module}:{source.qualname}",
         policy=policy,
     )
 
@@ -92,14 +88,6 @@ def describe_once(target: object) -> TaskEntry:
 
 
 _PLAIN = Hook(is_async=False, takes=False)
-
-
-def _source_of(cls: type) -> str | None:
-    """`module:qualname`, if that leads to the class again."""
-    found: Any = sys.modules.get(cls.__module__)
-    for part in cls.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return f"{cls.__module__}:{cls.__qualname__}" if found is cls and cls.__module__ != "__main__" else None
 
 
 def _has(target: object, stage: str) -> bool:
@@ -194,6 +182,9 @@ def _source(target: object) -> str:
 
 def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:
     checked_event_name(event)
+    policy = policy_of(function, WORKFLOW_PREFIX + event)
+    if policy.isolation == "process":
+        raise Invalid(f"the workflow for {event!r} cannot have a process of its own: make it a task")
     for p in inspect.signature(function).parameters.values():
         by_name = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name in _OFFERED
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and not by_name:
@@ -209,7 +200,7 @@ def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:
         inert=True,
         listens_to=event,
         class_name=function.__qualname__,
-        policy=policy_of(function, WORKFLOW_PREFIX + event),
+        policy=policy,
     )
 
 

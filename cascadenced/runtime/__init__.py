@@ -4,6 +4,8 @@ tasks.py     which tasks there are, and their switches
 runs.py      requests, the queue, and driving each run to its end; recovery
 record.py    decide, append, fold: one live run's state beside its version
 spawn.py     task code on the loop or in a thread of our own
+worker.py    task code in processes of its own (worker_protocol.py: what is said; worker_output.py: what they print)
+watchdog.py  does the loop turn, and who keeps it?
 retry.py     how long to wait before trying again
 follow.py    a checkpointed follower of the log
 ingest.py    messages → commands → events → ack

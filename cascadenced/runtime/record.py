@@ -42,6 +42,7 @@ class LiveRun:
     dormant: read from the log, and not gone on with yet: what it says is under way was so in an earlier life.
     drive: the asyncio task that drives it.
     planned: the tasks of its plan, if this process has made them.  n_told: contexts that its instance has heard.
+    printed: what its stage under way wrote to its output, in a process of its own.
     """
 
     def __init__(self, run_id: RunId, context: Context) -> None:
@@ -61,6 +62,7 @@ class LiveRun:
         self.drive: asyncio.Task[None] | None = None
         self.planned: Sequence[TaskEntry] | None = None
         self.n_told = 0
+        self.printed: str | None = None
 
     def fold(self, recorded: Sequence[Recorded]) -> None:
         """Take in what the log has."""

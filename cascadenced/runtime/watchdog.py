@@ -1,0 +1,161 @@
+"""Notices when the event loop does not turn, and says what keeps it: which asyncio task, and where in its code.
+
+The loop leaves a mark four times in the time it is allowed; a thread of our own looks at it about once in that time.
+What holds the interpreter's lock holds that thread as well: it is told of when it lets go, by the stack as it is then.
+What never lets go is for whoever watches the process from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Self
+
+import msgspec
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+BLOCKED_AFTER_S = 1.0
+_MARKS = 4
+"""In the time that the loop is allowed. So a blockage of ¾ of it may be noticed, and one that is longer always is."""
+MAX_FRAMES = 24
+_ASLEEP_SHARE = 0.25
+"""Of a time that we overslept: with less computing than that, the whole process was stopped, not the loop."""
+
+
+class Blockage(msgspec.Struct, frozen=True):
+    """The loop does not turn. for_s: for how long; until it is noticed, or until it turned again.
+
+    task: the name of the asyncio task that keeps it, None if it is none (a callback).  about: what `who` says of it.
+    stack: of the loop's thread when it was noticed, the innermost call last.
+    """
+
+    for_s: float
+    task: str | None
+    about: Mapping[str, object]
+    stack: str
+
+
+class LoopWatchdog:
+    """Watches the loop that it is started on, from its own thread, until `stop`.
+
+    who: name of an asyncio task → what is known of it (run id, task, stage), asked in the watchdog's thread.
+    on_blocked: told of each blockage once, when it is noticed, in the watchdog's thread; besides it is logged.
+    on_free: told of the same when the loop turns again, on the loop: with the whole time it took.
+    """
+
+    def __init__(
+        self,
+        *,
+        after_s: float = BLOCKED_AFTER_S,
+        who: Callable[[str], Mapping[str, object]] = lambda _name: {},
+        on_blocked: Callable[[Blockage], None] = lambda _blockage: None,
+        on_free: Callable[[Blockage], None] = lambda _blockage: None,
+    ) -> None:
+        self._after_s, self._who, self._on_blocked, self._on_free = after_s, who, on_blocked, on_free
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._marked_at = 0.0
+        self._blockage: Blockage | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.n_blockages = 0
+        self.blocked_s = 0.0
+        """Of all blockages that are over."""
+
+    def start(self) -> Self:
+        """Call it on the loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._mark()
+        threading.Thread(target=self._watch, name="loop-watchdog", daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Idempotent. It reports nothing more."""
+        self._stop.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ── on the loop ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _mark(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            before, self._marked_at = self._marked_at, now
+            blockage, self._blockage = self._blockage, None
+        self._timer = self._loop.call_later(self._after_s / _MARKS, self._mark)
+        if blockage is not None:
+            self._over(blockage, now - before)
+
+    def _over(self, blockage: Blockage, took_s: float) -> None:
+        if self._stop.is_set():
+            return
+        self.blocked_s += took_s
+        _log.info("loop_free_again", asyncio_task=blockage.task, blocked_s=round(took_s, 3), **blockage.about)
+        self._on_free(msgspec.structs.replace(blockage, for_s=took_s))
+
+    # ── in the thread ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            looked_at, computed_s = time.monotonic(), time.process_time()
+            seen = self._marked_at
+            if self._stop.wait(max(0.0, seen + self._after_s - time.monotonic())):
+                return
+            overslept_s = time.monotonic() - looked_at - self._after_s
+            if overslept_s > self._after_s:
+                was_stopped = time.process_time() - computed_s < overslept_s * _ASLEEP_SHARE
+                if was_stopped and self._stop.wait(self._after_s):  # now the loop has its time
+                    return
+            if self._marked_at == seen:
+                self._blocked(seen)
+
+    def _blocked(self, seen: float) -> None:
+        """Tell of it, and wait until it is over."""
+        # At once, and only then put into words: that opens files, and the loop may turn meanwhile.
+        calls, name = _calls(sys._current_frames().get(self._thread_id)), _name(self._loop)
+        if self._marked_at != seen:
+            return
+        try:
+            blockage = self._told(time.monotonic() - seen, name, calls)
+        except Exception:  # noqa: BLE001 -- a fault of whoever is told must not end the watch
+            _log.exception("loop_watchdog_failed")
+            return
+        with self._lock:
+            after = self._marked_at
+            if after == seen:
+                self._blockage = blockage
+        if after != seen:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._over, blockage, after - seen)
+        while self._marked_at == seen and not self._stop.wait(self._after_s):
+            pass
+
+    def _told(self, for_s: float, name: str | None, calls: list[tuple[FrameType, int]]) -> Blockage:
+        stack = "".join(traceback.StackSummary.extract(iter(calls)).format())
+        blockage = Blockage(for_s, name, self._who(name) if name is not None else {}, stack)
+        self.n_blockages += 1
+        _log.warning("loop_blocked", asyncio_task=name, blocked_s=round(for_s, 3), **blockage.about, stack=stack)
+        self._on_blocked(blockage)
+        return blockage
+
+
+def _calls(frame: FrameType | None) -> list[tuple[FrameType, int]]:
+    """(frame, line) of the innermost calls of a thread, which goes on running; the innermost last."""
+    calls: list[tuple[FrameType, int]] = []
+    while frame is not None and len(calls) < MAX_FRAMES:
+        calls.append((frame, frame.f_lineno or 0))
+        frame = frame.f_back
+    return calls[::-1]
+
+
+def _name(loop: asyncio.AbstractEventLoop) -> str | None:
+    task: asyncio.Task[Any] | None = asyncio.current_task(loop)
+    return None if task is None else task.get_name()

@@ -1,0 +1,214 @@
+"""What a task in a worker may ask of the daemon while it performs a stage. Each call says where it stands; the daemon
+answers from the log, or has it done and records it.
+
+In a plain hook the answers are waited for; where an event loop runs, `sleep`, `wait_for` and the wishes are awaited.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cascadenced import errors
+from cascadenced.events.base import Json
+from cascadenced.events.content import recordable, text_of, type_name
+from cascadenced.runtime.worker_protocol import (
+    Answer,
+    Ask,
+    EventWanted,
+    Go,
+    Refusal,
+    SleepWanted,
+    StepDone,
+    StepRaised,
+    StepWanted,
+    Suspend,
+    Wish,
+)
+from cascadenced.worker.channel import Channel
+
+
+class Suspended(BaseException):
+    """The hook is left where it stands; the stage is performed again later. For tasks to let pass."""
+
+
+class Host:
+    """`_host` of a task in a worker. `begin` is called before each stage.
+
+    suspended: whether the daemon has said so in this stage, whatever the task made of it.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._seq = 0
+        self.suspended = False
+
+    def begin(self) -> None:
+        self._seq, self.suspended = 0, False
+
+    def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `function(*args, **kwargs)` returns, as it is recorded; it is done once, and a stage that is performed
+        again is handed what was recorded. To be awaited if `function` is a coroutine function."""
+        _text(name, "step")
+        seq = self._next()
+        if _is_coroutine_function(function):
+            return self._awaited_step(seq, name, function, args, kwargs)
+        answer = self._ask(StepWanted(id=self._channel.next_id(), seq=seq, name=name))
+        if type(answer) is not Go:
+            return _value(answer)
+        began = time.monotonic()
+        try:
+            value = recordable(function(*args, **kwargs))
+        except BaseException as error:
+            if not self.suspended:
+                self._ask(self._raised(seq, name, error, began))
+            raise
+        self._ask(self._done(seq, name, value, began))
+        return value
+
+    async def _awaited_step(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
+        answer = await self._later(StepWanted(id=self._channel.next_id(), seq=seq, name=name))
+        if type(answer) is not Go:
+            return _value(answer)
+        began = time.monotonic()
+        try:
+            value = recordable(await function(*args, **kwargs))
+        except BaseException as error:
+            if not self.suspended and issubclass(type(error), Exception):  # else there is no time for it
+                await self._later(self._raised(seq, name, error, began))
+            raise
+        await self._later(self._done(seq, name, value, began))
+        return value
+
+    def sleep(self, seconds: float) -> Any:
+        """Return when `seconds` have passed; while they pass nothing of the run is kept in a process."""
+        if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
+            raise errors.Invalid(f"sleep: {seconds!r} is no number of seconds")
+        return self._done_or_awaited(SleepWanted(id=self._channel.next_id(), seq=self._next(), seconds=float(seconds)))
+
+    def wait_for(self, name: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:
+        """The payload of the next event `name` that holds what `where` says. Raises TimeoutError."""
+        _text(name, "wait_for")
+        question = EventWanted(
+            id=self._channel.next_id(),
+            seq=self._next(),
+            name=name,
+            where=recordable(where or {}),
+            timeout_s=timeout_s,
+        )
+        if _loop_runs():
+            return self._awaited_event(question)
+        return _came(_value(self._ask(question)), name)
+
+    async def _awaited_event(self, question: EventWanted) -> Json:
+        return _came(await self._awaited(question), question.name)
+
+    async def add_note(self, note: str) -> None:
+        await self._wish("add_note", note)
+
+    async def add_pointer(self, task: str, user_id: str, run_id: str, group_id: str | None) -> bool:
+        return bool(await self._wish("add_pointer", task, user_id, run_id, group_id))
+
+    async def dispatch(self, name: str, payload: dict[str, Json] | None = None) -> Json:
+        return await self._wish("dispatch", name, payload)
+
+    async def _wish(self, verb: str, *arguments: Json) -> Json:
+        wish = Wish(id=self._channel.next_id(), verb=verb, arguments=tuple(map(recordable, arguments)))
+        return _value(await self._later(wish))
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _done_or_awaited(self, question: Ask) -> Any:
+        if _loop_runs():
+            return self._awaited(question)
+        return _value(self._ask(question))
+
+    async def _awaited(self, question: Ask) -> Json:
+        return _value(await self._later(question))
+
+    def _ask(self, question: Ask) -> Answer:
+        self._check()
+        return self._noticed(self._channel.asked(question))
+
+    async def _later(self, question: Ask) -> Answer:
+        import asyncio
+
+        self._check()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+
+        def settle(given: Answer) -> None:
+            if not answer.done():
+                answer.set_result(given)
+
+        def deliver(given: Answer) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, given)
+
+        self._channel.ask(question, deliver)
+        return self._noticed(await answer)
+
+    def _check(self) -> None:
+        if self.suspended:
+            raise Suspended()
+
+    def _noticed(self, answer: Answer) -> Answer:
+        if type(answer) is Suspend:
+            self.suspended = True
+            raise Suspended()
+        return answer
+
+    def _done(self, seq: int, name: str, value: Json, began: float) -> StepDone:
+        took_s = time.monotonic() - began
+        return StepDone(id=self._channel.next_id(), seq=seq, name=name, value=value, took_s=took_s)
+
+    def _raised(self, seq: int, name: str, error: BaseException, began: float) -> StepRaised:
+        return StepRaised(
+            id=self._channel.next_id(),
+            seq=seq,
+            name=name,
+            error_type=type_name(error),
+            text=text_of(error),
+            took_s=time.monotonic() - began,
+        )
+
+
+_CO_COROUTINE = 0x80
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    """As `inspect` has it, which takes 10 ms to import."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and bool(code.co_flags & _CO_COROUTINE)
+
+
+def _loop_runs() -> bool:
+    asyncio: Any = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+def _text(name: object, what: str) -> None:
+    if type(name) is not str or not name:
+        raise errors.Invalid(f"{what}: a name must be text, not {name!r}")
+
+
+def _came(payload: Json, name: str) -> Json:
+    if payload is None:
+        raise TimeoutError(f"no event {name!r} came in time")
+    return payload
+
+
+def _value(answer: Answer) -> Json:
+    """What an answer says, or the error that it is."""
+    if type(answer) is Refusal:
+        kind = getattr(errors, answer.kind, None)
+        known = isinstance(kind, type) and issubclass(kind, errors.Refused)
+        raise (kind if known else errors.Refused)(answer.text, code=answer.code)  # type: ignore[misc]
+    return getattr(answer, "value", None)
