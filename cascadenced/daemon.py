@@ -35,6 +35,7 @@ from cascadenced.rpc import responders
 from cascadenced.runtime.bus_keeper import BusKeeper, known_marks
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
+from cascadenced.runtime.loop_watch import watch_loop
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outages import Outages
 from cascadenced.runtime.outbox import Outbox
@@ -316,6 +317,7 @@ class Daemon:
         path = self._config.daemon_json_path
         write_atomically(path, msgspec.json.encode(note._asdict()))
         stack.callback(path.unlink, missing_ok=True)
+        stack.callback(watch_loop(instance.log, instance.runs))
         self._stop.on_early = None
         self._ready = True
         garbage.started()

@@ -44,6 +44,7 @@ from cascadenced.events.system import (
     DaemonStopped,
     EpochBroken,
     EpochRepaired,
+    LoopBlocked,
     RequestsRefused,
 )
 from cascadenced.events.task import (
@@ -196,6 +197,13 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     MessageRedriven: {"position": 7, "subject": "ume.run.request.example"},
     DaemonStarted: {"version": "0.1.0", "pid": 4711, "n_unfinished_runs": 2},
     DaemonStopped: {"reason": "SIGTERM", "n_interrupted": 1},
+    LoopBlocked: {
+        "blocked_s": 2.5,
+        "where": "File tasks.py, line 7, in run",
+        "task": "example",
+        "stage": "run",
+        "run": RUN_ID,
+    },
     RequestsRefused: {"reason": "overload", "subject": "ume.run.request.example", "n_refused": 12},
     ConfigReread: {"changed": ("log_level",), "waiting": ("http_port",)},
     ConfigRejected: {"reason": "cascadence.yml:3: max_threds: unknown key (did you mean max_threads?)"},

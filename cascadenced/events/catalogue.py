@@ -38,6 +38,7 @@ from cascadenced.events.system import (
     DaemonStopped,
     EpochBroken,
     EpochRepaired,
+    LoopBlocked,
     RequestsRefused,
 )
 from cascadenced.events.task import (
@@ -98,6 +99,7 @@ AnyEvent = (
     | MessageRedriven
     | DaemonStarted
     | DaemonStopped
+    | LoopBlocked
     | RequestsRefused
     | ConfigReread
     | ConfigRejected

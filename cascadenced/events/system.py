@@ -20,6 +20,19 @@ class DaemonStopped(Event, tag="daemon.stopped", frozen=True, kw_only=True):
     n_interrupted: int = 0
 
 
+class LoopBlocked(Event, tag="loop.blocked", frozen=True, kw_only=True):
+    """Nothing else was served for a while: code kept the event loop. blocked_s: for how long.
+
+    where: the innermost calls.  task, stage, run: whose it was, None if it was no run's.
+    """
+
+    blocked_s: float
+    where: str
+    task: str | None = None
+    stage: str | None = None
+    run: str | None = None
+
+
 class RequestsRefused(Event, tag="requests.refused", frozen=True, kw_only=True):
     """How often `reason` was given for `subject` within a minute: overload, duplicates, bad identities."""
 

@@ -135,7 +135,8 @@ class StageRunner:
         limit_s = live.entry.policy.timeout_s.get(stage)
         if limit_s is None:
             return await self._output(live, stage, steps)
-        work = asyncio.ensure_future(self._output(live, stage, steps))
+        loop = asyncio.get_running_loop()
+        work = loop.create_task(self._output(live, stage, steps), name=f"run-{live.run_id}")
         timer = asyncio.ensure_future(self._clock.sleep(limit_s))
         try:
             await asyncio.wait({work, timer}, return_when=asyncio.FIRST_COMPLETED)

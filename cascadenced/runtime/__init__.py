@@ -2,9 +2,14 @@
 
 tasks.py     which tasks there are, and their switches
 runs.py      requests, the queue, and driving each run to its end; recovery
+sleepers.py  runs that wait, and what wakes them (alarms.py: one timer for all)
+children.py  runs that a run's plan asks for
+controls.py  what others ask of runs under way
+endings.py   who waits for the end of which run
 record.py    decide, append, fold: one live run's state beside its version
 spawn.py     task code on the loop or in a thread of our own
 worker.py    task code in processes of its own (worker_protocol.py: what is said; worker_output.py: what they print)
+loop_watch.py  what keeps the loop is recorded
 watchdog.py  does the loop turn, and who keeps it?
 retry.py     how long to wait before trying again
 follow.py    a checkpointed follower of the log

@@ -1,0 +1,48 @@
+"""A loop that does not turn is a fact: who kept it, for how long, and where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from cascadenced.errors import CascadenceError
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.content import MAX_SHOWN_CHARS
+from cascadenced.events.system import LoopBlocked
+from cascadenced.runtime.runs import Runs
+from cascadenced.runtime.watchdog import Blockage, LoopWatchdog
+
+_log = structlog.get_logger(__name__)
+
+
+def watch_loop(log: EventLog, runs: Runs) -> Callable[[], None]:
+    """Watch the running loop, and record what keeps it. Returns what ends that."""
+    recording: set[asyncio.Task[None]] = set()
+
+    def who(asyncio_task: str) -> Mapping[str, object]:
+        doing = runs.doing(asyncio_task)
+        return {} if doing is None else dict(zip(("run_id", "task", "stage"), doing, strict=True))
+
+    def over(blockage: Blockage) -> None:
+        task = asyncio.get_running_loop().create_task(_record(log, blockage), name="loop-blocked")
+        recording.add(task)
+        task.add_done_callback(recording.discard)
+
+    return LoopWatchdog(who=who, on_free=over).start().stop
+
+
+async def _record(log: EventLog, blockage: Blockage) -> None:
+    about = {name: None if value is None else str(value) for name, value in blockage.about.items()}
+    event = LoopBlocked(
+        blocked_s=round(blockage.for_s, 3),
+        where=blockage.stack[-MAX_SHOWN_CHARS:],
+        task=about.get("task"),
+        stage=about.get("stage"),
+        run=about.get("run_id"),
+    )
+    try:
+        await log.append([Change("system", [event])])
+    except CascadenceError as error:
+        _log.error("blockage_not_recorded", error=str(error))
