@@ -449,6 +449,9 @@ class Runs:
 
     def _sleep(self, live: LiveRun) -> None:
         self._sleepers.add(live)
+        if live.is_roused:
+            self._sleepers.rouse(live.run_id)
+            return
         if live.run.wait is not None and live.run.wait.kind == "event":
             looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
             self._looking.add(looking)
@@ -457,7 +460,7 @@ class Runs:
     def _over(self, live: LiveRun) -> None:
         """It has ended: whoever waits for that is told."""
         self._endings.tell(live.run_id, Ended(live.run, live.error))
-        self._children.forget(live.run_id)
+        self._children.forget(live)
         for child in live.run.children or ():
             if child.run_id is not None and child.ended is None:
                 self.on_orphan(child.run_id)
@@ -465,6 +468,8 @@ class Runs:
         if parent is not None:
             self._children.ended(live)
             self._sleepers.rouse(parent)
+            if parent in self._live:
+                self._live[parent].is_roused = True  # it looks at its children just now, or is about to fall asleep
 
     def _leave(self, live: LiveRun) -> None:
         """Whoever waits for a run that does not end in this process is told so."""
