@@ -22,8 +22,8 @@ from cascadenced.http.face import metrics_of
 from cascadenced.instance import Instance, open_instance
 from cascadenced.pipeline.followups import Planner
 from cascadenced.plugins.discover import collect
+from cascadenced.runtime import interpreter
 from cascadenced.runtime.follow import follow
-from cascadenced.runtime.garbage import collect_seldom
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
 
@@ -61,7 +61,7 @@ async def instance_of(config: Config, *, task: str = "async") -> AsyncIterator[I
         instance.log.observe(narrate)
         instance.stages.on_failure = tell_traceback
         metrics_of(instance)
-        collect_seldom()
+        interpreter.settle()
         yield instance
 
 

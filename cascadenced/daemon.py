@@ -31,8 +31,8 @@ from cascadenced.pipeline.followups import Planner
 from cascadenced.private_files import read_or_create_hex, write_atomically
 from cascadenced.reloading import reload
 from cascadenced.rpc import responders
+from cascadenced.runtime import interpreter
 from cascadenced.runtime.follow import follow
-from cascadenced.runtime.garbage import collect_seldom
 from cascadenced.runtime.ingest import Ingest
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
@@ -255,7 +255,7 @@ class Daemon:
         write_atomically(path, msgspec.json.encode(note))
         stack.callback(path.unlink, missing_ok=True)
         self._stop.on_early = None
-        collect_seldom()
+        interpreter.settle()
         self._ready = True
 
     def _outbox(self, instance: Instance, bus: Bus) -> Outbox:

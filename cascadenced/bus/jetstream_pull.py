@@ -22,9 +22,11 @@ from cascadenced.bus.jetstream_setup import Consumer
 from cascadenced.clock import Clock
 from cascadenced.errors import Unavailable
 
-IN_FLIGHT = 320
-"""Messages of one consumer that are asked for or buffered; times six consumers: 1,920."""
+IN_FLIGHT = 1_000
+"""Messages of one consumer that are asked for or buffered; times six consumers: 6,000."""
 _IN_FLIGHT_BYTES = 8 * 1024 * 1024
+"""What one request may bring. When it had to end for that, there is no other one before all it brought is fetched; as
+one more may be under way already, a consumer has at most twice as much in flight."""
 _PULL_EXPIRES_S = 5
 _GRACE_S = 1.0
 _NO_HEADERS: Mapping[str, str] = {}
@@ -126,15 +128,17 @@ def _is_acknowledgement_subject(reply: str) -> bool:
 
 
 class _Flow:
-    """What is in flight of one consumer. owed: asked for and not here. buffered: here and not fetched."""
+    """What is in flight of one consumer. owed: asked for and not here.  buffered: here and not fetched.  is_heavy: the
+    last request brought as many bytes as it could."""
 
-    __slots__ = ("buffered", "due", "eraser", "index", "next_message", "owed", "sender")
+    __slots__ = ("buffered", "due", "eraser", "index", "is_heavy", "next_message", "owed", "sender")
 
     def __init__(self, index: int, consumer: Consumer, sender: Sender, eraser: Erase) -> None:
         self.index, self.sender, self.eraser = index, sender, eraser
         self.next_message = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.durable}"
         self.owed = 0
         self.buffered = 0
+        self.is_heavy = False
         self.due = 0.0
         """Monotonic time at which every request so far has ended, heard or not."""
 
@@ -223,8 +227,9 @@ class Pulls:
 
     def _refill(self, flow: _Flow) -> None:
         wanted = IN_FLIGHT - flow.owed - flow.buffered
-        if not self._pulling or wanted < IN_FLIGHT // 2:
+        if not self._pulling or wanted < IN_FLIGHT // 2 or (flow.is_heavy and flow.buffered):
             return
+        flow.is_heavy = False
         flow.owed += wanted
         flow.due = self._clock.monotonic() + _PULL_EXPIRES_S + _GRACE_S
         self._sender.send(
@@ -269,7 +274,8 @@ class Pulls:
             return
         still_owed = headers.get("Nats-Pending-Messages", "")
         flow.owed = max(0, flow.owed - int(still_owed)) if still_owed.isdigit() else 0
-        if status in _GONE and "maxbytes" not in why.lower() and "batch completed" not in why.lower():
+        flow.is_heavy = "maxbytes" in why.lower()
+        if status in _GONE and not flow.is_heavy and "batch completed" not in why.lower():
             # The consumer, its stream or JetStream itself went away (or its leader moved): asking again at once would
             # spin, so whoever mends it starts us again.
             self._complaints.warn("pull_refused", status=status, why=why, consumer=flow.next_message)

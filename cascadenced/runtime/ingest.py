@@ -22,8 +22,9 @@ from cascadenced.runtime.retry import backoff_s
 _log = structlog.get_logger(__name__)
 
 MAX_FETCH = 500
-"""Messages handled at once; the broker keeps the rest."""
-MAX_BATCHES = 2
+"""Messages of one batch."""
+MAX_BATCHES = 4
+"""Batches under way at once; the broker keeps the rest. While two are being committed, two more are decoded."""
 MAX_ATTEMPTS = 5
 """Deliveries of a message that our own code fails on; then it is a dead letter."""
 
@@ -125,10 +126,15 @@ class Ingest:
             under_way: deque[asyncio.Task[None]] = deque()
             while True:
                 await self._room()
-                deliveries = await self._bus.fetch(MAX_FETCH)
-                under_way.append(tasks.create_task(self._finish(*await self._begin(deliveries))))
+                # Nothing of a batch is kept here: messages name people, and the next one may be long in coming.
+                begun = await self._begin(await self._bus.fetch(MAX_FETCH))
+                under_way.append(tasks.create_task(self._finish(*begun)))
+                del begun
                 if len(under_way) >= MAX_BATCHES:
                     await under_way.popleft()
+                else:
+                    # Whoever has something to tell the broker does it now: it must not run out of what we asked for.
+                    await asyncio.sleep(0)
 
     async def _begin(self, deliveries: Sequence[Delivery]) -> tuple[list[_Taken], list[_Taken]]:
         """Take a batch in hand. Returns those messages whose append is begun, and those that take more than that."""

@@ -126,6 +126,18 @@ async def test_a_full_request_is_an_ordinary_end(case: Case) -> None:
     assert case.n_broken == 0
 
 
+async def test_what_brought_as_many_bytes_as_it_could_is_fetched_before_there_is_more(case: Case) -> None:
+    await case.broker.deliver(3)
+    await case.broker.end(case.broker.requests[0][1], "409", "Message Size Exceeds MaxBytes", IN_FLIGHT - 3)
+    await case.pulls.fetch(2)
+    assert case.asked == [IN_FLIGHT]
+    await case.pulls.fetch(1)
+    assert case.asked == [IN_FLIGHT, IN_FLIGHT]
+    await case.broker.deliver(1)
+    await case.broker.end(case.broker.requests[1][1], "408", "Request Timeout", IN_FLIGHT - 1)
+    assert case.asked == [IN_FLIGHT, IN_FLIGHT, IN_FLIGHT - 1]
+
+
 @pytest.mark.parametrize(("status", "why"), [("409", "Consumer Deleted"), ("503", ""), ("404", "No Messages")])
 async def test_a_refusal_is_reported_and_not_asked_again(case: Case, status: str, why: str) -> None:
     await case.broker.end(case.broker.requests[0][1], status, why, IN_FLIGHT)
