@@ -31,13 +31,14 @@ from cascadenced.pipeline.followups import Planner
 from cascadenced.private_files import read_or_create_hex, write_atomically
 from cascadenced.reloading import reload
 from cascadenced.rpc import responders
-from cascadenced.runtime import interpreter
 from cascadenced.runtime.follow import follow
+from cascadenced.runtime.garbage import collect_seldom
 from cascadenced.runtime.ingest import Ingest
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
 from cascadenced.runtime.pulse import EVERY_S, pulse
 from cascadenced.runtime.retry import backoff_s
+from cascadenced.runtime.turns import take_turns
 from cascadenced.sd_notify import Notifier
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Co
     keep it. Raises what opening raises (ConfigError, LogHeld, LogCorrupt, DiskError); returns 0 if stopped before that.
     """
     logs.configure(config.log_level)
+    take_turns()
     notifier = Notifier.of(os.environ)
     in_terminal = [descriptor for descriptor in (_STDIN, 1, 2) if os.isatty(descriptor)]
 
@@ -255,7 +257,7 @@ class Daemon:
         write_atomically(path, msgspec.json.encode(note))
         stack.callback(path.unlink, missing_ok=True)
         self._stop.on_early = None
-        interpreter.settle()
+        collect_seldom()
         self._ready = True
 
     def _outbox(self, instance: Instance, bus: Bus) -> Outbox:

@@ -5,12 +5,13 @@ runs.py      requests, the queue, and driving each run to its end; recovery
 record.py    decide, append, fold: one live run's state beside its version
 spawn.py     task code on the loop or in a thread of our own
 retry.py     how long to wait before trying again
+turns.py     how long one thread keeps the interpreter lock
 follow.py    a checkpointed follower of the log
 ingest.py    messages → commands → events → ack
 outbox.py    the log → messages, in order
 counting.py  refusals that are counted rather than recorded one by one
 metrics.py   the log → Prometheus
+garbage.py   how often Python looks for reference cycles
 pulse.py     does the writer get on, is the data folder still there?
 narrator.py  the log → the lines of the daemon's own log
-interpreter.py  Python's own settings
 """
