@@ -59,4 +59,5 @@ $(READY): pyproject.toml
 	@echo "setting up $(VENV) (once, and again when pyproject.toml changes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m compileall -q cascadenced # pip does it for what it copies, not for what it links to
 	@touch $@

@@ -84,7 +84,7 @@ GROWTH = Benchmark(
     ),
     (
         Ratio("1M to 10k, ordered ids", "ordered_1M.runs_per_s", "ordered_10k.runs_per_s", Goal(0.9)),
-        Ratio("1M to 10k, random ids", "random_1M.runs_per_s", "random_10k.runs_per_s"),
+        Ratio("1M to 10k, random ids", "random_1M.runs_per_s", "random_10k.runs_per_s", Goal(0.9)),
         Ratio("1M to 10k, ordered ids, CPU per run", "ordered_1M.cpu_ms_per_run", "ordered_10k.cpu_ms_per_run"),
         Ratio("1M to 10k, random ids, CPU per run", "random_1M.cpu_ms_per_run", "random_10k.cpu_ms_per_run"),
         Ratio("1M to 10k, memory", "ordered_1M.peak_rss_mib", "ordered_10k.peak_rss_mib", Goal(1.1, at_most=True)),
@@ -125,8 +125,9 @@ COMMANDS = Benchmark(
     "process to its end, and `python -c pass`; memory and CPU of the idle daemon",
     (Side("wall", commands.measure, (20, 10, 1)),),
     (
-        Ratio("list to python -c pass", "wall.list_ms", "wall.python_c_pass_ms"),
-        Ratio("start to python -c pass", "wall.start_to_ready_ms", "wall.python_c_pass_ms"),
+        Ratio("list to python -c pass", "wall.list_ms", "wall.python_c_pass_ms", Goal(6, at_most=True)),
+        Ratio("start to ready, ms", "wall.start_to_ready_ms", goal=Goal(1500, at_most=True)),
+        Ratio("memory of an idle daemon, MiB", "wall.idle_rss_mib", goal=Goal(81, at_most=True)),
     ),
 )  # fmt: skip
 

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import anyio
 
 from bench.workloads import STAGES
-from cascadenced import logs
+from cascadenced import garbage, logs
 from cascadenced.bus.base import Bus, BusInfo, Delivery, Responder
 from cascadenced.config import Config
 from cascadenced.events.base import Recorded
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
 from cascadenced.handlers.publications import Publications
@@ -23,7 +23,6 @@ from cascadenced.instance import Instance, open_instance
 from cascadenced.pipeline.followups import Planner
 from cascadenced.plugins.discover import collect
 from cascadenced.runtime.follow import follow
-from cascadenced.runtime.garbage import collect_seldom
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
 from cascadenced.runtime.turns import take_turns
@@ -63,7 +62,7 @@ async def instance_of(config: Config, *, task: str = "async") -> AsyncIterator[I
         instance.log.observe(narrate)
         instance.stages.on_failure = tell_traceback
         metrics_of(instance)
-        collect_seldom()
+        garbage.started()
         yield instance
 
 

@@ -31,10 +31,10 @@ def _sides(result: Result) -> list[str]:
 
 
 def _ratios(ratios: Sequence[RatioFound]) -> list[str]:
-    rows = [
-        [ratio.name, f"{number(ratio.median)}x", f"goal {ratio.goal}" if ratio.goal else "", _verdict(ratio)]
-        for ratio in ratios
-    ]
+    rows = []
+    for ratio in ratios:
+        value = number(ratio.median) + ("" if ratio.absolute else "x")
+        rows.append([ratio.name, value, f"goal {ratio.goal}" if ratio.goal else "", _verdict(ratio)])
     return [line.rstrip() for line in _aligned(rows, left=(0, 2, 3))]
 
 

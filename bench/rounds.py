@@ -23,13 +23,14 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class RatioFound(msgspec.Struct, frozen=True, omit_defaults=True):
-    """goal, met: None where there is no goal."""
+    """goal, met: None where there is no goal.  absolute: a figure, not a ratio."""
 
     name: str
     median: float
     rounds: list[float]
     goal: str | None = None
     met: bool | None = None
+    absolute: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -64,19 +65,18 @@ def summary(benchmark: Benchmark, rounds: list[Round]) -> Result:
 
 def _possible(ratios: Iterable[Ratio], sides: dict[str, dict[str, Figure]]) -> list[Ratio]:
     return [
-        ratio
-        for ratio in ratios
-        if all(figure in sides.get(side, {}) for side, figure in map(_split, (ratio.of, ratio.to)))
+        ratio for ratio in ratios if all(figure in sides.get(side, {}) for side, figure in map(_split, ratio.figures))
     ]
 
 
 def _ratio(ratio: Ratio, rounds: list[Round]) -> RatioFound:
-    (side, name), (beside, limit) = _split(ratio.of), _split(ratio.to)
-    values = [found[side][name] / found[beside][limit] for found in rounds]
+    (side, name), *beside = map(_split, ratio.figures)
+    values = [found[side][name] / (found[beside[0][0]][beside[0][1]] if beside else 1.0) for found in rounds]
     median = statistics.median(values)
+    found = RatioFound(ratio.name, median, values, absolute=not beside)
     if ratio.goal is None:
-        return RatioFound(ratio.name, median, values)
-    return RatioFound(ratio.name, median, values, str(ratio.goal), ratio.goal.met(median))
+        return found
+    return msgspec.structs.replace(found, goal=str(ratio.goal), met=ratio.goal.met(median))
 
 
 def _figure(values: list[float]) -> Figure:

@@ -51,12 +51,17 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Ratio(msgspec.Struct, frozen=True):
-    """`of` ÷ `to`, both `side.figure`, taken within each round."""
+    """`of` ÷ `to`, both `side.figure`, taken within each round. Without a `to` it is the figure itself that has a goal:
+    one that is promised in absolute units."""
 
     name: str
     of: str
-    to: str
+    to: str | None = None
     goal: Goal | None = None
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        return (self.of,) if self.to is None else (self.of, self.to)
 
 
 class Benchmark(msgspec.Struct, frozen=True):

@@ -7,20 +7,12 @@ save where empty says something (`Key.keeps_empty`). Relative paths start in the
 `Config` is the list of all settings with defaults, units and rules; `load` reports every mistake at once.
 """
 
-from __future__ import annotations
-
-import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
-
-import msgspec
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 from cascadenced.errors import ConfigError
-from cascadenced.plain_yaml import entries, shown
 from cascadenced.setting_rules import (
     BOOLEAN,
     FLAG,
@@ -40,8 +32,12 @@ from cascadenced.setting_rules import (
     closest,
     one_of,
     seconds,
+    shown,
     whole,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE_NAME = "cascadence.yml"
 MAX_FILE_BYTES = 1 << 20
@@ -53,8 +49,8 @@ _MAX_LISTED = 100  # of the mistakes in a file that is none of ours
 # --- the settings -----------------------------------------------------------------------------------------------------
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting, with its default and unit. `repr` masks secrets; `show` also names where each value came from."""
+class _Settings(NamedTuple):
+    """Every setting, with its default and unit."""
 
     data_dir: Annotated[str, Key(PATH)] = "~/.cascadence"
     """Absolute once constructed. Everything the daemon remembers lives there."""
@@ -118,62 +114,93 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sources: Mapping[str, str] = {}
     """Where each value that is not a default came from: `cascadence.yml:12`, `environment NAME`, `command line`."""
 
-    def __post_init__(self) -> None:
+
+class Config(_Settings):
+    """The settings above, and what follows from them. `repr` masks secrets.
+
+    A named tuple, because each command makes one: declared as a dataclass it takes 6 ms more.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, **given: Any) -> "Config":
+        """given: by name; what is not given is the default."""
         for name in ("data_dir", "nats_server"):
-            if given := getattr(self, name):
-                msgspec.structs.force_setattr(self, name, os.path.abspath(os.path.expanduser(given)))
+            if path := given.get(name, cls._field_defaults[name]):
+                given[name] = os.path.abspath(os.path.expanduser(path))
+        return super().__new__(cls, **given)
 
     def __repr__(self) -> str:
+        from cascadenced.shown_settings import show
+
         return f"Config({', '.join(f'{setting.key}={setting.value!r}' for setting in show(self))})"
 
-    def _inside(self, name: str) -> Path:
-        return Path(self.data_dir, name)
+    def inside(self, name: str) -> str:
+        return os.path.join(self.data_dir, name)
 
     @property
-    def log_path(self) -> Path:
-        return self._inside("log.db")
+    def log_path(self) -> "Path":
+        return _path(self.inside("log.db"))
 
     @property
-    def vault_path(self) -> Path:
-        return self._inside("vault.db")
+    def vault_path(self) -> "Path":
+        return _path(self.inside("vault.db"))
 
     @property
-    def vault_key_path(self) -> Path:
-        return self._inside("vault.key")
+    def vault_key_path(self) -> "Path":
+        return _path(self.inside("vault.key"))
 
     @property
-    def hash_secret_path(self) -> Path:
-        return self._inside("hash.secret")
+    def hash_secret_path(self) -> "Path":
+        return _path(self.inside("hash.secret"))
 
     @property
-    def lock_path(self) -> Path:
-        return self._inside("lock")
+    def lock_path(self) -> "Path":
+        return _path(self.inside("lock"))
 
     @property
-    def nats_key_path(self) -> Path:
+    def nats_key_path(self) -> "Path":
         """What the server of our own encrypts its store with, 64 hex digits."""
-        return self._inside("nats.key")
+        return _path(self.inside("nats.key"))
 
     @property
-    def daemon_json_path(self) -> Path:
-        return self._inside("daemon.json")
+    def daemon_json_path(self) -> "Path":
+        return _path(self.daemon_json)
 
     @property
-    def daemon_log_path(self) -> Path:
-        return self._inside("daemon.log")
+    def daemon_log_path(self) -> "Path":
+        return _path(self.inside("daemon.log"))
 
     @property
-    def socket_path(self) -> Path:
+    def socket_path(self) -> "Path":
+        return _path(self.socket)
+
+    # What a command needs to find the daemon is also there as text: importing pathlib would take a tenth of its time.
+
+    @property
+    def daemon_json(self) -> str:
+        return self.inside("daemon.json")
+
+    @property
+    def socket(self) -> str:
         """The Unix socket: `socket` in the data folder, or a short path elsewhere when that one is too long to bind.
 
         The folder of the short one is the user's own; make it with `private_files.exclusive_folder` before binding.
         """
-        inside = self._inside("socket")
+        inside = self.inside("socket")
         if len(os.fsencode(inside)) <= MAX_SOCKET_PATH_BYTES:
             return inside
+        import hashlib
+
         # Not TMPDIR: a service and a shell often have different ones, and on macOS it is itself half the limit.
         digest = hashlib.sha256(os.fsencode(os.path.realpath(self.data_dir))).hexdigest()[:16]
-        return Path(f"/tmp/cascadence-{os.getuid()}", f"{digest}.socket")  # noqa: S108 -- see the docstring
+        return f"/tmp/cascadence-{os.getuid()}/{digest}.socket"  # noqa: S108 -- see the docstring
+
+
+def _path(text: str) -> "Path":
+    from pathlib import Path
+
+    return Path(text)
 
 
 _LATER_KEYS = frozenset(
@@ -193,7 +220,7 @@ _IGNORED_VARIABLES = frozenset(
 )
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
     name: str
     key: Key
     default: object
@@ -205,14 +232,13 @@ class _Field(NamedTuple):
 
 
 @cache
-def _fields() -> dict[str, _Field]:
+def fields() -> dict[str, Field]:
     """Settings by name, in the order of `Config`."""
-    hints = get_type_hints(Config, include_extras=True)
     found = {}
-    for info in msgspec.structs.fields(Config):
-        if info.name != "sources":
-            kept, key = get_args(hints[info.name])
-            found[info.name] = _Field(info.name, key, info.default, type(None) in get_args(kept))
+    for name, annotated in _Settings.__annotations__.items():
+        if name != "sources":
+            kept, key = get_args(annotated)
+            found[name] = Field(name, key, _Settings._field_defaults[name], type(None) in get_args(kept))
     return found
 
 
@@ -245,7 +271,7 @@ def load(path: str | None, environ: Mapping[str, str], overrides: Mapping[str, o
     ):
         given_here: dict[str, _Entry] = {}
         for name, entry in layer:
-            field = _fields()[name]
+            field = fields()[name]
             try:
                 value = _read(field, entry)
                 if name in given_here and values[name] != value:
@@ -258,7 +284,7 @@ def load(path: str | None, environ: Mapping[str, str], overrides: Mapping[str, o
                 given_here[name] = entry
 
     for name in ("data_dir", "nats_server"):
-        if given := values.get(name, _fields()[name].default):
+        if given := values.get(name, fields()[name].default):
             values[name] = _from_home(given, environ)
     problems += _contradictions(values, origins, failed)
     if problems:
@@ -279,9 +305,9 @@ class Reread(NamedTuple):
 
 def reread(running: Config, found: Config) -> Reread:
     """Take over from `found` what can change while the daemon runs. Raises ConfigError where that does not fit."""
-    differs = [name for name in _fields() if getattr(running, name) != getattr(found, name)]
-    changed = tuple(name for name in differs if _fields()[name].key.live)
-    values = {name: getattr(found if name in changed else running, name) for name in _fields()}
+    differs = [name for name in fields() if getattr(running, name) != getattr(found, name)]
+    changed = tuple(name for name in differs if fields()[name].key.live)
+    values = {name: getattr(found if name in changed else running, name) for name in fields()}
     problems = list(_contradictions(values, {}, set()))
     if problems:
         raise ConfigError(_all_of([f"{problem}; other settings change at a restart only" for problem in problems]))
@@ -290,7 +316,7 @@ def reread(running: Config, found: Config) -> Reread:
     return Reread(Config(**values, sources=sources), changed, tuple(name for name in differs if name not in changed))
 
 
-def _read(field: _Field, entry: _Entry) -> object:
+def _read(field: Field, entry: _Entry) -> object:
     """The value of an entry, checked. Raises Wrong."""
     value = entry.value
     if value is None:
@@ -322,12 +348,14 @@ def _contradictions(values: Mapping[str, Any], origins: Mapping[str, _Entry], fa
 
 
 def _is_loopback(host: str) -> bool:
+    if host in ("127.0.0.1", "localhost"):
+        return True
     import ipaddress
 
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return False
 
 
 def _from_home(path: str, environ: Mapping[str, str]) -> str:
@@ -338,7 +366,7 @@ def _from_home(path: str, environ: Mapping[str, str]) -> str:
 
 
 def _environment_entries(environ: Mapping[str, str], problems: list[str]) -> Iterator[tuple[str, _Entry]]:
-    known = {variable: field for field in _fields().values() for variable in field.variables}
+    known = {variable: field for field in fields().values() for variable in field.variables}
     for variable in sorted(environ):
         field, text = known.get(variable), environ[variable]
         if field is None:
@@ -349,7 +377,7 @@ def _environment_entries(environ: Mapping[str, str], problems: list[str]) -> Ite
             yield field.name, _Entry(text, where, source, True)
 
 
-def _unknown_variable(variable: str, known: Mapping[str, _Field]) -> str:
+def _unknown_variable(variable: str, known: Mapping[str, Field]) -> str:
     key = variable.removeprefix("CASCADENCE_").lower()
     if key in _LATER_KEYS:
         return "not supported by this version"
@@ -361,8 +389,8 @@ def _unknown_variable(variable: str, known: Mapping[str, _Field]) -> str:
 def _override_entries(overrides: Mapping[str, object], problems: list[str]) -> Iterator[tuple[str, _Entry]]:
     for name, value in overrides.items():
         option = f"--{name.replace('_', '-')}"
-        if name not in _fields():
-            problems.append(f"{option}: unknown{_bracketed(closest(name, _fields()))}")
+        if name not in fields():
+            problems.append(f"{option}: unknown{_bracketed(closest(name, fields()))}")
         elif value is not None:
             yield name, _Entry(value, option, "command line", isinstance(value, str))
 
@@ -387,6 +415,8 @@ def _file_entries(path: str | None, environ: Mapping[str, str], problems: list[s
     def report(line: int, problem: str) -> None:
         problems.append(f"{file_name}:{line}: {problem}")
 
+    from cascadenced.plain_yaml import entries
+
     known = _by_yaml_key()
     for key, value, line in entries(data, report):
         field = known.get(key)
@@ -398,42 +428,14 @@ def _file_entries(path: str | None, environ: Mapping[str, str], problems: list[s
             report(line, f"{shown(key)}: unknown key{_bracketed(closest(key, known))}")
 
 
-def _by_yaml_key() -> dict[str, _Field]:
-    return {key: field for field in _fields().values() for key in (field.name, *field.key.aliases)}
+def _by_yaml_key() -> dict[str, Field]:
+    return {key: field for field in fields().values() for key in (field.name, *field.key.aliases)}
 
 
 # --- words for people -------------------------------------------------------------------------------------------------
 
 
-class Setting(msgspec.Struct, frozen=True):
-    """A value in force, safe to print.
-
-    source: `default`, `<file>:<line>`, `environment <NAME>` or `command line`.  unit: empty where there is none.
-    """
-
-    key: str
-    value: bool | int | float | str | tuple[str, ...] | None
-    source: str
-    unit: str = ""
-
-
-def show(config: Config) -> list[Setting]:
-    """Every setting in the order of `Config`, secrets masked."""
-    return [
-        Setting(name, _masked(field, getattr(config, name)), config.sources.get(name, "default"), field.key.unit)
-        for name, field in _fields().items()
-    ]
-
-
-def _masked(field: _Field, value: Any) -> Any:
-    if field.key.secret and value is not None:
-        return MASK
-    if field.name == "nats_url" and value is not None:
-        return re.sub(r"//[^/]*@", f"//{MASK}@", value)
-    return value
-
-
-def _sentence(field: _Field, entry: _Entry, wrong: Wrong) -> str:
+def _sentence(field: Field, entry: _Entry, wrong: Wrong) -> str:
     # An @ may follow a password, in a URL or in what was to become one.
     hidden = field.key.secret or (field.name == "nats_url" and "@" in str(entry.value))
     problem = str(wrong).replace("{value}", MASK if hidden else shown(entry.value))

@@ -15,11 +15,11 @@ import anyio
 import msgspec
 import structlog
 
-from cascadenced import __version__, logs
+from cascadenced import __version__, garbage, logs
 from cascadenced.bus.base import Bus
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, Unavailable
+from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, LogCorrupt, Unavailable
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.place import Place
 from cascadenced.events.system import DaemonStarted, DaemonStopped
@@ -32,7 +32,6 @@ from cascadenced.private_files import read_or_create_hex, write_atomically
 from cascadenced.reloading import reload
 from cascadenced.rpc import responders
 from cascadenced.runtime.follow import follow
-from cascadenced.runtime.garbage import collect_seldom
 from cascadenced.runtime.ingest import Ingest
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
@@ -79,6 +78,9 @@ class Stop:
             self.on_early()
 
     def fatal(self, error: CascadenceError) -> None:
+        """Stop at once. Only the first error counts: others follow from it."""
+        if self.error is not None:
+            return
         _log.error("stopping_on_error", error=str(error))
         if isinstance(error, DataFolderGone):
             _leave(EXIT_DISK_ERROR)  # closing would remove files by their names, and they are not ours any more
@@ -118,8 +120,15 @@ def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Co
         this = asyncio.current_task()
         assert this is not None
         stop.on_early = this.cancel
-        await daemon.run()
-        _leave(EXIT_DISK_ERROR if isinstance(stop.error, DiskError) else 1 if stop.error else 0)
+        try:
+            await daemon.run()
+        except ExceptionGroup as errors:
+            # Whichever loop met a broken disk first: the log's own word of it comes as well, and may come later.
+            broken, others = errors.split((DiskError, LogCorrupt))
+            if broken is None or others is not None:
+                raise
+            stop.fatal(_first(broken))
+        _leave(EXIT_DISK_ERROR if isinstance(stop.error, DiskError | LogCorrupt) else 1 if stop.error else 0)
 
     with suppress(asyncio.CancelledError):
         asyncio.run(main())
@@ -132,6 +141,14 @@ def _forget(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def _first(errors: ExceptionGroup[CascadenceError]) -> CascadenceError:
+    error: BaseException = errors
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, CascadenceError)
+    return error
 
 
 def _leave(code: int) -> NoReturn:
@@ -254,11 +271,11 @@ class Daemon:
             instance_id=instance.log.origin,
         )
         path = self._config.daemon_json_path
-        write_atomically(path, msgspec.json.encode(note))
+        write_atomically(path, msgspec.json.encode(note._asdict()))
         stack.callback(path.unlink, missing_ok=True)
         self._stop.on_early = None
-        collect_seldom()
         self._ready = True
+        garbage.started()
 
     def _outbox(self, instance: Instance, bus: Bus) -> Outbox:
         config = self._config

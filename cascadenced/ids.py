@@ -17,6 +17,7 @@ _TIME_BITS_SHIFT = 80
 _VERSION = 0x7 << 12
 _VARIANT = 0b10 << 62
 _LOW_BITS = 62
+_LOW_END = _VARIANT + (1 << _LOW_BITS)
 _TAIL_BITS = 70  # 4 of the 74 bits stay clear, so that counting up from the seed never overflows
 
 
@@ -37,29 +38,34 @@ class Ids(Protocol):
 
 
 class _CountingIds:
+    """Counts up from a random number within a millisecond. The two halves of an id are kept apart: the first one stays
+    the same for all ids of a millisecond, and halves need no large integers."""
+
     def __init__(self, seed: random.Random) -> None:
         self._random = seed
-        self._base = seed.getrandbits(_TAIL_BITS)
-        self._ms = 0
-        self._tail = self._base
-        self._high = ""
+        base = seed.getrandbits(_TAIL_BITS)
+        self._high_base = _VERSION | (base >> _LOW_BITS)
+        self._low_base = _VARIANT | (base & ((1 << _LOW_BITS) - 1))
+        self._ms, self._high, self._low = 0, "", 0
+        self._begin(0)
 
     def event_id(self, at_us: int) -> EventId:
         ms = at_us // 1000
         if ms > self._ms:
-            self._ms, self._tail = ms, self._base
-            self._high = ""
+            self._begin(ms)
         else:
-            self._tail += 1
-        low = self._tail & ((1 << _LOW_BITS) - 1)
-        if not low or not self._high:
-            # The same for all ids of a millisecond, unless the lower half overflows.
-            self._high = f"{(self._ms << 16) | _VERSION | (self._tail >> _LOW_BITS):016x}"
-        return EventId(f"{self._high}{_VARIANT | low:016x}")
+            self._low += 1
+            if self._low == _LOW_END:
+                self._high, self._low = f"{int(self._high, 16) + 1:016x}", _VARIANT
+        return EventId(f"{self._high}{self._low:016x}")
 
     def not_before(self, last: EventId) -> None:
-        self._ms = max(self._ms, (int(last, 16) >> _TIME_BITS_SHIFT) + 1)
-        self._high = ""
+        self._begin(max(self._ms, (int(last, 16) >> _TIME_BITS_SHIFT) + 1))
+
+    def _begin(self, ms: int) -> None:
+        self._ms = ms
+        self._high = f"{(ms << 16) | self._high_base:016x}"
+        self._low = self._low_base
 
 
 class SystemIds(_CountingIds):

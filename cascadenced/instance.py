@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,8 +89,8 @@ class Status(msgspec.Struct):
     durability: str
     read_only: str | None
     emit_raw_user_id: bool
-    frozen: dict[str, str]
-    rejected: dict[str, str]
+    frozen: Mapping[str, str]
+    rejected: Mapping[str, str]
     n_running: int
     n_queued: int
     n_abandoned_threads: int
@@ -137,6 +137,7 @@ class Instance:
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
         self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
+        self._rejected = {plugin.plugin: plugin.reason for plugin in catalogue.rejected}
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""
         self.backing_up = asyncio.Lock()
@@ -163,8 +164,8 @@ class Instance:
             durability=self.log.durability,
             read_only=self.log.read_only,
             emit_raw_user_id=self.config.emit_raw_user_id,
-            frozen={state.name: state.frozen for state in self.log.projection_states() if state.frozen},
-            rejected={plugin.plugin: plugin.reason for plugin in self.catalogue.rejected},
+            frozen=self.log.frozen(),
+            rejected=self._rejected,
             n_running=self.runs.n_running,
             n_queued=self.runs.n_queued,
             n_abandoned_threads=self.spawner.n_abandoned,

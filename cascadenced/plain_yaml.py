@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cascadenced.setting_rules import shown
+
 MAX_DEPTH = 8
-
-
-def shown(value: object) -> str:
-    """`value` as an error message quotes it, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def entries(data: bytes, report: Callable[[int, str], None]) -> Iterator[tuple[str, object, int]]:

@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cascadenced.plain_yaml import shown
-
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"  # identifiers with dots between
 
 
@@ -170,6 +168,12 @@ def whole(low: int, high: int, unit: str = "", *, live: bool = False) -> Key:
 
 def seconds(low: int, high: int, *, live: bool = False) -> Key:
     return Key(_number(low, high, whole=False), "seconds", live=live)
+
+
+def shown(value: object) -> str:
+    """`value` as an error message quotes it, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def closest(word: str, known: Any) -> str:

@@ -22,6 +22,7 @@ from cascadenced.events.run import (
     RunHeld,
     RunRefused,
     RunRequested,
+    RunResumed,
     RunStarted,
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
@@ -62,6 +63,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
         "took_s": 1.5,
     },
     RunHeld: {"task": "example", "code": "task_missing", "reason": "no task example is registered"},
+    RunResumed: {"task": "example"},
     ForeignRunReported: {
         "task": "example",
         "foreign_run_id": "theirs-1",

@@ -84,6 +84,15 @@ def test_a_ratio_with_a_side_that_was_not_measured_is_left_out() -> None:
     assert summary(BOTH, [{"a": {"per_s": 1.0}}]).ratios == []
 
 
+def test_a_figure_can_have_a_goal_of_its_own() -> None:
+    alone = Benchmark("alone", "one side", (A,), (Ratio("a", "a.mib", goal=Goal(81, at_most=True)),))
+
+    found = summary(alone, [{"a": {"mib": 60.0}}, {"a": {"mib": 90.0}}, {"a": {"mib": 70.0}}])
+
+    assert (found.ratios[0].median, found.ratios[0].met, found.ratios[0].absolute) == (70, True, True)
+    assert "  a  70  goal ≤ 81  met" in report.text("alone", found).splitlines()
+
+
 def test_a_goal_that_is_a_ceiling_is_met_below_it() -> None:
     assert Goal(3, at_most=True).met(2.9)
     assert not Goal(3, at_most=True).met(3.1)
@@ -98,7 +107,7 @@ def test_every_ratio_and_every_bar_of_the_chart_names_a_side_that_is_measured() 
     everything = (*BENCHMARKS, *AGAINST_PEERS)
     sides = {(benchmark.name, side.name) for benchmark in everything for side in benchmark.sides}
 
-    named = {(b.name, path.partition(".")[0]) for b in everything for r in b.ratios for path in (r.of, r.to)}
+    named = {(b.name, path.partition(".")[0]) for b in everything for r in b.ratios for path in r.figures}
     drawn = {tuple(path.split(".")[:2]) for _, bars in publish.CHART_OF for _, path, _ in bars}
 
     assert named | drawn <= sides

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import cascadenced
-from cascadenced.config import FILE_NAME, MASK, MAX_FILE_BYTES, MAX_SOCKET_PATH_BYTES, Config, load, show
+from cascadenced.config import FILE_NAME, MASK, MAX_FILE_BYTES, MAX_SOCKET_PATH_BYTES, Config, load
 from cascadenced.errors import ConfigError
+from cascadenced.shown_settings import show
 
 REPO = Path(cascadenced.__file__).parent.parent
 
@@ -452,7 +453,7 @@ def test_a_refused_secret_is_not_in_the_message(key, value):
 
 def test_show_lists_every_setting_once_with_its_unit():
     shown = show(load(None, {}))
-    fields = [name for name in Config.__struct_fields__ if name != "sources"]
+    fields = [name for name in Config._fields if name != "sources"]
     assert [setting.key for setting in shown] == fields
     assert {setting.unit for setting in shown} >= {"seconds", "bytes", "runs", "threads"}
 

@@ -35,13 +35,13 @@ def test_the_sample_configuration_is_valid_and_changes_no_more_than_the_data_fol
 def test_every_setting_stands_in_the_sample_with_its_default() -> None:
     everything = re.sub(r"^#(?=\w+:)", "", SAMPLE, flags=re.MULTILINE)
     found = settings_in(everything)
-    assert set(found.sources) == set(config.Config.__struct_fields__) - {"sources"}
+    assert set(found.sources) == set(config.Config._fields) - {"sources"}
     assert found == config.Config(data_dir="/var/lib/cascadence", sources=found.sources)
 
 
 def test_the_sample_marks_the_settings_that_a_reload_changes() -> None:
     marked = {line[1:].partition(":")[0] for line in SAMPLE.splitlines() if "# live" in line}
-    assert marked == {name for name, field in config._fields().items() if field.key.live}
+    assert marked == {name for name, field in config.fields().items() if field.key.live}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")

@@ -18,6 +18,7 @@ from cascadenced.events.stage import StageFinished, StageStarted
 from cascadenced.events.task import TaskRegistered
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.run_requests import Origin
+from cascadenced.identity import Identity
 from cascadenced.instance import Instance
 from cascadenced.plugins.discover import collect
 from cascadenced.runtime.record import run_stream
@@ -136,7 +137,7 @@ async def test_a_request_that_fails_leaves_its_place_in_the_queue_to_others(gate
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(world.vault, "remember", refuse_to_remember)
             with pytest.raises(DiskFull):
-                await ask(instance, "gated")
+                await ask(instance, "gated", Identity("somebody", "new"))
         instance.log.fail_next = DiskFull("no space")  # type: ignore[attr-defined]
         with pytest.raises(DiskFull):
             await ask(instance, "gated")

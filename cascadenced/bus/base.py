@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 
 UNREADABLE_HEADERS = ""
 """The name, which no header can have, of a header block that is none: its value is the whole block."""

@@ -33,7 +33,7 @@ from cascadenced.bus.jetstream_rpc import Rpc
 from cascadenced.bus.jetstream_setup import Limits, ensure, plain_name, plan
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.errors import CascadenceError, Unavailable
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 
 _REPLACE_AFTER_S = 30.0
 _BACKOFF_S = (0.1, 5.0)

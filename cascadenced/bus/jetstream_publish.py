@@ -20,13 +20,12 @@ from cascadenced.bus.frames import publication
 from cascadenced.bus.jetstream_client import Heard
 from cascadenced.bus.jetstream_link import Client
 from cascadenced.errors import BadMessage, Unavailable
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 
 _SILENCE_S = 5.0
 _BATCH_MIN = 16
 _BATCH_MAX = 1000
 """The server's own bound of a batch."""
-_LINE_BYTES = 4  # ": " and the line's end
 _BATCH_HEADERS_BYTES = 192  # what a batch adds to a message
 _FRAME_BYTES = 12  # "NATS/1.0", its line's end, and the empty line
 
@@ -120,7 +119,7 @@ class Publisher:
         try:
             await client.send(
                 [
-                    publication(m.subject, m.body, ours if m.subject.startswith(self._prefix) else foreign, m.headers)
+                    publication(m.subject, m.body, ours if m.subject.startswith(self._prefix) else foreign, m.lines)
                     for m in messages
                 ]
             )
@@ -142,11 +141,11 @@ class Publisher:
         try:
             commands = []
             for n, message in enumerate(batch, 1):
-                headers = {**message.headers, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(n)}
+                lines = f"{message.lines}Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: {n}\r\n"
                 if n == last:
-                    headers["Nats-Batch-Commit"] = "1"
+                    lines += "Nats-Batch-Commit: 1\r\n"
                 reply = f"{self._inbox}.{name}.o" if n == last else ""
-                commands.append(publication(message.subject, message.body, reply, headers))
+                commands.append(publication(message.subject, message.body, reply, lines))
             await client.send(commands)
             await self._ended(call)
         except (nats.errors.Error, OSError):
@@ -202,12 +201,11 @@ class Publisher:
 
 def _check_size(message: Outgoing, max_payload: int) -> None:
     """Raises BadMessage: the server would end the connection, with everything else in it."""
-    headers = message.headers
-    n_chars = sum(map(len, headers)) + sum(map(len, headers.values()))
-    size = len(message.body) + _FRAME_BYTES + _LINE_BYTES * len(headers) + n_chars
-    if size + _BATCH_HEADERS_BYTES + 3 * n_chars <= max_payload:  # a character has at most four bytes
+    lines = message.lines
+    size = len(message.body) + _FRAME_BYTES + _BATCH_HEADERS_BYTES
+    if size + 4 * len(lines) <= max_payload:  # a character has at most four bytes
         return
-    size += sum(len(text.encode()) - len(text) for pair in headers.items() for text in pair) + _BATCH_HEADERS_BYTES
+    size += len(lines.encode())
     if size > max_payload:
         raise BadMessage(
             f"a message for {message.subject} has {size} bytes, the NATS server takes {max_payload}", code="too_large"

@@ -15,7 +15,7 @@ import structlog
 from cascadenced.bus.base import BusInfo, Delivery, Reply, Responder
 from cascadenced.clock import Clock
 from cascadenced.errors import BadMessage, Unavailable, Unknown
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 
 _INWARD = ("event", "pointer", "schedule", "task_run")
 _OUTWARD = ("task_spec", "stage", "audit", "followup", "dead")

@@ -2,75 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sqlite3
-import stat
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from cascadenced import __version__
-from cascadenced.commands import door, wire
 from cascadenced.commands.failures import DONE, FAILED
-from cascadenced.commands.folder import has_log
 from cascadenced.commands.options import Command
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import cell, coloured, fields, plain, table
-from cascadenced.config import Config, Setting, show
-from cascadenced.errors import CascadenceError, ConfigError
 
-_PRIVATE_FILES = ("log.db", "vault.db", "vault.key", "hash.secret", "daemon.json")
-
-
-class Server(msgspec.Struct):
-    """A nats-server that would be started as our child."""
-
-    path: str
-    version: str
-
-
-class Daemon(msgspec.Struct):
-    """The daemon that is up. bus: connected, or why not."""
-
-    pid: int
-    version: str
-    http_url: str
-    bus: str
-
-
-class Log(msgspec.Struct):
-    """The log as it lies on disk. epoch: how often it was opened for writing.  projections: name → state."""
-
-    position: int
-    epoch: int
-    instance_id: str
-    n_unfinished: int
-    projections: dict[str, str]
-
-
-class Rejected(msgspec.Struct):
-    plugin: str
-    reason: str
-
-
-class Report(msgspec.Struct):
-    """problems: what makes `doctor` exit 1.  warnings: what may be meant so."""
-
-    version: str
-    python: str
-    sqlite: str
-    data_dir: str
-    settings: list[Setting] = []
-    nats_server: Server | None = None
-    daemon: Daemon | None = None
-    log: Log | None = None
-    tasks: list[str] = []
-    rejected: list[Rejected] = []
-    warnings: list[str] = []
-    problems: list[str] = []
+if TYPE_CHECKING:
+    from cascadenced.commands.examination import Report
 
 
 @click.command(cls=Command)
@@ -83,130 +25,15 @@ def doctor(session: Session) -> int:
     """
     import asyncio
 
+    import msgspec
+
+    from cascadenced.commands.examination import examine
     from cascadenced.commands.quiet import quiet
 
     with quiet(session.config):
         report = asyncio.run(examine(session.config))
-    session.show(report, _text(report))
+    session.show(msgspec.to_builtins(report), _text(report))
     return FAILED if report.problems else DONE
-
-
-async def examine(config: Config) -> Report:
-    """Look at everything; what cannot be looked at is a problem, not an error."""
-    report = Report(
-        version=__version__,
-        python=platform.python_version(),
-        sqlite=sqlite3.sqlite_version,
-        data_dir=config.data_dir,
-        settings=show(config),
-    )
-    _look_at_folder(config, report)
-    await _look_for_server(config, report)
-    await _look_at_log(config, report)
-    _look_for_daemon(config, report)
-    _look_at_settings(config, report)
-    return report
-
-
-def _look_at_folder(config: Config, report: Report) -> None:
-    folder = Path(config.data_dir)
-    if not folder.exists():
-        report.warnings.append(f"{folder} is not there yet; the first command that records something makes it")
-        return
-    if not folder.is_dir():
-        report.problems.append(f"{folder} is not a folder")
-        return
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        report.problems.append(f"{folder} cannot be read and written by this user")
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & stat.S_IWOTH:
-        report.problems.append(f"anyone may write to {folder} (mode {mode:o}): chmod 700")
-    elif mode & 0o077:
-        report.warnings.append(f"others may look into {folder} (mode {mode:o}): chmod 700")
-    for name in _PRIVATE_FILES:
-        path = folder / name
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            report.problems.append(f"others may read {path}: chmod 600")
-
-
-async def _look_for_server(config: Config, report: Report) -> None:
-    if config.nats_url is not None:
-        return
-    from cascadenced.bus.embedded_config import find_server, server_version
-
-    try:
-        path = find_server(config.nats_server)
-        report.nats_server = Server(str(path), ".".join(map(str, await server_version(path))))
-    except ConfigError as error:
-        report.problems.append(str(error))
-
-
-async def _look_at_log(config: Config, report: Report) -> None:
-    from cascadenced.commands.offline import open_shelf
-
-    try:
-        async with open_shelf(config) as shelf:
-            if has_log(config):
-                meta = await shelf.meta()
-                report.log = Log(
-                    position=await shelf.position(),
-                    epoch=int(meta.get("epoch", "0")),
-                    instance_id=meta.get("instance_id", ""),
-                    n_unfinished=len(await shelf.log.unfinished()),
-                    projections={state.name: state.frozen or "ok" for state in await shelf.states()},
-                )
-                if (await shelf.answers.schedules(limit=1)).items:
-                    report.warnings.append("schedules are recorded, but this version does not fire them yet")
-            report.tasks = list(shelf.catalogue.tasks)
-            report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
-    except CascadenceError as error:
-        report.problems.append(str(error))
-    for name, state in (report.log.projections if report.log else {}).items():
-        if state != "ok":
-            report.problems.append(f"the projection {name} is frozen ({state}): `cascadenced log rebuild {name}`")
-    for rejected in report.rejected:
-        report.problems.append(f"the plugin {rejected.plugin} cannot be used: {rejected.reason}")
-
-
-def _look_for_daemon(config: Config, report: Report) -> None:
-    try:
-        reply = wire.exchange(config, "/rpc/status", b"{}", 5.0)
-        found = wire.note(config)
-        if reply is None or found is None:
-            return
-        status: dict[str, Any] = door.result_of(*reply)
-    except CascadenceError as error:
-        report.problems.append(str(error))
-        return
-    bus = status["bus"]
-    connected = bus is not None and bus["connected"]
-    shown = "none" if bus is None else f"{'connected to' if connected else 'no connection to'} {bus['url']}"
-    report.daemon = Daemon(found.pid, found.version, found.http_url, shown)
-    if not connected:
-        report.problems.append("the daemon has no connection to NATS; what it records is published when it has one")
-    if status["read_only"]:
-        report.problems.append(f"the daemon cannot write: {status['read_only']}")
-    if found.version != __version__:
-        report.warnings.append(f"the daemon is version {found.version}, this command {__version__}: restart it")
-
-
-def _look_at_settings(config: Config, report: Report) -> None:
-    if config.emit_raw_user_id:
-        report.warnings.append("emit_raw_user_id: raw user ids are published to the bus")
-    foreign = config.nats_url is not None
-    if foreign and config.erase_inbound:
-        report.warnings.append("erase_inbound: consumed messages are erased from a broker that is not ours alone")
-    if foreign and not config.erase_inbound:
-        report.warnings.append("consumed messages, raw ids included, stay in the broker until it drops them by age")
-    if not foreign and config.erase_inbound is False:
-        report.warnings.append(
-            "erase_inbound is off: consumed messages, raw ids included, stay in nats/ until they age"
-        )
-    if config.hash_compat is not None:
-        report.warnings.append("hash_compat: pseudonyms are plain SHA-256, which is meant for a migration only")
-
-
-# ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _text(report: Report) -> str:

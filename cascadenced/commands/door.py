@@ -6,11 +6,10 @@ are tried in turn for `lock_wait_s` seconds, so that a daemon that is just start
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any
-
-import msgspec
 
 from cascadenced.commands import wire
 from cascadenced.config import Config, load
@@ -29,8 +28,6 @@ from cascadenced.errors import (
     Unavailable,
     Unknown,
 )
-from cascadenced.events.base import Json
-from cascadenced.refusals import ErrorBody
 
 READING = frozenset(
     {"list", "status", "runs", "show", "trail", "pointers", "schedules", "followups", "dead_letters"}
@@ -58,7 +55,7 @@ _DISK = frozenset({DiskError.code, LogCorrupt.code, BackupDamaged.code})
 """What exits 74: the bytes on a disk are not what they should be."""
 
 
-def call(config: Config, verb: str, arguments: dict[str, Json]) -> Any:
+def call(config: Config, verb: str, arguments: dict[str, Any]) -> Any:
     """`ask` for commands. Blocks; a daemon is asked without the price of an event loop."""
     try:
         reply = wire.exchange(config, f"/rpc/{verb}", _json(arguments), _within(verb))
@@ -76,7 +73,7 @@ def call(config: Config, verb: str, arguments: dict[str, Json]) -> Any:
         return asyncio.run(ask(verb, arguments, config))
 
 
-async def ask(verb: str, arguments: dict[str, Json], config: Config | None = None) -> Any:
+async def ask(verb: str, arguments: dict[str, Any], config: Config | None = None) -> Any:
     """The result of a verb (`verbs.py`), as decoded JSON.
 
     config: None: the one that environment and working folder give.
@@ -105,7 +102,7 @@ async def ask(verb: str, arguments: dict[str, Json], config: Config | None = Non
         await asyncio.sleep(_TRY_AGAIN_S)
 
 
-async def _alone(config: Config, verb: str, arguments: dict[str, Json]) -> Any:
+async def _alone(config: Config, verb: str, arguments: dict[str, Any]) -> Any:
     from cascadenced.commands import offline
 
     if verb == "log_backup":
@@ -116,12 +113,16 @@ async def _alone(config: Config, verb: str, arguments: dict[str, Json]) -> Any:
 def result_of(status: int, body: bytes) -> Any:
     """What the daemon's reply says. Raises the error it stands for."""
     if status == 200:
-        return msgspec.json.decode(body)
+        return json.loads(body)
     raise error_of(status, body)
 
 
 def error_of(status: int, body: bytes) -> CascadenceError:
     """The error that an error reply stands for; its class is the one that was raised there."""
+    import msgspec
+
+    from cascadenced.refusals import ErrorBody
+
     try:
         said = msgspec.json.decode(body, type=ErrorBody)
     except msgspec.MsgspecError:
@@ -134,9 +135,9 @@ def error_of(status: int, body: bytes) -> CascadenceError:
     return cls(said.detail, code=said.error)
 
 
-def _json(arguments: dict[str, Json]) -> bytes:
+def _json(arguments: dict[str, Any]) -> bytes:
     try:
-        return msgspec.json.encode(arguments)
+        return json.dumps(arguments, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Invalid("an argument is not valid UTF-8") from None
 
@@ -145,5 +146,5 @@ def _within(verb: str) -> float | None:
     return None if verb in _LONG else _ANSWER_WITHIN_S
 
 
-def _may_repeat(verb: str, arguments: dict[str, Json]) -> bool:
+def _may_repeat(verb: str, arguments: dict[str, Any]) -> bool:
     return verb not in ONCE or arguments.get("idempotency_key") is not None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cascadenced.commands.options import Command, JsonObject, group_id, user_id
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import content, plain
 from cascadenced.errors import RunFailedError
-from cascadenced.events.base import Json
 
 
 @click.command(cls=Command)
@@ -18,9 +19,7 @@ from cascadenced.events.base import Json
 @group_id
 @click.option("--no-wait", is_flag=True, help="Return when the event is recorded, not when its workflow has ended.")
 @pass_session
-def dispatch(
-    session: Session, event: str, payload: dict[str, Json], user_id: str, group_id: str, no_wait: bool
-) -> None:
+def dispatch(session: Session, event: str, payload: dict[str, Any], user_id: str, group_id: str, no_wait: bool) -> None:
     """Dispatch EVENT to the workflow that answers it.
 
     The JSON object is its payload. Waits for the workflow to end and prints run-id<TAB>ID and result<TAB>JSON; an event

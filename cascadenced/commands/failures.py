@@ -14,7 +14,6 @@ from cascadenced.errors import (
     LogHeld,
     RunFailedError,
 )
-from cascadenced.refusals import ErrorBody
 
 DONE = 0
 FAILED = 1
@@ -39,9 +38,10 @@ def exit_code(error: CascadenceError) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
 
 
-def body(error: CascadenceError) -> ErrorBody:
+def body(error: CascadenceError) -> dict[str, str]:
     """What `--json` prints: the body that the HTTP route would answer with."""
-    return ErrorBody(str(error), error.code, error.run_id if isinstance(error, RunFailedError) else None)
+    run = {"run_id": error.run_id} if isinstance(error, RunFailedError) else {}
+    return {"detail": str(error), "error": error.code, **run}
 
 
 def usage(error: click.UsageError) -> str:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any
 
 import click
-import msgspec
 
-from cascadenced.commands.folder import has_log, read_only
 from cascadenced.commands.options import Command, shared
 from cascadenced.commands.session import Session, pass_session, patience, print_json, remark
 from cascadenced.commands.tables import fields, table
-from cascadenced.config import Config
-from cascadenced.errors import ConfigError, Invalid
-from cascadenced.private_files import translated
-
-if TYPE_CHECKING:
-    from cascadenced.backup import Summary
-
-_BATCH = 1_000
+from cascadenced.errors import Invalid
 
 
 @click.group(params=shared())
@@ -40,10 +26,10 @@ def verify(session: Session) -> None:
     Reads beside a running daemon, without disturbing it. Exits 74 naming the first position that is missing or is not
     what was recorded.
     """
-    from cascadenced.eventlog.database import verify_chain
+    from cascadenced.commands import log_file
 
-    with patience("checking every event"), _log_file(session.config) as connection:
-        position = 0 if connection is None else verify_chain(connection)[0]
+    with patience("checking every event"):
+        position = log_file.verify(session.config)
     session.show({"position": position}, f"the log is intact up to position {position}")
 
 
@@ -65,9 +51,9 @@ def rebuild(session: Session, projections: tuple[str, ...]) -> None:
 @click.option(
     "--after", "after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only events behind this one."
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Instead of stdout.")
+@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE", help="Instead of stdout.")
 @pass_session
-def export(session: Session, after: int, out: Path | None) -> None:
+def export(session: Session, after: int, out: str | None) -> None:
     """Write all events as JSON lines.
 
     Oldest first, each with its whole header; a snapshot, taken beside the daemon. Users and groups are pseudonyms;
@@ -76,23 +62,21 @@ def export(session: Session, after: int, out: Path | None) -> None:
     \b
     Example: cascadenced log export --after 1000 --out events.jsonl
     """
-    with patience("writing"), _log_file(session.config) as connection, _opened(out) as file:
-        n_events = 0
-        for line in _lines(connection, after):
-            file.write(line)
-            n_events += 1
-        file.flush()
+    from cascadenced.commands import log_file
+
+    with patience("writing"):
+        n_events = log_file.export(session.config, after, out)
     if out is not None:
         remark(f"{n_events} events written to {out}")
 
 
 @log.command(cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
+@click.argument("folder", type=click.Path(), metavar="FOLDER")
 @click.option(
     "--without-keys", is_flag=True, help="Leave out vault.key and hash.secret; keep copies of them elsewhere."
 )
 @pass_session
-def backup(session: Session, folder: Path, without_keys: bool) -> None:
+def backup(session: Session, folder: str, without_keys: bool) -> None:
     """Back up log, vault and keys into a new folder.
 
     Beside a running daemon, which goes on with its work, or without one. FOLDER appears when the backup is complete and
@@ -104,26 +88,26 @@ def backup(session: Session, folder: Path, without_keys: bool) -> None:
     \b
     Example: cascadenced log backup /var/backups/cascadence/$(date +%F)
     """
-    from cascadenced.backup import MANIFEST, Summary
+    from cascadenced.backup import MANIFEST
 
-    path = Path(os.path.abspath(folder))
-    made = msgspec.convert(session.ask("log_backup", folder=str(path), keys=not without_keys), Summary)
-    if not (path / MANIFEST).exists():
+    path = os.path.abspath(folder)
+    made = session.ask("log_backup", folder=path, keys=not without_keys)
+    if not os.path.exists(os.path.join(path, MANIFEST)):
         raise Invalid(
             f"the daemon has written {path}, but sees another file system than you (a container, PrivateTmp?): name a "
             "folder that both of you see"
         )
-    session.show(msgspec.to_builtins(made), _about(made))
-    if made.has_keys and not session.as_json:
+    session.show(made, _about(made))
+    if made["has_keys"] and not session.as_json:
         remark("it holds the vault's key and the hash secret: whoever can read it can name the users")
 
 
 @log.command(cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path), metavar="BACKUP")
-@click.option("--keys", type=click.Path(path_type=Path), metavar="FOLDER", help="Where the keys lie, if left out.")
+@click.argument("folder", type=click.Path(), metavar="BACKUP")
+@click.option("--keys", type=click.Path(), metavar="FOLDER", help="Where the keys lie, if left out.")
 @click.option("--force", is_flag=True, help="Move log, vault and keys that are in the data folder aside.")
 @pass_session
-def restore(session: Session, folder: Path, keys: Path | None, force: bool) -> None:
+def restore(session: Session, folder: str, keys: str | None, force: bool) -> None:
     """Put a backup into the data folder.
 
     No daemon may run on it. The backup is checked before anything is touched, and what was copied is checked again. The
@@ -133,17 +117,11 @@ def restore(session: Session, folder: Path, keys: Path | None, force: bool) -> N
     \b
     Example: cascadenced log restore /var/backups/cascadence/2026-11-01 --data-dir /srv/cascadence
     """
-    from cascadenced.backup import restore as put_back
-    from cascadenced.clock import SystemClock
-    from cascadenced.eventlog.lock import DataFolderLock
+    from cascadenced.commands import log_file
 
-    lock = DataFolderLock.acquire(session.config.data_dir, "the command log restore")
-    try:
-        with patience("copying and checking"):
-            done = put_back(session.config, folder, keys=keys, force=force, clock=SystemClock())
-    finally:
-        lock.release()
-    session.show(msgspec.to_builtins(done), _about(done))
+    with patience("copying and checking"):
+        done = log_file.restore(session.config, folder, keys=keys, force=force)
+    session.show(done, _about(done))
 
 
 @log.command(cls=Command)
@@ -153,69 +131,20 @@ def schema(session: Session) -> None:
 
     Draft 2020-12; every line of `log export` is valid under it. A daemon serves it at /events.schema.json.
     """
-    from cascadenced.events.schema import document
+    from cascadenced.commands import log_file
 
-    print_json(msgspec.Raw(document()))
+    print_json(log_file.schema())
 
 
-def _about(summary: Summary) -> str:
+def _about(summary: dict[str, Any]) -> str:
     return fields(
         [
-            ("folder", summary.path),
-            ("position", str(summary.position)),
-            ("epoch", str(summary.epoch)),
-            ("hash", summary.hash),
-            ("instance", summary.instance_id),
-            ("size", f"{summary.n_bytes} bytes"),
-            ("moved aside", summary.replaced),
+            ("folder", summary["path"]),
+            ("position", str(summary["position"])),
+            ("epoch", str(summary["epoch"])),
+            ("hash", summary["hash"]),
+            ("instance", summary["instance_id"]),
+            ("size", f"{summary['n_bytes']} bytes"),
+            ("moved aside", summary["replaced"]),
         ]
     )
-
-
-def _lines(connection: sqlite3.Connection | None, after: int) -> Iterator[bytes]:
-    from cascadenced.eventlog.rows import COLUMNS
-
-    if connection is None:
-        return
-    cursor = connection.execute(
-        f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position",  # noqa: S608 -- constants only
-        (after,),
-    )
-    encode, names = msgspec.json.Encoder().encode, COLUMNS.split(", ")
-    while rows := cursor.fetchmany(_BATCH):
-        for row in rows:
-            line = dict(zip(names, row, strict=True))
-            yield encode({**line, "data": msgspec.Raw(line["data"]), "hash": line["hash"].hex()}) + b"\n"
-
-
-@contextlib.contextmanager
-def _log_file(config: Config) -> Iterator[sqlite3.Connection | None]:
-    """The log's file, None if there is none yet. Raises Unavailable if it cannot be read."""
-    if not has_log(config):
-        yield None
-        return
-    from cascadenced.eventlog.database import unreadable
-
-    try:
-        with contextlib.closing(read_only(config)) as connection:
-            yield connection
-    except sqlite3.Error as error:
-        raise unreadable(error, config.log_path) from None
-
-
-@contextlib.contextmanager
-def _opened(out: Path | None) -> Iterator[BinaryIO]:
-    """Where an export goes."""
-    if out is None:
-        yield sys.stdout.buffer
-        return
-    draft = out.with_name(f"{out.name}.part")
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            yield file
-        draft.replace(out)
-    except OSError as error:
-        said = translated(error, f"{out} cannot be written")
-        raise Invalid(str(said)) if isinstance(said, ConfigError) else said from None
-    finally:
-        draft.unlink(missing_ok=True)

@@ -160,7 +160,7 @@ class _Names:
 async def write(config: Config, name: str, arguments: dict[str, Json]) -> Any:
     """A verb on a folder that is ours as long as it takes. One attempt at the lock: raises LogHeld if it is taken."""
     verb = _verb(name)
-    config = msgspec.structs.replace(config, lock_wait_s=0.0)
+    config = config._replace(lock_wait_s=0.0)
     async with open_instance(config, who=f"the command {name}") as instance:
         own = OwnRuns(instance)
         try:

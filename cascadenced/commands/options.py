@@ -8,8 +8,6 @@ import click
 
 from cascadenced.commands.session import Session
 from cascadenced.errors import BadMessage
-from cascadenced.events.base import Json
-from cascadenced.events.strict import scan
 
 
 def shared() -> list[click.Parameter]:
@@ -62,7 +60,7 @@ class Command(click.Command):
         self.params += shared()
 
 
-class JsonObject(click.ParamType[dict[str, Json]]):
+class JsonObject(click.ParamType[dict[str, Any]]):
     """An argument that is a JSON object."""
 
     name = "json"
@@ -70,6 +68,8 @@ class JsonObject(click.ParamType[dict[str, Json]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
+        from cascadenced.events.strict import scan
+
         try:
             scanned = scan(value.encode(errors="surrogateescape"))
         except BadMessage as error:

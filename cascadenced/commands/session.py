@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -11,11 +12,9 @@ from functools import cached_property
 from typing import Any
 
 import click
-import msgspec
 
 from cascadenced.commands import door
 from cascadenced.config import Config, load
-from cascadenced.events.base import Json
 
 _PATIENCE_S = 1.0
 
@@ -37,7 +36,7 @@ class Session:
         """The configuration as it is now. Raises ConfigError."""
         return load(self.config_path, os.environ, self.overrides)
 
-    def ask(self, verb: str, **arguments: Json) -> Any:
+    def ask(self, verb: str, **arguments: Any) -> Any:
         """The result of a verb, as decoded JSON. Arguments that are None are left out."""
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
@@ -48,7 +47,7 @@ class Session:
                 remark("what is recorded goes on: in the daemon if one is up, else when it starts (`cascadenced runs`)")
             raise
 
-    def ask_all(self, verb: str, **arguments: Json) -> dict[str, Any]:
+    def ask_all(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """All pages of a list as one."""
         page: dict[str, Any] = self.ask(verb, **arguments, limit=1000)
         items = page["items"]
@@ -79,7 +78,7 @@ pass_session = click.make_pass_decorator(Session)
 
 
 def print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def remark(text: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
-import msgspec
 
 _COLOURS = {
     "success": "green",
@@ -53,7 +53,7 @@ def cell(value: Any) -> str:
 
 def content(value: Any, limit: int | None = _SHOWN_CHARS) -> str:
     """A JSON value in one line, cut after `limit` characters."""
-    text = plain(msgspec.json.encode(value).decode())
+    text = plain(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -10,7 +10,6 @@ from cascadenced.commands.options import Command, JsonObject, group_id, user_id
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import coloured, fields, plain, table, when
 from cascadenced.errors import RunFailedError
-from cascadenced.events.base import Json
 
 
 @click.command("list", cls=Command)
@@ -46,7 +45,7 @@ def _run_command(name: str, line: str, text: str) -> click.Command:
         name: str,
         user_id: str,
         group_id: str,
-        args: dict[str, Json] | None,
+        args: dict[str, Any] | None,
         idempotency_key: str | None,
         no_wait: bool,
     ) -> None:

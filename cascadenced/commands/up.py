@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from cascadenced.commands import wire
 from cascadenced.commands.failures import FAILED
@@ -20,6 +16,9 @@ from cascadenced.commands.session import Session, pass_session, patience, remark
 from cascadenced.commands.tables import fields, plain
 from cascadenced.config import Config
 from cascadenced.errors import LogHeld, Unavailable
+
+if TYPE_CHECKING:
+    import subprocess
 
 _READY_WITHIN_S = 30.0
 _STOP_MARGIN_S = 10.0
@@ -83,6 +82,9 @@ def _detach(session: Session) -> int:
         assert found is not None
         _announce(session, found, "is up already")
         return 0
+    import subprocess
+    from pathlib import Path
+
     from cascadenced.private_files import private_folder
 
     private_folder(Path(config.data_dir))
@@ -153,7 +155,7 @@ def _tail(config: Config, start: int) -> str:
 
 
 def _announce(session: Session, found: wire.Note, how: str) -> None:
-    shown: dict[str, Any] = msgspec.to_builtins(found)
+    shown: dict[str, Any] = found._asdict()
     del shown["nats_url"]  # it has credentials in it
     text = fields(
         [
@@ -182,6 +184,8 @@ def _ask_to_stop(config: Config) -> int | None:
     except Unavailable:
         pass  # it does not answer any more, or not yet: a signal is what is left
     # One that is still starting has no socket yet. That the lock is taken proves that its holder is alive.
+    import signal
+
     from cascadenced.eventlog.lock import read_holder
 
     pid = _holder(config)

@@ -6,11 +6,11 @@ HTTP/1.0, one request per connection: the answer ends where the connection does,
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-
-import msgspec
+from typing import Any, NamedTuple
 
 from cascadenced.config import Config
 from cascadenced.errors import ConfigError, Unavailable
@@ -21,7 +21,7 @@ Reply = tuple[int, bytes]
 """Status as in HTTP, JSON."""
 
 
-class Note(msgspec.Struct, frozen=True):
+class Note(NamedTuple):
     """`daemon.json`: where the daemon of a data folder is found. nats_url: with credentials, so not for showing."""
 
     pid: int
@@ -41,13 +41,22 @@ class Broken(Unavailable):
 def note(config: Config) -> Note | None:
     """What the daemon of this folder left about itself; after `kill -9` that of the last one. None if there is none."""
     try:
-        with config.daemon_json_path.open("rb") as file:
-            found = msgspec.json.decode(file.read(MAX_NOTE_BYTES), type=Note)
+        with open(config.daemon_json, "rb") as file:
+            found = _read(json.loads(file.read(MAX_NOTE_BYTES)))
     except PermissionError as error:
-        raise ConfigError(f"{config.daemon_json_path} cannot be read: {error.strerror}") from None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        raise ConfigError(f"{config.daemon_json} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if _is_of(Path(found.socket), config) else None
+    return found if found is not None and _is_of(found.socket, config) else None
+
+
+def _read(value: Any) -> Note | None:
+    """A note as JSON; fields of a later version are left out. None for anything else."""
+    try:
+        found = Note(**{field: value[field] for field in Note._fields})
+    except (TypeError, KeyError):
+        return None
+    return found if type(found.pid) is int and all(isinstance(text, str) for text in found[1:]) else None
 
 
 def exchange(config: Config, path: str, body: bytes, timeout_s: float | None) -> Reply | None:
@@ -110,15 +119,17 @@ def parsed(answer: bytes, found: Note) -> Reply:
     return int(words[1]), body
 
 
-def _is_of(path: Path, config: Config) -> bool:
+def _is_of(path: str, config: Config) -> bool:
     """Whether the socket belongs to this folder: a copied folder brings along the note of the original's daemon."""
-    own = config.socket_path
-    if path.name != own.name:
+    own = config.socket
+    folder, name = os.path.split(path)
+    own_folder, own_name = os.path.split(own)
+    if name != own_name:
         return False
-    if own.parent != Path(config.data_dir):
+    if own_folder != config.data_dir:
         return True  # a socket elsewhere is named after its data folder
     with contextlib.suppress(OSError):
-        return path.parent.samefile(config.data_dir)
+        return os.path.samefile(folder, config.data_dir)
     return False
 
 

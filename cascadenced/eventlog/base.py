@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -152,6 +152,10 @@ class EventLog(Protocol):
         ...
 
     def projection_states(self) -> list[ProjectionState]: ...
+
+    def frozen(self) -> Mapping[str, str]:
+        """The projections that have stopped, by name, with the reason: empty as a rule, and quick to ask."""
+        ...
 
     async def close(self) -> None:
         """Commit what is queued, then close. Idempotent."""

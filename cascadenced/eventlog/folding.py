@@ -47,9 +47,9 @@ class Folding:
         return stale
 
     def fold(self, batch: Sequence[Recorded]) -> None:
-        """Apply a batch to every live projection, each under its own savepoint.
+        """Apply a batch to every live projection. One that raises is frozen, and has changed nothing.
 
-        Raises sqlite3.OperationalError when the database itself fails (the savepoint is no refuge then).
+        Raises sqlite3.OperationalError when the database itself fails (a savepoint is no refuge then).
         """
         self._fold(self._projections, batch)
 
@@ -68,18 +68,30 @@ class Folding:
 
     def _fold(self, projections: Sequence[Projection], batch: Sequence[Recorded]) -> None:
         present = {recorded.type for recorded in batch}
-        for projection in projections:
-            if projection.name in self.frozen or projection.types.isdisjoint(present):
-                continue
-            self._connection.execute("SAVEPOINT fold")
-            try:
+        concerned = [p for p in projections if p.name not in self.frozen and not p.types.isdisjoint(present)]
+        if not concerned:
+            return
+        # Raising is rare: one savepoint for all of them, and only when that fails one for each.
+        if self._applied(concerned, batch) is not None:
+            for projection in concerned:
+                error = self._applied([projection], batch)
+                if error is not None:
+                    self._freeze(projection, batch[0].position - 1, error)
+
+    def _applied(self, projections: Sequence[Projection], batch: Sequence[Recorded]) -> BaseException | None:
+        """None when all of them have taken the batch; else what one raised, and none has."""
+        self._connection.execute("SAVEPOINT fold")
+        failure = None
+        try:
+            for projection in projections:
                 projection.apply(self._connection, batch)
-            except BaseException as error:
-                if is_database_failure(error):
-                    raise
-                self._connection.execute("ROLLBACK TO fold")
-                self._freeze(projection, batch[0].position - 1, error)
-            self._connection.execute("RELEASE fold")
+        except BaseException as error:
+            if is_database_failure(error):
+                raise
+            self._connection.execute("ROLLBACK TO fold")
+            failure = error
+        self._connection.execute("RELEASE fold")
+        return failure
 
     def _emptied(self, projection: Projection) -> list[str]:
         """Make its tables anew; returns what makes its indexes, which is done sooner when the rows are there."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,9 @@ class MemoryEventLog:
     def projection_states(self) -> list[ProjectionState]:
         return self._folding.states(self.position)
 
+    def frozen(self) -> Mapping[str, str]:
+        return {name: state.frozen or "" for name, state in self._folding.frozen.items()}
+
     async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
         wanted = [projection for projection in self._projections if names is None or projection.name in names]
         self._folding.rebuild(wanted, self._batches())
@@ -198,7 +201,7 @@ class MemoryEventLog:
         file.checkpoints.update(self._checkpoints)
         self._checkpoints = {}
         self._tail.advance(batch)
-        self._live.grew(batch.recorded)
+        self._live.grew(batch.recorded, batch.n_bytes)
         for outcome in batch.outcomes:
             if outcome.future.done():
                 continue

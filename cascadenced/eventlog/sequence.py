@@ -30,7 +30,7 @@ class PreparedChange(msgspec.Struct, frozen=True):
     stream: str
     expected: int | None
     context: Context
-    events: list[tuple[str, str, Event, bytes]]
+    events: Sequence[tuple[str, str, Event, bytes]]
     """(event id, type name, event, its JSON)"""
 
 
@@ -38,33 +38,25 @@ class Pending(msgspec.Struct, eq=False):
     """An append that waits for its commit."""
 
     changes: list[PreparedChange]
+    n_events: int
     at_us: int
     source: str | None
     future: asyncio.Future[Receipt]
-
-    @property
-    def n_events(self) -> int:
-        return sum(len(change.events) for change in self.changes)
 
 
 def prepare(
     changes: Sequence[Change], source: str | None, clock: Clock, ids: Ids, future: asyncio.Future[Receipt]
 ) -> Pending:
     """Encode and name the events. Raises what the encoder raises; nothing is queued then."""
-    at_us = clock.now_us()
+    at_us, n_events, prepared = clock.now_us(), 0, []
+    event_id = ids.event_id
     for change in changes:
         # Half a surrogate pair would fail the whole batch later; here it fails its own caller.
         canonical((source, change.stream, change.context))
-    prepared = [
-        PreparedChange(
-            change.stream,
-            change.expected,
-            change.context,
-            [(ids.event_id(at_us), TYPE_NAMES[type(event)], event, encode(event)) for event in change.events],
-        )
-        for change in changes
-    ]
-    return Pending(prepared, at_us, source, future)
+        events = [(event_id(at_us), TYPE_NAMES[type(event)], event, encode(event)) for event in change.events]
+        n_events += len(events)
+        prepared.append(PreparedChange(change.stream, change.expected, change.context, events))
+    return Pending(prepared, n_events, at_us, source, future)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -85,6 +77,8 @@ class Batch(msgspec.Struct, frozen=True):
     closed: list[str]
     heads: dict[str, int]
     hash: bytes
+    n_bytes: int
+    """Of the events' JSON."""
 
 
 class Tail:
@@ -116,6 +110,7 @@ class Tail:
         asked = [append.source for append in waiting if append.source is not None]
         sources = dict(positions_of(asked)) if asked else {}
         previous, position, origin, epoch = self.hash, self.position, self.origin, self.epoch
+        n_bytes = 0
         for append in waiting:
             source, at_us = append.source, append.at_us
             if source is not None and source in sources:
@@ -140,6 +135,7 @@ class Tail:
                         group_hash, run_id, cause, correlation, traceparent, SCHEMA,
                     )  # fmt: skip
                     previous = link(previous, header, data)
+                    n_bytes += len(data)
                     rows.append((*header, data, previous))
                     recorded.append(Recorded(*header, data, previous, event))
                     if type_name in OPENING:
@@ -152,7 +148,7 @@ class Tail:
                     cause = event_id
                 heads[stream] = moved[stream] = version
             outcomes.append(Outcome(append.future, Receipt(recorded[first:])))
-        return Batch(recorded, rows, outcomes, opened, closed, moved, previous)
+        return Batch(recorded, rows, outcomes, opened, closed, moved, previous, n_bytes)
 
     def advance(self, batch: Batch) -> None:
         """The batch is durable: it is the tail now."""

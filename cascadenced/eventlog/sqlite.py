@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import msgspec
 import structlog
@@ -21,7 +21,7 @@ from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, ConfigError, DataFolderGone, DiskError, DiskFull, WrongVersion
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt
-from cascadenced.eventlog.bulk import select_many
+from cascadenced.eventlog.bulk import delete_many, insert_many, select_many
 from cascadenced.eventlog.chain import check_end
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
@@ -95,9 +95,9 @@ class SqliteEventLog:
         self._saved = {_VERIFIED: tail.position}  # what of that is committed; only the writer thread changes it
         self._wal = path.with_name(f"{path.name}-wal")
         self._wal_bytes = 0  # when we last asked
-        self._queue: deque[Pending | Job] = deque()
-        self._wanted = threading.Condition()
-        self._stopping = self._closed = False
+        self._queue: SimpleQueue[Pending | Job] = SimpleQueue()
+        self._next: Job | None = None  # what ended the last batch; only the writer thread has it
+        self._stopping = self._ended = self._closed = False
         self._written = asyncio.Event()
         self._thread = threading.Thread(target=self._write, name="event-log-writer", daemon=True)
         self._thread.start()
@@ -172,7 +172,7 @@ class SqliteEventLog:
         if self._broken is not None or self._stopping:
             future.set_exception(self._broken or DiskError("the log is closed"))
             return future
-        self._put(prepare(changes, source, self._clock, self._ids, future))
+        self._queue.put(prepare(changes, source, self._clock, self._ids, future))
         return future
 
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
@@ -199,6 +199,9 @@ class SqliteEventLog:
 
     def projection_states(self) -> list[ProjectionState]:
         return self._folding.states(self.position)
+
+    def frozen(self) -> Mapping[str, str]:
+        return {name: state.frozen or "" for name, state in self._folding.frozen.items()}
 
     async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
         """Fold projections (all, or those named) again from the log; nothing is appended meanwhile."""
@@ -242,9 +245,9 @@ class SqliteEventLog:
         await self._in_writer(self._place.check)
 
     async def close(self) -> None:
-        with self._wanted:
+        if not self._stopping:
             self._stopping = True
-            self._wanted.notify()
+            self._queue.put(Job(self._end, self._loop.create_future()))
         await self._written.wait()
         if self._closed:
             return
@@ -257,46 +260,39 @@ class SqliteEventLog:
         if self._stopping:
             raise DiskError("the log is closed")
         future: asyncio.Future[object] = self._loop.create_future()
-        self._put(Job(work, future))
+        self._queue.put(Job(work, future))
         return await future
-
-    def _put(self, item: Pending | Job) -> None:
-        with self._wanted:
-            self._queue.append(item)
-            self._wanted.notify()
 
     # ── the writer thread ────────────────────────────────────────────────────────────────────────────────────
 
     def _write(self) -> None:
-        while True:
-            with self._wanted:
-                while not self._queue and not self._stopping:
-                    self._wanted.wait()
-                waiting = self._take()
+        while not self._ended:
+            waiting = self._take()
             if isinstance(waiting, Job):
                 self._do(waiting)
-            elif waiting:
-                self._commit(waiting)
             else:
-                self._flush_checkpoints()
-                self._tell(self._written.set)
-                return
+                self._commit(waiting)
+        self._tell(self._written.set)
 
     def _take(self) -> list[Pending] | Job:
-        """What the next transaction holds: appends up to the bound, or one job."""
-        taken: list[Pending] = []
-        n_events = 0
-        while self._queue and n_events < MAX_BATCH_EVENTS:
-            item = self._queue[0]
+        """What the next transaction holds: appends up to the bound, or one job. Waits for the first of them."""
+        item, self._next = self._next or self._queue.get(), None
+        if isinstance(item, Job):
+            return item
+        taken, n_events = [item], item.n_events
+        while n_events < MAX_BATCH_EVENTS and not self._queue.empty():
+            item = self._queue.get()
             if isinstance(item, Job):
-                if taken:
-                    break
-                self._queue.popleft()
-                return item
-            self._queue.popleft()
+                self._next = item
+                break
             taken.append(item)
             n_events += item.n_events
         return taken
+
+    def _end(self) -> None:
+        """The last job."""
+        self._flush_checkpoints()
+        self._ended = True
 
     def _do(self, job: Job) -> None:
         try:
@@ -336,10 +332,16 @@ class SqliteEventLog:
             if grown > 0:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except (OSError, sqlite3.Error) as error:
-            failure = translated(error, self.path) if isinstance(error, sqlite3.Error) else DiskError(str(error))
-            if isinstance(failure, DiskError) and self._broken is None:
-                self._broken = failure
+            failure = translated(error, self.path) if isinstance(error, sqlite3.Error) else self._without_wal(error)
+            if self._breaks(failure):
                 self._tell(lambda: self._failed([], failure, fatal=True))
+
+    def _without_wal(self, error: OSError) -> DiskError:
+        try:
+            self._place.check()
+        except DataFolderGone as gone:
+            return gone
+        return DiskError(f"{self._wal} cannot be read: {error.strerror}")
 
     def _breaks(self, failure: Exception) -> bool:
         """Whether this is the failure after which nothing is written any more."""
@@ -349,17 +351,17 @@ class SqliteEventLog:
         return True
 
     def _write_batch(self, batch: Batch) -> None:
-        executemany = self._connection.executemany
+        connection = self._connection
         checkpoints = self._unsaved_checkpoints(batch.recorded[-1].position)
         with self._transaction():
-            write(self._connection, batch.rows)
+            write(connection, batch.rows)
             if batch.opened:
-                executemany("INSERT INTO unfinished (stream, position) VALUES (?, ?)", list(batch.opened.items()))
+                insert_many(connection, "INSERT INTO unfinished (stream, position) VALUES", list(batch.opened.items()))
             if batch.closed:
-                executemany("DELETE FROM unfinished WHERE stream = ?", [(stream,) for stream in batch.closed])
+                delete_many(connection, "DELETE FROM unfinished WHERE stream IN ({})", batch.closed)
             self._folding.fold(batch.recorded)
             if checkpoints:
-                executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
+                connection.executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
             self._place.check()  # what is committed into a file that nobody finds again is not recorded
             crashpoint("append.before_commit")
         self._saved.update(checkpoints)
@@ -415,7 +417,7 @@ class SqliteEventLog:
     def _committed(self, batch: Batch) -> None:
         if batch.recorded:
             self._full = None
-        self._live.grew(batch.recorded)
+        self._live.grew(batch.recorded, batch.n_bytes)
         for outcome in batch.outcomes:
             if outcome.future.done():  # its caller was cancelled; the events stay recorded
                 continue

@@ -37,13 +37,16 @@ class LiveTail:
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
 
-    def grew(self, batch: Sequence[Recorded]) -> None:
-        """A batch is committed: tell observers, wake followers. An observer that raises is logged and keeps nobody."""
+    def grew(self, batch: Sequence[Recorded], n_bytes: int) -> None:
+        """A batch is committed: tell observers, wake followers. An observer that raises is logged and keeps nobody.
+
+        n_bytes: of the batch's JSON.
+        """
         if not batch:
             return
         self.position = batch[-1].position
         self._recent.extend(batch)
-        self._n_bytes += _size(batch)
+        self._n_bytes += n_bytes
         if len(self._recent) > MAX_RECENT or self._n_bytes > MAX_RECENT_BYTES:
             self._forget()
         for observer in self._observers:

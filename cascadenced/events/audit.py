@@ -6,7 +6,8 @@ called `execute` in audit rows, and it opens before the precheck, because the pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,15 +18,8 @@ from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunReques
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskResumed
 
-_SCHEDULER_STATUS: dict[type[Event], str] = {
-    TaskEnabled: "enabled",
-    TaskDisabled: "disabled",
-    TaskPaused: "paused",
-    TaskResumed: "resumed",
-}
 
-
-class AuditRow(msgspec.Struct, frozen=True):
+class AuditRow(msgspec.Struct, frozen=True, gc=False):
     """What happened at `stage`. status: started, success, error or skipped, or the new state of a task.
 
     output: display text.  partial: content the failing code left.  own: whether the task has code for this stage.
@@ -40,7 +34,7 @@ class AuditRow(msgspec.Struct, frozen=True):
     own: bool = True
 
 
-class StageRow(msgspec.Struct, frozen=True):
+class StageRow(msgspec.Struct, frozen=True, gc=False):
     """The run passed `stage`. own: whether the task has code for it."""
 
     task: str
@@ -48,81 +42,113 @@ class StageRow(msgspec.Struct, frozen=True):
     own: bool = True
 
 
-def audit_rows(event: Event) -> list[AuditRow]:
+def audit_rows(event: Event) -> Sequence[AuditRow]:
     """The audit rows of one event, in order. Empty for events that leave none."""
-    return list(_audit(event))
+    rows = _AUDIT.get(type(event))
+    return () if rows is None else rows(event)
 
 
-def stage_rows(event: Event) -> list[StageRow]:
+def stage_rows(event: Event) -> Sequence[StageRow]:
     """The stage rows of one event, in order. A run asked for at the command line is framed by start and finish."""
-    return list(_stages(event))
+    rows = _STAGES.get(type(event))
+    return () if rows is None else rows(event)
 
 
-def _audit(event: Event) -> Iterator[AuditRow]:
-    match event:
-        case StageStarted(task=task, stage=stage, attempt=attempt, skipped=skipped):
-            if attempt == 1:
-                yield from _skipped(task, skipped)
-            if stage == "precheck" or (stage == "run" and ("precheck" in skipped or attempt > 1)):
-                yield AuditRow(task, "execute", "started")
-            if stage != "run":
-                yield AuditRow(task, stage, "started")
-        case StageFinished(task=task, stage=stage, output=output):
-            text = event.shown if event.shown is not None else None if output is None else shown(output)
-            yield AuditRow(task, _audit_name(stage), "success", output=text)
-        case StageFailed(task=task, stage=stage, reason=reason, partial=partial):
-            text = event.shown if event.shown is not None else None if partial is None else shown(partial)
-            yield AuditRow(task, _audit_name(stage), "error", reason, text, partial)
-            if stage == "precheck":
-                yield AuditRow(task, "execute", "error", reason)
-        case RunFinished(task=task, skipped=skipped):
-            yield from _skipped(task, skipped)
-        case RunFailed(task=task, stage=None, reason=reason) | RunRefused(task=task, reason=reason):
-            yield AuditRow(task, "run", "error", reason)
-        case RunFailed(task=task, error_type="crash_loop", stage=str(stage), reason=reason):
-            yield AuditRow(task, _audit_name(stage), "error", reason)
-            if stage == "precheck":
-                yield AuditRow(task, "execute", "error", reason)
-        case TaskEnabled(task=task) | TaskDisabled(task=task) | TaskPaused(task=task) | TaskResumed(task=task):
-            yield AuditRow(task, "scheduler", _SCHEDULER_STATUS[type(event)])
-        case PointerAdded(task=task, via="bus"):
-            yield AuditRow(task, "pointer_sync", "success")
-        case _:
-            return
+# ── audit rows ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _stages(event: Event) -> Iterator[StageRow]:
-    match event:
-        case RunRequested(task=task, via="cli"):
-            yield StageRow(task, "start")
-        case StageStarted(task=task, attempt=1, skipped=skipped):
-            yield from _passed(task, skipped)
-        case StageFinished(task=task, stage=stage):
-            yield StageRow(task, stage)
-        case StageFailed(task=task, stage=stage) if stage != "run":
-            yield StageRow(task, stage)
-        case RunFinished(task=task, via=via, skipped=skipped):
-            yield from _passed(task, skipped)
-            if via == "cli":
-                yield StageRow(task, "finish")
-        case RunFailed(task=task, via="cli") | RunRefused(task=task, via="cli"):
-            yield StageRow(task, "error")
-        case _:
-            return
+def _audit_of_start(event: StageStarted) -> list[AuditRow]:
+    task, stage = event.task, event.stage
+    rows = _skipped(task, event.skipped) if event.attempt == 1 and event.skipped else []
+    if stage == "precheck" or (stage == "run" and ("precheck" in event.skipped or event.attempt > 1)):
+        rows.append(AuditRow(task, "execute", "started"))
+    if stage != "run":
+        rows.append(AuditRow(task, stage, "started"))
+    return rows
 
 
-def _skipped(task: str, stages: tuple[str, ...]) -> Iterator[AuditRow]:
+def _audit_of_finish(event: StageFinished) -> list[AuditRow]:
+    text = event.shown
+    if text is None and event.output is not None:
+        text = shown(event.output)
+    return [AuditRow(event.task, _audit_name(event.stage), "success", output=text)]
+
+
+def _audit_of_failure(event: StageFailed) -> list[AuditRow]:
+    text = event.shown
+    if text is None and event.partial is not None:
+        text = shown(event.partial)
+    failed = AuditRow(event.task, _audit_name(event.stage), "error", event.reason, text, event.partial)
+    return [failed, *_unexecuted(event.task, event.stage, event.reason)]
+
+
+def _audit_of_failed_run(event: RunFailed) -> list[AuditRow]:
+    if event.stage is None:
+        return [AuditRow(event.task, "run", "error", event.reason)]
+    if event.error_type != "crash_loop":
+        return []  # its stage said so before
+    failed = AuditRow(event.task, _audit_name(event.stage), "error", event.reason)
+    return [failed, *_unexecuted(event.task, event.stage, event.reason)]
+
+
+def _unexecuted(task: str, stage: str, reason: str) -> list[AuditRow]:
+    """A precheck that fails ends the execution that it guards."""
+    return [AuditRow(task, "execute", "error", reason)] if stage == "precheck" else []
+
+
+def _skipped(task: str, stages: tuple[str, ...]) -> list[AuditRow]:
     """What the pipeline says of stages that the task has no code for."""
+    rows = []
     for stage in stages:
         if stage != "precheck":
-            yield AuditRow(task, stage, "started", own=False)
-            yield AuditRow(task, stage, "skipped" if stage == "research" else "success", own=False)
-
-
-def _passed(task: str, stages: tuple[str, ...]) -> Iterator[StageRow]:
-    """A run passes the stages it has no code for as well; a precheck, which only guards, it does not."""
-    return (StageRow(task, stage, own=False) for stage in stages if stage != "precheck")
+            rows.append(AuditRow(task, stage, "started", own=False))
+            rows.append(AuditRow(task, stage, "skipped" if stage == "research" else "success", own=False))
+    return rows
 
 
 def _audit_name(stage: str) -> str:
     return "execute" if stage == "run" else stage
+
+
+def _of_switch(status: str) -> _Audit:
+    return lambda event: [AuditRow(event.task, "scheduler", status)]
+
+
+_Audit = Callable[[Any], list[AuditRow]]
+
+_AUDIT: Mapping[type[Event], _Audit] = {
+    StageStarted: _audit_of_start,
+    StageFinished: _audit_of_finish,
+    StageFailed: _audit_of_failure,
+    RunFinished: lambda event: _skipped(event.task, event.skipped),
+    RunFailed: _audit_of_failed_run,
+    RunRefused: lambda event: [AuditRow(event.task, "run", "error", event.reason)],
+    TaskEnabled: _of_switch("enabled"),
+    TaskDisabled: _of_switch("disabled"),
+    TaskPaused: _of_switch("paused"),
+    TaskResumed: _of_switch("resumed"),
+    PointerAdded: lambda event: [AuditRow(event.task, "pointer_sync", "success")] if event.via == "bus" else [],
+}
+
+
+# ── stage rows ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _passed(task: str, stages: tuple[str, ...]) -> list[StageRow]:
+    """A run passes the stages it has no code for as well; a precheck, which only guards, it does not."""
+    return [StageRow(task, stage, own=False) for stage in stages if stage != "precheck"]
+
+
+def _framed(event: RunRequested | RunFinished | RunFailed | RunRefused, stage: str) -> list[StageRow]:
+    return [StageRow(event.task, stage)] if event.via == "cli" else []
+
+
+_STAGES: Mapping[type[Event], Callable[[Any], list[StageRow]]] = {
+    RunRequested: lambda event: _framed(event, "start"),
+    StageStarted: lambda event: _passed(event.task, event.skipped) if event.attempt == 1 else [],
+    StageFinished: lambda event: [StageRow(event.task, event.stage)],
+    StageFailed: lambda event: [StageRow(event.task, event.stage)] if event.stage != "run" else [],
+    RunFinished: lambda event: [*_passed(event.task, event.skipped), *_framed(event, "finish")],
+    RunFailed: lambda event: _framed(event, "error"),
+    RunRefused: lambda event: _framed(event, "error"),
+}

@@ -16,6 +16,7 @@ from cascadenced.events.run import (
     RunHeld,
     RunRefused,
     RunRequested,
+    RunResumed,
     RunStarted,
 )
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
@@ -39,6 +40,7 @@ AnyEvent = (
     | RunFinished
     | RunFailed
     | RunHeld
+    | RunResumed
     | ForeignRunReported
     | StageStarted
     | StageFinished

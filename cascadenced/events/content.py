@@ -61,6 +61,11 @@ def recordable(value: Any) -> Json:
     return back
 
 
+def own_copy(value: Json) -> Json:
+    """`value`, which is JSON, for somebody to do with as they like."""
+    return _decode(_encode(value)) if type(value) in (dict, list) else value
+
+
 def _change(value: Any, back: Json, depth: int) -> tuple[str, str] | None:
     """(where, why) of the first difference between a value and what JSON made of it; None if there is none."""
     if depth > MAX_CONTENT_DEPTH:

@@ -14,7 +14,7 @@ import msgspec
 from cascadenced.errors import BadMessage, FutureSchema, Invalid
 from cascadenced.events import subjects
 from cascadenced.events.base import Json
-from cascadenced.events.outbound import SCHEMA_VERSION
+from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.strict import scan, shaped
 from cascadenced.identity import Identity, checked, checked_hash
 

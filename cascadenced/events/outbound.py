@@ -1,21 +1,37 @@
-"""An event → the messages we publish about it. Pure. Bodies are the public JSON schemas of the predecessor.
+"""An event → the messages we publish about it. Pure.
 
-Every body starts with `schema_version` and `event_type` and has `run_id`, `event_id` and `time` added. `user_id` and
-`group_id` are always null (see `emit_raw_user_id`): readers correlate by `user_hash` and `group_hash`.
+Stage and audit rows first (`events/audit.py`), then what the event is published as besides. This is the most travelled
+road of the program, sixteen messages a run, so everything that the messages of one event share is spelled once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from cascadenced.clock import iso
+from cascadenced.errors import BadMessage
 from cascadenced.events.audit import audit_rows, stage_rows
-from cascadenced.events.base import Json, Recorded
+from cascadenced.events.base import Event, Recorded
+from cascadenced.events.bodies import (
+    SCHEMA_VERSION,
+    AuditEventBody,
+    DeadLetterBody,
+    DispatchedBody,
+    FollowupBody,
+    PointerUpdateBody,
+    RegisteredBody,
+    ScheduleBody,
+    StageUpdateBody,
+    TaskRunBody,
+    TaskSpecBody,
+)
 from cascadenced.events.dead_letter import MessageDeadLettered
 from cascadenced.events.followup import FollowupRequested
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
@@ -23,126 +39,22 @@ from cascadenced.events.subjects import event_subject, subject
 from cascadenced.events.task import TaskRegistered
 from cascadenced.events.workflow import EventDispatched
 
-SCHEMA_VERSION = "2026.04.0"
-
 Reveal = Callable[[str | None], str | None]
 """user_hash → raw user id, or None: what `emit_raw_user_id` switches on."""
+
+_UNKNOWN = "UNKNOWN"
+_REMEMBERED = 256
+_PUBLISHED_STAGES = frozenset({"intake", "research", "plan", "precheck", "run", "verify"})
+# start, finish and error frame a run asked for at the command line; on the bus the TaskRun says as much.
+
+_encode = msgspec.json.Encoder().encode
 
 
 def _nobody(_user_hash: str | None) -> str | None:
     return None
 
 
-class Outgoing(msgspec.Struct, frozen=True):
-    """A message to publish: full subject, body, headers."""
-
-    subject: str
-    body: bytes
-    headers: dict[str, str]
-
-
-class _Body(msgspec.Struct, kw_only=True):
-    schema_version: str = SCHEMA_VERSION
-    event_type: str = "UNKNOWN"
-
-
-class TaskSpecBody(_Body, kw_only=True):
-    """A task as others may know it. id and name are both the registered name."""
-
-    id: str
-    name: str
-    description: str | None
-    user_hash: str | None = None
-    user_id: str | None = None
-    group_id: str | None = None
-    group_hash: str | None = None
-
-
-class RegisteredBody(TaskSpecBody, kw_only=True):
-    """A task was registered."""
-
-    run_id: str | None
-    event_id: str
-    time: str
-
-
-class _AboutRun(_Body, kw_only=True):
-    user_hash: str | None
-    user_id: str | None
-    group_id: str | None = None
-    group_hash: str | None
-    run_id: str | None
-    event_id: str
-    time: str
-
-
-class StageUpdateBody(_AboutRun, kw_only=True):
-    """A run passed a stage."""
-
-    task_name: str
-    stage: str
-
-
-class AuditEventBody(_AboutRun, kw_only=True):
-    """One audit row."""
-
-    task_name: str
-    stage: str
-    status: str
-    reason: str | None
-    output: str | None
-    partial: Json
-
-
-class TaskRunBody(_AboutRun, kw_only=True):
-    """A run ended. status: success, error or refused. Instants are ISO 8601 UTC."""
-
-    spec: TaskSpecBody
-    status: str
-    started_at: str | None
-    finished_at: str | None
-
-
-class PointerUpdateBody(_AboutRun, kw_only=True):
-    """A pointer was added. `run_id` is the run it points to."""
-
-    task_name: str
-
-
-class ScheduleBody(_AboutRun, kw_only=True):
-    """A schedule was set, or removed when both `expr` and `calendar_event` are null."""
-
-    task_name: str
-    expr: str | None = None
-    calendar_event: dict[str, Json] | None = None
-    timezone: str | None = None
-    recurrence: Json = None
-
-
-class FollowupBody(_AboutRun, kw_only=True):
-    """The planner asks `task_name` to look at the failed run. run_id: the follow-up's."""
-
-    task_name: str
-    failed_task: str
-    failed_run_id: str
-    depth: int
-
-
-class DispatchedBody(_AboutRun, kw_only=True):
-    """An event that a workflow emitted."""
-
-    payload: dict[str, Json]
-
-
-class DeadLetterBody(_AboutRun, kw_only=True):
-    """A message could not be read."""
-
-    subject: str
-    reason: str
-    n_bytes: int
-    digest: str
-
-
+@lru_cache(maxsize=_REMEMBERED)
 def canonical_event_type(stage: str, status: str | None = None) -> str:
     """The public `event_type` of a stage or audit row; the first rule that fits wins."""
     stage, status = stage.strip().lower(), (status or "").strip().lower()
@@ -164,142 +76,199 @@ def canonical_event_type(stage: str, status: str | None = None) -> str:
     return "TASK.STAGE.UPDATED"
 
 
-_encode = msgspec.json.Encoder().encode
+_About = tuple[str | None, str | None, None, str | None, str | None, str, str]
+"""What bodies have in common after their first two fields: user_hash, user_id, group_id, group_hash, run_id, event_id,
+time."""
+
+
+class _Letterhead(msgspec.Struct, frozen=True, gc=False):
+    """What all messages of one event share. lines: the headers that differ in nothing."""
+
+    recorded: Recorded
+    prefix: str
+    about: _About
+    lines: str
+
+    def message(self, key: str, kind: str, full: str, body: msgspec.Struct) -> Outgoing:
+        """key: tells apart what one event publishes.  kind: the family.  full: the subject."""
+        message_id = f"{self.recorded.id}.{key}"
+        lines = f"Nats-Msg-Id: {message_id}\r\nce-id: {message_id}\r\nce-type: cascadence.{kind}\r\n{self.lines}"
+        return Outgoing(full, _encode(body), lines)
 
 
 def messages(recorded: Recorded, prefix: str, *, broadcast_pointers: bool, reveal: Reveal = _nobody) -> list[Outgoing]:
     """What is published about `recorded`, in order. Empty for events of our own household."""
     event = recorded.event
-    if recorded.type in _SILENT or (type(event) is EventDispatched and event.via != "workflow"):
+    also = _also(event, broadcast_pointers=broadcast_pointers)
+    stages = [row for row in stage_rows(event) if row.own and row.stage in _PUBLISHED_STAGES]
+    audits = [row for row in audit_rows(event) if row.own]
+    if also is None and not stages and not audits:
         return []
-    return [
-        Outgoing(full, _encode(body), _headers(recorded, key, kind))
-        for key, kind, full, body in _bodies(recorded, prefix, broadcast_pointers, reveal)
-    ]
-
-
-def _bodies(
-    recorded: Recorded, prefix: str, broadcast_pointers: bool, reveal: Reveal
-) -> Iterator[tuple[str, str, str, _Body]]:
-    """(suffix of the message id, type, subject, body). The suffix tells apart what one event publishes."""
-    event = recorded.event
-    about = _about(recorded, reveal)
-    for n, stage in enumerate(row for row in stage_rows(event) if row.own and row.stage in _PUBLISHED_STAGES):
-        yield (
+    head = _letterhead(recorded, prefix, reveal)
+    about = head.about
+    found = [
+        head.message(
             f"stage{n or ''}",
             "stage",
-            subject(prefix, "stage", stage.task, stage.stage),
-            StageUpdateBody(
-                event_type=canonical_event_type(stage.stage), task_name=stage.task, stage=stage.stage, **about
-            ),
+            subject(prefix, "stage", row.task, row.stage),
+            StageUpdateBody(SCHEMA_VERSION, canonical_event_type(row.stage), *about, row.task, row.stage),
         )
-    for n, row in enumerate(row for row in audit_rows(event) if row.own):
-        yield (
+        for n, row in enumerate(stages)
+    ]
+    found += [
+        head.message(
             f"audit{n or ''}",
             "audit",
             subject(prefix, "audit", row.task, row.stage),
             AuditEventBody(
-                event_type=canonical_event_type(row.stage, row.status),
-                task_name=row.task,
-                stage=row.stage,
-                status=row.status,
-                reason=row.reason,
-                output=row.output,
-                partial=row.partial,
-                **about,
+                SCHEMA_VERSION,
+                canonical_event_type(row.stage, row.status),
+                *about,
+                row.task,
+                row.stage,
+                row.status,
+                row.reason,
+                row.output,
+                row.partial,
             ),
         )
-    match event:
-        case RunFinished(task=task, took_s=took_s):
-            yield _task_run(recorded, prefix, about, task, "success", took_s)
-        case RunFailed(task=task, took_s=took_s):
-            yield _task_run(recorded, prefix, about, task, "error", took_s)
-        case RunRefused(task=task):
-            yield _task_run(recorded, prefix, about, task, "refused", None)
-        case TaskRegistered(task=task):
-            spec = RegisteredBody(id=task, name=task, description=event.description or None, **about)
-            yield "task_spec", "task_spec", subject(prefix, "task_spec", task), spec
-        case PointerAdded(task=task, run_id=run_id) if event.via != "bus" or broadcast_pointers:
-            body = PointerUpdateBody(task_name=task, **{**about, "run_id": run_id})
-            yield "pointer", "pointer", subject(prefix, "pointer", task), body
-        case ScheduleSet(task=task):
-            body_ = ScheduleBody(
-                task_name=task,
-                expr=event.expr,
-                calendar_event=event.calendar_event,
-                timezone=event.timezone,
-                recurrence=event.recurrence,
-                **about,
-            )
-            yield "schedule", "schedule", subject(prefix, "schedule", task), body_
-        case ScheduleRemoved(task=task):
-            yield "schedule", "schedule", subject(prefix, "schedule", task), ScheduleBody(task_name=task, **about)
-        case FollowupRequested(task=task):
-            followup = FollowupBody(
-                task_name=task,
-                failed_task=event.failed_task,
-                failed_run_id=event.failed_run_id,
-                depth=event.depth,
-                **{**about, "run_id": event.followup_run_id},
-            )
-            yield "followup", "followup", subject(prefix, "followup", task), followup
-        case EventDispatched(name=name, via="workflow", payload=payload):
-            yield "event", "event", event_subject(prefix, name), DispatchedBody(payload=payload, **about)
-        case MessageDeadLettered(reason=reason):
-            letter = DeadLetterBody(
-                subject=event.subject, reason=reason, n_bytes=event.n_bytes, digest=event.digest, **about
-            )
-            yield "dead", "dead", subject(prefix, "dead", reason), letter
-        case _:
-            return
+        for n, row in enumerate(audits)
+    ]
+    if also is not None:
+        found.append(also(event, head))
+    return found
 
 
-_SILENT = frozenset({"run.requested", "run.started", "run.held", "stage.interrupted", "followup.skipped"})
-# The frequent ones among the events that nothing is published about; the others fall through to the same answer.
-
-_PUBLISHED_STAGES = frozenset({"intake", "research", "plan", "precheck", "run", "verify"})
-# start, finish and error frame a run asked for at the command line; on the bus the TaskRun says as much.
-
-
-def _about(recorded: Recorded, reveal: Reveal) -> dict[str, Any]:
-    return {
-        "user_hash": recorded.user_hash,
-        "user_id": reveal(recorded.user_hash),
-        "group_hash": recorded.group_hash,
-        "run_id": recorded.run_id,
-        "event_id": recorded.id,
-        "time": iso(recorded.at_us),
-    }
-
-
-def _task_run(
-    recorded: Recorded, prefix: str, about: dict[str, Any], task: str, status: str, took_s: float | None
-) -> tuple[str, str, str, _Body]:
-    spec = TaskSpecBody(
-        id=task,
-        name=task,
-        description=None,
-        user_hash=recorded.user_hash,
-        user_id=about["user_id"],
-        group_hash=recorded.group_hash,
+def _letterhead(recorded: Recorded, prefix: str, reveal: Reveal) -> _Letterhead:
+    origin, trace, time = recorded.origin, recorded.traceparent, iso(recorded.at_us)
+    if not origin.isprintable() or (trace is not None and not trace.isprintable()):
+        raise BadMessage(f"event {recorded.position} cannot be published: a header has a line break", code="invalid")
+    lines = (
+        f"ce-specversion: 1.0\r\nce-source: /cascadence/{origin}\r\nce-time: {time}\r\n"
+        f"content-type: application/json\r\nCascadence-Origin: {origin}\r\n"
     )
-    started = None if took_s is None else iso(recorded.at_us - round(took_s * 1_000_000))
-    body = TaskRunBody(spec=spec, status=status, started_at=started, finished_at=iso(recorded.at_us), **about)
-    return "task_run", "task_run", subject(prefix, "task_run", task), body
+    if trace is not None:
+        lines += f"traceparent: {trace}\r\n"
+    user_hash, group_hash = recorded.user_hash, recorded.group_hash
+    about = (user_hash, reveal(user_hash), None, group_hash, recorded.run_id, recorded.id, time)
+    return _Letterhead(recorded, prefix, about, lines)
 
 
-def _headers(recorded: Recorded, key: str, kind: str) -> dict[str, str]:
-    message_id = f"{recorded.id}.{key}"
-    headers = {
-        "Nats-Msg-Id": message_id,
-        "ce-id": message_id,
-        "ce-specversion": "1.0",
-        "ce-type": f"cascadence.{kind}",
-        "ce-source": f"/cascadence/{recorded.origin}",
-        "ce-time": iso(recorded.at_us),
-        "content-type": "application/json",
-        "Cascadence-Origin": recorded.origin,
-    }
-    if recorded.traceparent:
-        headers["traceparent"] = recorded.traceparent
-    return headers
+# ── what an event is published as, besides its rows ──────────────────────────────────────────────────────────
+
+_Publish = Callable[[Any, _Letterhead], Outgoing]
+
+
+def _also(event: Event, *, broadcast_pointers: bool) -> _Publish | None:
+    publish = _ALSO.get(type(event))
+    if publish is _event_dispatched and event.via != "workflow":  # type: ignore[attr-defined]
+        return None  # it came from the bus, or has nobody there to tell
+    if publish is _pointer_added and event.via == "bus" and not broadcast_pointers:  # type: ignore[attr-defined]
+        return None
+    return publish
+
+
+def _run_ended(event: RunFinished | RunFailed | RunRefused, head: _Letterhead) -> Outgoing:
+    task, at_us = event.task, head.recorded.at_us
+    user_hash, user_id, group_id, group_hash, _, _, time = head.about
+    spec = TaskSpecBody(SCHEMA_VERSION, _UNKNOWN, task, task, None, user_hash, user_id, group_id, group_hash)
+    started = None if isinstance(event, RunRefused) else iso(at_us - round(event.took_s * 1_000_000))
+    body = TaskRunBody(SCHEMA_VERSION, _UNKNOWN, *head.about, spec, _STATUS[type(event)], started, time)
+    return head.message("task_run", "task_run", subject(head.prefix, "task_run", task), body)
+
+
+_STATUS: dict[type[Event], str] = {RunFinished: "success", RunFailed: "error", RunRefused: "refused"}
+
+
+def _task_registered(event: TaskRegistered, head: _Letterhead) -> Outgoing:
+    user_hash, user_id, group_id, group_hash, run_id, event_id, time = head.about
+    body = RegisteredBody(
+        SCHEMA_VERSION,
+        _UNKNOWN,
+        event.task,
+        event.task,
+        event.description or None,
+        user_hash,
+        user_id,
+        group_id,
+        group_hash,
+        run_id,
+        event_id,
+        time,
+    )
+    return head.message("task_spec", "task_spec", subject(head.prefix, "task_spec", event.task), body)
+
+
+def _pointer_added(event: PointerAdded, head: _Letterhead) -> Outgoing:
+    about = _about_another_run(head, event.run_id)
+    body = PointerUpdateBody(SCHEMA_VERSION, _UNKNOWN, *about, event.task)
+    return head.message("pointer", "pointer", subject(head.prefix, "pointer", event.task), body)
+
+
+def _schedule_set(event: ScheduleSet, head: _Letterhead) -> Outgoing:
+    body = ScheduleBody(
+        SCHEMA_VERSION,
+        _UNKNOWN,
+        *head.about,
+        event.task,
+        event.expr,
+        event.calendar_event,
+        event.timezone,
+        event.recurrence,
+    )
+    return head.message("schedule", "schedule", subject(head.prefix, "schedule", event.task), body)
+
+
+def _schedule_removed(event: ScheduleRemoved, head: _Letterhead) -> Outgoing:
+    body = ScheduleBody(SCHEMA_VERSION, _UNKNOWN, *head.about, event.task)
+    return head.message("schedule", "schedule", subject(head.prefix, "schedule", event.task), body)
+
+
+def _followup_requested(event: FollowupRequested, head: _Letterhead) -> Outgoing:
+    body = FollowupBody(
+        SCHEMA_VERSION,
+        _UNKNOWN,
+        *_about_another_run(head, event.followup_run_id),
+        event.task,
+        event.failed_task,
+        event.failed_run_id,
+        event.depth,
+    )
+    return head.message("followup", "followup", subject(head.prefix, "followup", event.task), body)
+
+
+def _event_dispatched(event: EventDispatched, head: _Letterhead) -> Outgoing:
+    body = DispatchedBody(SCHEMA_VERSION, _UNKNOWN, *head.about, event.payload)
+    return head.message("event", "event", event_subject(head.prefix, event.name), body)
+
+
+def _dead_lettered(event: MessageDeadLettered, head: _Letterhead) -> Outgoing:
+    body = DeadLetterBody(
+        SCHEMA_VERSION,
+        _UNKNOWN,
+        *head.about,
+        event.subject,
+        event.reason,
+        event.n_bytes,
+        event.digest,
+    )
+    return head.message("dead", "dead", subject(head.prefix, "dead", event.reason), body)
+
+
+def _about_another_run(head: _Letterhead, run_id: str) -> _About:
+    user_hash, user_id, group_id, group_hash, _, event_id, time = head.about
+    return user_hash, user_id, group_id, group_hash, run_id, event_id, time
+
+
+_ALSO: dict[type[Event], _Publish] = {
+    RunFinished: _run_ended,
+    RunFailed: _run_ended,
+    RunRefused: _run_ended,
+    TaskRegistered: _task_registered,
+    PointerAdded: _pointer_added,
+    ScheduleSet: _schedule_set,
+    ScheduleRemoved: _schedule_removed,
+    FollowupRequested: _followup_requested,
+    EventDispatched: _event_dispatched,
+    MessageDeadLettered: _dead_lettered,
+}

@@ -68,11 +68,19 @@ class RunFailed(Event, tag="run.failed", frozen=True, kw_only=True):
 
 
 class RunHeld(Event, tag="run.held", frozen=True, kw_only=True):
-    """The run cannot go on now and waits for a restart that can. code: task_missing or identity_missing."""
+    """The run cannot go on now and waits for a restart that can.
+
+    code: task_missing or identity_missing."""
 
     task: str
     code: str
     reason: str
+
+
+class RunResumed(Event, tag="run.resumed", frozen=True, kw_only=True):
+    """What a run was held for is there again: it goes on."""
+
+    task: str
 
 
 class ForeignRunReported(Event, tag="run.reported", frozen=True, kw_only=True):

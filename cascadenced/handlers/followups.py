@@ -22,6 +22,9 @@ _log = structlog.get_logger(__name__)
 CHECKPOINT = "capability-planner"
 
 
+_FAILURES = frozenset({RunFailed, ForeignRunReported})
+
+
 class CapabilityPlanner:
     """`react` of runtime/follow.py."""
 
@@ -31,6 +34,8 @@ class CapabilityPlanner:
 
     async def __call__(self, batch: Sequence[Recorded]) -> None:
         for recorded in batch:
+            if type(recorded.event) not in _FAILURES:
+                continue
             failure = await self._failure(recorded)
             if failure is not None:
                 await self._plan(recorded, failure)

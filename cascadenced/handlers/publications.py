@@ -8,7 +8,8 @@ import structlog
 
 from cascadenced.errors import VaultDamaged
 from cascadenced.events.base import Recorded
-from cascadenced.events.outbound import Outgoing, messages
+from cascadenced.events.outbound import messages
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.vault import VaultPort
 
 _log = structlog.get_logger(__name__)

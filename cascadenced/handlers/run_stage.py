@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, PrecheckError
 from cascadenced.events.base import Json
-from cascadenced.events.content import Unserialisable, cut, recordable, shown
+from cascadenced.events.content import Unserialisable, cut, own_copy, recordable
 from cascadenced.events.stage import StageFailed, StageFinished
 from cascadenced.handlers.failure import is_harmless, tell
 from cascadenced.handlers.research import ResearchFailed, gather
@@ -78,7 +77,7 @@ class StageRunner:
             ("user_id", identity.user_id),
             ("group_id", identity.group_id),
             ("run_id", live.run_id),
-            ("args", _own_copy(live.run.args)),
+            ("args", own_copy(live.run.args)),
             ("context", []),
         ):
             setattr(instance, name, value)
@@ -94,23 +93,26 @@ class StageRunner:
         if live.instance is None and hook.is_async and not live.entry.inert:
             await self._spawner.call(self._make, live)  # its constructor may block; it is a plain function
         before = _FED_BY.get(stage)
-        arguments = (_own_copy(live.run.outputs.get(before)),) if hook.takes and before is not None else ()
+        arguments = (own_copy(live.run.outputs.get(before)),) if hook.takes and before is not None else ()
 
         # Whatever looks at the task or at what it returns may run its code, hence in here, where the spawner runs it.
-        def perform() -> Any:
+        def begun() -> Any:
             if live.instance is None:
                 self._make(live)
             function = getattr(live.instance, stage, None)
             if function is None:
                 raise _no_hook(stage)
-            value = function(*arguments)
+            return function(*arguments)
+
+        def in_a_thread() -> Any:
+            value = begun()
             return _kept_later(value, keep) if inspect.isawaitable(value) else keep(value)
 
-        async def perform_on_the_loop() -> Any:
-            value = perform()
-            return await value if inspect.isawaitable(value) else value
+        async def on_the_loop() -> Any:
+            value = begun()
+            return keep(await value if inspect.isawaitable(value) else value)
 
-        value = await self._spawner.call(perform_on_the_loop if hook.is_async else perform)
+        value = await self._spawner.call(on_the_loop if hook.is_async else in_a_thread)
         if stage != "research":
             return value
         assert live.identity is not None
@@ -154,11 +156,6 @@ def _passed(value: object) -> None:
         raise PrecheckError(value if isinstance(value, str) and value else "precheck failed")
 
 
-def _own_copy(value: Json) -> Any:
-    """`value` for a task to do with as it likes: what is recorded, and published later, stays as it was."""
-    return copy.deepcopy(value)
-
-
 def _plan(value: Any) -> Json:
     if _is_plan_of_tasks(value):
         raise Unserialisable("a plan of task objects is not supported in this version", code="plan.unsupported")
@@ -183,5 +180,8 @@ def _is_plan_of_tasks(value: object) -> bool:
 
 def _shown_if_changed(output: Json, redact: Redactor) -> str | None:
     """Display text of an output, None where it is simply its repr: then it is not stored twice."""
-    text = None if output is None else cut(redact(repr(output)))
-    return None if text is None or text == shown(output) else text
+    if output is None:
+        return None
+    plain = repr(output)
+    text = redact(plain)
+    return None if text is plain or cut(text) == cut(plain) else cut(text)

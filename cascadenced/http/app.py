@@ -11,14 +11,13 @@ from socket import socket
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
-from aiohttp.typedefs import Middleware
 
 from cascadenced.events.strict import MAX_BYTES
 from cascadenced.http.face import FACE, Face, metrics_of
-from cascadenced.http.guard import guard
+from cascadenced.http.guard import nobody, strangers
 from cascadenced.http.listen import close_all, tcp_sockets, unix_socket, url_of
 from cascadenced.http.local import local_routes
-from cascadenced.http.replies import answer_errors, set_headers
+from cascadenced.http.replies import answering
 from cascadenced.http.routes import READ, TABLE, Route
 from cascadenced.instance import Instance
 from cascadenced.runtime.metrics import Metrics
@@ -36,18 +35,20 @@ def build_app(instance: Instance, ready: Callable[[], bool], metrics: Metrics | 
 
     ready: whether the daemon has started and is not stopping.  metrics: when somebody else has made them already.
     """
-    return _build(READ, Face(instance, ready, metrics or metrics_of(instance)), [guard(lambda: instance.config)])
+    return _build(READ, Face(instance, ready, metrics or metrics_of(instance)), strangers(lambda: instance.config))
 
 
 def build_socket_app(
     instance: Instance, ready: Callable[[], bool], stop: Callable[[], None], metrics: Metrics | None = None
 ) -> web.Application:
     """The owner's application: the same, the verbs, and the stop. The file system says who may connect."""
-    return _build((*READ, *local_routes(stop)), Face(instance, ready, metrics or metrics_of(instance)), [])
+    return _build((*READ, *local_routes(stop)), Face(instance, ready, metrics or metrics_of(instance)), nobody)
 
 
-def _build(table: tuple[Route, ...], face: Face, guards: Sequence[Middleware]) -> web.Application:
-    app = web.Application(middlewares=[answer_errors, *guards], client_max_size=MAX_BYTES)
+def _build(
+    table: tuple[Route, ...], face: Face, refuse: Callable[[web.Request], web.Response | None]
+) -> web.Application:
+    app = web.Application(middlewares=[answering(refuse)], client_max_size=MAX_BYTES)
     app[FACE], app[TABLE] = face, table
     for route in table:
         if route.method == "GET":
@@ -64,7 +65,6 @@ def _build(table: tuple[Route, ...], face: Face, guards: Sequence[Middleware]) -
 
     app.on_shutdown.append(stopping)
     app.on_cleanup.append(stopped)
-    app.on_response_prepare.append(set_headers)
     return app
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cascadenced import __version__
-from cascadenced.events import inbound, outbound
+from cascadenced.events import bodies, inbound
 from cascadenced.verbs import VERBS
 
 _PARAMETERS = {
@@ -32,31 +32,31 @@ _FAMILIES: Mapping[str, _Family] = {
     "event": _Family(
         ("event",),
         (inbound._EventBody, "dispatch an event to the workflow registered for it"),
-        (outbound.DispatchedBody, "a workflow emitted an event"),
+        (bodies.DispatchedBody, "a workflow emitted an event"),
     ),
     "run.request": _Family(("task",), (inbound._RunBody, "run a task")),
     "pointer": _Family(
         ("task",),
         (inbound._PointerBody, "store a pointer"),
-        (outbound.PointerUpdateBody, "a pointer was added"),
+        (bodies.PointerUpdateBody, "a pointer was added"),
     ),
     "schedule": _Family(
         ("task",),
         (inbound._ScheduleBody, "set a schedule, or remove it with a null `expr`"),
-        (outbound.ScheduleBody, "a schedule was set or removed"),
+        (bodies.ScheduleBody, "a schedule was set or removed"),
     ),
     "task_run": _Family(
         ("task",),
         (inbound._TaskRunBody, "say how a run of another system went"),
-        (outbound.TaskRunBody, "a run ended"),
+        (bodies.TaskRunBody, "a run ended"),
     ),
     "idea": _Family((), (inbound._IdeaBody, "keep an idea")),
     "note": _Family((), (inbound._NoteBody, "keep a note")),
-    "stage": _Family(("task", "stage"), None, (outbound.StageUpdateBody, "a run passed a stage")),
-    "audit": _Family(("task", "stage"), None, (outbound.AuditEventBody, "one row of the audit trail")),
-    "task_spec": _Family(("task",), None, (outbound.RegisteredBody, "a task was registered")),
-    "followup": _Family(("task",), None, (outbound.FollowupBody, "a task is asked to look at a failed run")),
-    "dead": _Family(("reason",), None, (outbound.DeadLetterBody, "a message could not be read")),
+    "stage": _Family(("task", "stage"), None, (bodies.StageUpdateBody, "a run passed a stage")),
+    "audit": _Family(("task", "stage"), None, (bodies.AuditEventBody, "one row of the audit trail")),
+    "task_spec": _Family(("task",), None, (bodies.RegisteredBody, "a task was registered")),
+    "followup": _Family(("task",), None, (bodies.FollowupBody, "a task is asked to look at a failed run")),
+    "dead": _Family(("reason",), None, (bodies.DeadLetterBody, "a message could not be read")),
 }
 
 

@@ -43,4 +43,4 @@ def _bus(instance: Instance) -> list[str]:
 
 
 def _projections(instance: Instance) -> list[str]:
-    return [f"the projection {state.name} has stopped" for state in instance.log.projection_states() if state.frozen]
+    return [f"the projection {name} has stopped" for name in instance.log.frozen()]

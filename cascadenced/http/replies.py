@@ -1,4 +1,4 @@
-"""Values and refusals → responses, and the headers that every response carries."""
+"""Values, texts and refusals → responses. All of them are made here, because all of them carry the same headers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
+from multidict import CIMultiDict
 
 from cascadenced.errors import CascadenceError
 from cascadenced.refusals import Answer, ErrorBody, answer
@@ -16,28 +18,39 @@ _log = structlog.get_logger(__name__)
 
 encode = msgspec.json.Encoder().encode
 
-HEADERS = {
+_HEADERS = {
     # Nothing inline, nothing from elsewhere, nobody's frame.
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
     "Server": "cascadenced",
 }
 
 
-async def set_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """For `on_response_prepare`: errors and streams have them, too."""
-    response.headers.update(HEADERS)
-    response.headers.setdefault("Cache-Control", "no-store")
+def headers(content_type: str, **others: str) -> CIMultiDict[str]:
+    """Those that every response carries, and its own; an underscore stands for a hyphen."""
+    return CIMultiDict(
+        {**_HEADERS, "Content-Type": content_type, **{name.replace("_", "-"): value for name, value in others.items()}}
+    )
+
+
+_JSON = headers("application/json")
+"""Copied for each answer, which takes a tenth of the time of adding them one by one."""
 
 
 def json_reply(value: Any, status: int = 200) -> web.Response:
-    return json_bytes(encode(value), status)
+    return web.Response(body=encode(value), status=status, headers=_JSON)
 
 
 def json_bytes(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(body=body, status=status, content_type="application/json")
+    return web.Response(body=body, status=status, headers=_JSON)
+
+
+def text_reply(body: bytes, content_type: str, **others: str) -> web.Response:
+    """content_type: with its charset, if it has one.  others: more headers."""
+    return web.Response(body=body, headers=headers(content_type, **others))
 
 
 def refusal(refused: Answer) -> web.Response:
@@ -48,22 +61,31 @@ def refusal(refused: Answer) -> web.Response:
     return response
 
 
-@web.middleware
-async def answer_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Whatever a handler raises becomes `{"detail", "error"}` with its status."""
-    try:
-        return await handler(request)
-    except CascadenceError as error:
-        return refusal(answer(error))
-    except web.HTTPException as error:
-        return _of_library(request, error)
-    except ConnectionError:
-        raise  # the client is gone, nobody is left to be answered
-    except Exception:  # noqa: BLE001 -- a fault of ours; the daemon goes on serving
-        _log.exception("request_failed", method=request.method, route=_route(request))
-        return json_reply(ErrorBody("an internal error; the daemon's log has the details", "internal"), 500)
+def answering(refuse: Callable[[web.Request], web.Response | None]) -> Middleware:
+    """The one middleware: whoever may not ask is refused, and whatever a handler raises becomes `{"detail", "error"}`
+    with its status.
+
+    refuse: the refusal for who may not ask, None for who may.
+    """
+
+    @web.middleware
+    async def answered(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            refused = refuse(request)
+            return await handler(request) if refused is None else refused
+        except CascadenceError as error:
+            return refusal(answer(error))
+        except web.HTTPException as error:
+            return _of_library(request, error)
+        except ConnectionError:
+            raise  # the client is gone, nobody is left to be answered
+        except Exception:  # noqa: BLE001 -- a fault of ours; the daemon goes on serving
+            _log.exception("request_failed", method=request.method, route=_route(request))
+            return json_reply(ErrorBody("an internal error; the daemon's log has the details", "internal"), 500)
+
+    return answered
 
 
 def _of_library(request: web.Request, error: web.HTTPException) -> web.StreamResponse:

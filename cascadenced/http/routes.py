@@ -16,7 +16,7 @@ from cascadenced.http import health
 from cascadenced.http.face import FACE
 from cascadenced.http.health import Health
 from cascadenced.http.query import arguments
-from cascadenced.http.replies import json_bytes, json_reply
+from cascadenced.http.replies import json_bytes, json_reply, text_reply
 from cascadenced.http.stream import StreamArguments, stream
 from cascadenced.instance import Instance, Status
 from cascadenced.projections.answers import EventView, TaskView
@@ -157,7 +157,7 @@ def _health(found: Health) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     content_type, body = request.app[FACE].metrics.text(request.headers.get("Accept", ""))
-    return web.Response(body=body, headers={"Content-Type": content_type, "Vary": "Accept"})
+    return text_reply(body, content_type, Vary="Accept")
 
 
 async def _openapi(request: web.Request) -> web.Response:
@@ -175,7 +175,7 @@ async def _asyncapi(request: web.Request) -> web.Response:
 async def _event_schema(_request: web.Request) -> web.Response:
     from cascadenced.events.schema import document
 
-    return web.Response(body=document(), content_type="application/schema+json")
+    return text_reply(document(), "application/schema+json")
 
 
 async def _page(request: web.Request) -> web.Response:
@@ -185,7 +185,7 @@ async def _page(request: web.Request) -> web.Response:
 
 
 def _html(text: str) -> web.Response:
-    return web.Response(text=text, content_type="text/html")
+    return text_reply(text.encode(), "text/html; charset=utf-8")
 
 
 def _wants_html(request: web.Request) -> bool:
@@ -201,7 +201,7 @@ def _static(name: str) -> Handler:
 
     async def handle(_request: web.Request) -> web.Response:
         # An upgrade must not leave a browser with yesterday's script; on a local connection that costs nothing.
-        return web.Response(body=_content(name), content_type=_STATIC[name], charset="utf-8")
+        return text_reply(_content(name), f"{_STATIC[name]}; charset=utf-8")
 
     return handle
 

@@ -21,7 +21,7 @@ from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
 from cascadenced.http.face import FACE, Face
 from cascadenced.http.query import arguments
-from cascadenced.http.replies import encode
+from cascadenced.http.replies import encode, headers
 from cascadenced.projections.answers import event_view
 from cascadenced.projections.page import checked_position
 
@@ -56,7 +56,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     if face.n_streams >= MAX_STREAMS:
         face.instance.refusals.count("overload", "/events")
         raise Overloaded(f"{MAX_STREAMS} event streams are open already", retry_after_s=5.0)
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+    response = web.StreamResponse(headers=headers("text/event-stream", X_Accel_Buffering="no"))
     face.n_streams += 1
     try:
         await response.prepare(request)

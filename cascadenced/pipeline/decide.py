@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cascadenced.events.base import Event
-from cascadenced.events.run import RunFailed, RunFinished, RunStarted
+from cascadenced.events.run import RunFailed, RunFinished, RunResumed, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.pipeline.model import STAGES, Run
 
@@ -17,26 +17,27 @@ Verdict = Literal["resume", "alone", "give_up"]
 
 def decide(run: Run, event: Event, *, elapsed_s: float) -> list[Event]:
     """What follows from `event`, which `run` already includes. elapsed_s: since the run started."""
-    match event:
-        case RunStarted() | StageFinished() | StageFailed(fatal=False):
-            return [go_on(run, elapsed_s=elapsed_s)]
-        case StageFailed(stage=stage):
-            return [
-                RunFailed(
-                    task=run.task,
-                    via=run.via,
-                    error_type=event.error_type,
-                    reason=event.reason,
-                    stage=stage,
-                    took_s=elapsed_s,
-                )
-            ]
-    return []
+    if type(event) is StageFailed and event.fatal:
+        return [
+            RunFailed(
+                task=run.task,
+                via=run.via,
+                error_type=event.error_type,
+                reason=event.reason,
+                stage=event.stage,
+                took_s=elapsed_s,
+            )
+        ]
+    return [go_on(run, elapsed_s=elapsed_s)] if type(event) in _LEADS_ON else []
+
+
+_LEADS_ON: frozenset[type[Event]] = frozenset({RunStarted, StageFinished, StageFailed})
+_AFTER = {stage: STAGES[i + 1 :] for i, stage in enumerate(STAGES)}
 
 
 def go_on(run: Run, *, elapsed_s: float) -> StageStarted | RunFinished:
     """The next stage that the task has code for, or the end."""
-    rest = STAGES[STAGES.index(run.done[-1]) + 1 :] if run.done else STAGES
+    rest = _AFTER[run.done[-1]] if run.done else STAGES
     for i, stage in enumerate(rest):
         if stage in run.stages:
             return StageStarted(task=run.task, stage=stage, attempt=1, code=run.code, skipped=rest[:i])
@@ -55,8 +56,9 @@ def verdict(run: Run) -> Verdict:
 
 def resume(run: Run, *, code: str, elapsed_s: float) -> list[Event]:
     """What is recorded when a run that has started goes on after a restart. code: digest of the source now."""
+    resumed: list[Event] = [RunResumed(task=run.task)] if run.status == "waiting" else []
     if run.current is None:
-        return [go_on(run, elapsed_s=elapsed_s)]
+        return [*resumed, go_on(run, elapsed_s=elapsed_s)]
     if verdict(run) == "give_up":
         return [
             RunFailed(
@@ -69,5 +71,6 @@ def resume(run: Run, *, code: str, elapsed_s: float) -> list[Event]:
             )
         ]
     return [
+        *resumed,
         StageStarted(task=run.task, stage=run.current, attempt=run.attempt + 1, code=code, skipped=run.skipped),
     ]

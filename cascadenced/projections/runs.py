@@ -1,4 +1,7 @@
-"""Which runs there are, newest first; and one run in full, folded from its own stream."""
+"""Which runs there are, newest first; and one run in full, folded from its own stream.
+
+The table knows a run's status and times, which change three times in its life.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import msgspec
 from cascadenced.clock import iso
 from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Connection, Row, Tables
+from cascadenced.eventlog.bulk import insert_many
 from cascadenced.events.base import Event, Json, Recorded
-from cascadenced.events.catalogue import TYPE_NAMES
-from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.events.catalogue import TYPE_NAMES, decode
+from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunResumed, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.pipeline.model import STAGES, fold
 from cascadenced.projections.page import Page, checked_limit, page
@@ -24,8 +28,6 @@ CREATE TABLE runs (
     run_id          TEXT PRIMARY KEY,
     task            TEXT NOT NULL,
     status          TEXT NOT NULL,     -- one of STATUSES
-    stage           TEXT,              -- the last one that started
-    attempt         INTEGER,           -- starts of that stage
     parent_run_id   TEXT,
     user_hash       TEXT,
     group_hash      TEXT,
@@ -37,83 +39,66 @@ CREATE INDEX runs_task ON runs (task, run_id);
 CREATE INDEX runs_status ON runs (status, run_id)
 """
 
-_UPSERT = """
-INSERT INTO runs (run_id, task, status, stage, attempt, parent_run_id, user_hash, group_hash, requested_at_us,
-                  started_at_us, finished_at_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_COLUMNS = "run_id, task, status, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, finished_at_us"
+_INSERT = f"INSERT INTO runs ({_COLUMNS}) VALUES"
+_CHANGED = """
 ON CONFLICT (run_id) DO UPDATE SET
     status = coalesce(excluded.status, status),
-    stage = coalesce(excluded.stage, stage),
-    attempt = coalesce(excluded.attempt, attempt),
     started_at_us = coalesce(started_at_us, excluded.started_at_us),
     finished_at_us = coalesce(excluded.finished_at_us, finished_at_us)
 """
 
-_COLUMNS = (
-    "run_id, task, status, stage, attempt, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, "
-    "finished_at_us"
+_LAST_START = (
+    "(SELECT data FROM events WHERE stream = 'run-' || runs.run_id AND type = 'stage.started' "
+    "ORDER BY version DESC LIMIT 1)"
 )
+"""Which stage a run has come to is read from its stream: keeping it here took two of three writes to this table."""
 
-
-_STAGE_ONLY = "UPDATE runs SET stage = ?, attempt = ? WHERE run_id = ?"
-_RUNNING_AGAIN = "UPDATE runs SET status = 'running' WHERE run_id = ? AND status <> 'running'"
-"""The start of a stage: nearly always of a run that is running already, whose place in the indexes stays."""
-
-_RUN_EVENTS: frozenset[type[Event]] = frozenset({
-    RunRequested, RunStarted, StageStarted, RunHeld, RunFinished, RunFailed, RunRefused,
-})  # fmt: skip
-"""Each of them sets the status; the end of a stage changes nothing here."""
+_STATUS: dict[type[Event], str] = {
+    RunRequested: "queued",
+    RunStarted: "running",
+    RunHeld: "waiting",
+    RunResumed: "running",
+    RunFinished: "success",
+    RunFailed: "error",
+    RunRefused: "refused",
+}
+_ENDS = frozenset({RunFinished, RunFailed, RunRefused})
 
 
 class Runs:
     """One row a run. A batch touches each of its runs once."""
 
     name = "runs"
-    version = 1
+    version = 2
     tables = ("runs",)
     ddl = _DDL
-    types = frozenset(TYPE_NAMES[kind] for kind in _RUN_EVENTS)
+    types = frozenset(TYPE_NAMES[kind] for kind in _STATUS)
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         changed: dict[str, list[Any]] = {}
-        stages: dict[str, StageStarted] = {}
         for recorded in batch:
             event, run_id = recorded.event, recorded.run_id
-            if run_id is None or type(event) not in _RUN_EVENTS:
-                continue
-            if isinstance(event, StageStarted) and run_id not in changed:
-                stages[run_id] = event
+            status = _STATUS.get(type(event))
+            if status is None or run_id is None:
                 continue
             row = changed.get(run_id)
             if row is None:
-                row = changed[run_id] = [run_id, event.task, *[None] * 9]  # type: ignore[attr-defined]
-            _fold(row, recorded)
-        if stages:
-            connection.executemany(
-                _STAGE_ONLY, [(event.stage, event.attempt, run_id) for run_id, event in stages.items()]
-            )
-            connection.executemany(_RUNNING_AGAIN, [(run_id,) for run_id in stages])
+                row = changed[run_id] = [run_id, event.task, *[None] * 7]  # type: ignore[attr-defined]
+            _fold(row, status, recorded)
         if changed:
-            connection.executemany(_UPSERT, list(changed.values()))
+            insert_many(connection, _INSERT, list(changed.values()), _CHANGED)
 
 
-def _fold(row: list[Any], recorded: Recorded) -> None:
-    match recorded.event:
-        case RunRequested(parent_run_id=parent):
-            row[2], row[5], row[6], row[7] = "queued", parent, recorded.user_hash, recorded.group_hash
-            row[8] = recorded.at_us
-        case RunStarted():
-            row[2], row[9] = "running", row[9] or recorded.at_us
-        case StageStarted(stage=stage, attempt=attempt):
-            row[2], row[3], row[4] = "running", stage, attempt
-        case RunHeld():
-            row[2] = "waiting"
-        case RunFinished():
-            row[2], row[10] = "success", recorded.at_us
-        case RunFailed():
-            row[2], row[10] = "error", recorded.at_us
-        case RunRefused():
-            row[2], row[10] = "refused", recorded.at_us
+def _fold(row: list[Any], status: str, recorded: Recorded) -> None:
+    event = recorded.event
+    row[2] = status
+    if type(event) is RunRequested:
+        row[3], row[4], row[5], row[6] = event.parent_run_id, recorded.user_hash, recorded.group_hash, recorded.at_us
+    elif type(event) is RunStarted:
+        row[7] = row[7] or recorded.at_us
+    elif type(event) in _ENDS:
+        row[8] = recorded.at_us
 
 
 class RunRow(msgspec.Struct):
@@ -173,14 +158,18 @@ async def list_runs(
     ]
     where = " AND ".join(condition for condition, _ in conditions) or "1"
     rows = await tables.fetch(
-        f"SELECT {_COLUMNS} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
+        f"SELECT {_COLUMNS}, {_LAST_START} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
         [*(value for _, value in conditions), limit + 1],
     )
     return page(rows, limit, _run_row, lambda row: str(row[0]))
 
 
 def _run_row(row: Row) -> RunRow:
-    return RunRow(*row[:8], *(None if at is None else iso(at) for at in row[8:11]))
+    run_id, task, status, parent, user_hash, group_hash, *instants, last_start = row
+    start = None if last_start is None else decode(last_start)
+    stage, attempt = (start.stage, start.attempt) if isinstance(start, StageStarted) else (None, None)
+    times = [None if at is None else iso(at) for at in instants]
+    return RunRow(run_id, task, status, stage, attempt, parent, user_hash, group_hash, *times)
 
 
 async def resolve_run_id(tables: Tables, given: str) -> str:

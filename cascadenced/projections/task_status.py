@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -70,62 +71,93 @@ _LOAD = f"SELECT {_COLUMNS} FROM task_status"  # noqa: S608 -- constants only
 def fold(rows: dict[str, StoredTask], recorded: Recorded) -> str | None:
     """Apply one event to the row of its task, made if need be; returns the task's name, None if it concerns none."""
     event = recorded.event
-    if type(event) not in _TASK_EVENTS:
+    change = _CHANGES.get(type(event))
+    if change is None:
         return None
     name: str = event.task  # type: ignore[attr-defined]  # all of them have it
     row = rows.get(name)
     if row is None:
-        if isinstance(event, RunRequested | RunRefused):
+        if type(event) in (RunRequested, RunRefused):
             return None  # a run of a task that never was registered says nothing about a task
         row = rows[name] = StoredTask(name, kind="foreign", registered_at=recorded.position)
-    match event:
-        case StageStarted(stage=stage):  # by far the most frequent
-            row.stage = stage
-        case TaskRegistered():
-            row.kind, row.mode, row.listens_to = event.kind, event.mode, event.listens_to
-        case TaskEnabled():
-            row.disabled = False
-        case TaskDisabled():
-            row.disabled = True
-        case TaskPaused():
-            row.paused = True
-        case TaskResumed():
-            row.paused = False
-        case RunRequested():
-            row.queued += 1
-            row.last_run_id = recorded.run_id
-        case RunStarted():
-            row.queued -= 1
-            row.running += 1
-        case RunFinished():
-            _ended(row, recorded, "success")
-        case RunFailed():
-            _ended(row, recorded, "error")
-        case RunRefused():
-            row.queued -= 1
-            _outcome(row, recorded, "refused")
-        case ForeignRunReported(status=status, foreign_run_id=run_id):
-            row.last_run_id = run_id
-            if status not in ("started", "running"):
-                _outcome(row, recorded, status)
-        case PointerAdded():
-            row.n_pointers += 1
+    change(row, event, recorded)
     return name
 
 
-def _ended(row: StoredTask, recorded: Recorded, status: str) -> None:
+def _registered(row: StoredTask, event: TaskRegistered, _: Recorded) -> None:
+    row.kind, row.mode, row.listens_to = event.kind, event.mode, event.listens_to
+
+
+def _enabled(row: StoredTask, _event: TaskEnabled, _: Recorded) -> None:
+    row.disabled = False
+
+
+def _disabled(row: StoredTask, _event: TaskDisabled, _: Recorded) -> None:
+    row.disabled = True
+
+
+def _paused(row: StoredTask, _event: TaskPaused, _: Recorded) -> None:
+    row.paused = True
+
+
+def _resumed(row: StoredTask, _event: TaskResumed, _: Recorded) -> None:
+    row.paused = False
+
+
+def _requested(row: StoredTask, _: RunRequested, recorded: Recorded) -> None:
+    row.queued += 1
+    row.last_run_id = recorded.run_id
+
+
+def _started(row: StoredTask, _event: RunStarted, _: Recorded) -> None:
+    row.queued -= 1
+    row.running += 1
+
+
+def _stage_started(row: StoredTask, event: StageStarted, _: Recorded) -> None:
+    row.stage = event.stage
+
+
+def _finished(row: StoredTask, _: RunFinished, recorded: Recorded) -> None:
     row.running -= 1
-    _outcome(row, recorded, status)
+    row.last_status, row.last_finished_at_us = "success", recorded.at_us
 
 
-def _outcome(row: StoredTask, recorded: Recorded, status: str) -> None:
-    row.last_status, row.last_finished_at_us = status, recorded.at_us
+def _failed(row: StoredTask, _: RunFailed, recorded: Recorded) -> None:
+    row.running -= 1
+    row.last_status, row.last_finished_at_us = "error", recorded.at_us
 
 
-_TASK_EVENTS: frozenset[type[Event]] = frozenset({
-    TaskRegistered, TaskEnabled, TaskDisabled, TaskPaused, TaskResumed, RunRequested, RunStarted, StageStarted,
-    RunFinished, RunFailed, RunRefused, ForeignRunReported, PointerAdded,
-})  # fmt: skip
+def _refused(row: StoredTask, _: RunRefused, recorded: Recorded) -> None:
+    row.queued -= 1
+    row.last_status, row.last_finished_at_us = "refused", recorded.at_us
+
+
+def _reported(row: StoredTask, event: ForeignRunReported, recorded: Recorded) -> None:
+    row.last_run_id = event.foreign_run_id
+    if event.status not in ("started", "running"):
+        row.last_status, row.last_finished_at_us = event.status, recorded.at_us
+
+
+def _pointer_added(row: StoredTask, _event: PointerAdded, _: Recorded) -> None:
+    row.n_pointers += 1
+
+
+_CHANGES: Mapping[type[Event], Callable[[StoredTask, Any, Recorded], None]] = {
+    TaskRegistered: _registered,
+    TaskEnabled: _enabled,
+    TaskDisabled: _disabled,
+    TaskPaused: _paused,
+    TaskResumed: _resumed,
+    RunRequested: _requested,
+    RunStarted: _started,
+    StageStarted: _stage_started,
+    RunFinished: _finished,
+    RunFailed: _failed,
+    RunRefused: _refused,
+    ForeignRunReported: _reported,
+    PointerAdded: _pointer_added,
+}
 
 
 class TaskStatus:
@@ -135,10 +167,10 @@ class TaskStatus:
     version = 1
     tables = ("task_status",)
     ddl = _DDL
-    types = frozenset(TYPE_NAMES[kind] for kind in _TASK_EVENTS)
+    types = frozenset(TYPE_NAMES[kind] for kind in _CHANGES)
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
-        names = {r.event.task for r in batch if type(r.event) in _TASK_EVENTS}  # type: ignore[attr-defined]
+        names = {r.event.task for r in batch if type(r.event) in _CHANGES}  # type: ignore[attr-defined]
         if not names:
             return
         marks = ", ".join("?" * len(names))

@@ -11,7 +11,6 @@ ingest.py    messages → commands → events → ack
 outbox.py    the log → messages, in order
 counting.py  refusals that are counted rather than recorded one by one
 metrics.py   the log → Prometheus
-garbage.py   how often Python looks for reference cycles
 pulse.py     does the writer get on, is the data folder still there?
 narrator.py  the log → the lines of the daemon's own log
 """

@@ -14,7 +14,7 @@ from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Recorded
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.runtime.counting import RefusalCounter
 from cascadenced.runtime.follow import follow
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from cascadenced.clock import Clock
 from cascadenced.errors import DiskFull, Unavailable, WrongVersion
@@ -28,7 +30,7 @@ def run_stream(run_id: str) -> str:
 class LiveRun:
     """An unfinished run in memory: its folded events, and what performs it in this process.
 
-    last_event_id: what causes the next event.  ended: resolved with the run when it has ended.
+    last_event_id: what causes the next event.
     error: the exception object that ended it in this process, for a caller that waits here.
     dormant: read from the log, and not gone on with yet: what it says is under way was so in an earlier life.
     """
@@ -45,19 +47,45 @@ class LiveRun:
         self.identity: Identity | None = None
         self.redact: Redactor | None = None
         self.error: BaseException | None = None
-        self.ended: asyncio.Future[Run] | None = None
+        self._waiting: list[asyncio.Future[Run]] = []
         self.dormant = False
 
     def fold(self, recorded: Sequence[Recorded]) -> None:
-        """Take in what the log has; resolves `ended` at the end."""
+        """Take in what the log has."""
+        run = self.run
         for event in recorded:
-            self.run = evolve(self.run, event.event)
-            self.version = event.version
-            self.last_event_id = event.id
-            if self.started_at_us is None and isinstance(event.event, RunStarted):
-                self.started_at_us = event.at_us
-        if self.run.status in ENDED and self.ended is not None and not self.ended.done():
-            self.ended.set_result(self.run)
+            run = evolve(run, event.event)
+        self.advance(run, recorded)
+
+    def advance(self, run: Run, recorded: Sequence[Recorded]) -> None:
+        """`recorded` is in the log now, and leads to `run`. Whoever waits for its end is told of that."""
+        self.run = run
+        if not recorded:
+            return
+        last = recorded[-1]
+        self.version, self.last_event_id = last.version, last.id
+        if self.started_at_us is None:
+            self.started_at_us = next((r.at_us for r in recorded if type(r.event) is RunStarted), None)
+        if self._waiting and run.status in ENDED:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(run)
+            self._waiting.clear()
+
+    async def ended(self) -> Run:
+        """The run, once it has ended. Raises Unavailable when it does not go on in this process (`leave`)."""
+        if self.run.status in ENDED:
+            return self.run
+        waiting: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return await waiting
+
+    def leave(self, why: str) -> None:
+        """Nobody goes on with it here: tell whoever waits for its end."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_exception(Unavailable(why))
+        self._waiting.clear()
 
     async def read(self, log: EventLog) -> None:
         """Take in the run's whole stream: what this was so far is only its id."""
@@ -90,21 +118,35 @@ class LiveRun:
         return 0.0 if self.started_at_us is None else max(0.0, (clock.now_us() - self.started_at_us) / 1e6)
 
 
-Following = Callable[[Run], Sequence[Event]]
-"""What to append to a run as it stands, ending with what follows from it; nothing if it is too late for that."""
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """What to append to a run, ending with what follows from it; and the run after that."""
+
+    events: Sequence[Event]
+    run: Run
+
+    @classmethod
+    def of(cls, run: Run, *events: Event) -> Self:
+        """These events, after `run`."""
+        for event in events:
+            run = evolve(run, event)
+        return cls(events, run)
+
+
+Following = Callable[[Run], Step | None]
+"""The next step of a run as it stands; None if it is too late for that."""
 
 
 async def record(
     log: EventLog, clock: Clock, live: LiveRun, following: Following, *, wait_for_space: bool = True
 ) -> None:
-    """Append what `following` says, in one write, and fold it.
+    """Append the step that `following` says, in one write, and take it in.
 
     When another writer came first, the stream is read and `following` asked again. A full disk, and a log
     that another program holds, is waited for, or raises DiskFull or Unavailable.
     """
-    while events := following(live.run):
+    while (step := following(live.run)) is not None:
         try:
-            receipt = await log.append([live.change(events)])
+            receipt = await log.append([live.change(step.events)])
         except (DiskFull, Unavailable):
             if not wait_for_space:
                 raise
@@ -112,7 +154,7 @@ async def record(
         except WrongVersion:
             live.fold(await log.read_stream(run_stream(live.run_id), live.version))
         else:
-            live.fold(receipt.recorded)
+            live.advance(step.run, receipt.recorded)
             return
 
 
@@ -124,12 +166,15 @@ def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = Tru
     """
     stage, attempt = live.run.current, live.run.attempt
 
-    def following(run: Run) -> Sequence[Event]:
-        if run.status in ENDED or (run.current, run.attempt) != (stage, attempt):
-            return ()
-        follows = decide(evolve(run, outcome), outcome, elapsed_s=live.elapsed_s(clock))
-        if not go_on and follows and isinstance(follows[0], StageStarted):
-            return [outcome]
-        return [outcome, *follows]
+    def following(run: Run) -> Step | None:
+        if run.status in ENDED or run.current != stage or run.attempt != attempt:
+            return None
+        after = evolve(run, outcome)
+        events = [outcome]
+        for event in decide(after, outcome, elapsed_s=live.elapsed_s(clock)):
+            if go_on or type(event) is not StageStarted:
+                after = evolve(after, event)
+                events.append(event)
+        return Step(events, after)
 
     return following

@@ -24,7 +24,7 @@ from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, go_on, resume, verdict
 from cascadenced.pipeline.model import ENDED, Run, evolve, fold
-from cascadenced.runtime.record import LiveRun, outcome_of, record, run_stream
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import VaultPort
 
@@ -150,27 +150,46 @@ class Runs:
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
         self._tell_room()
         try:
-            await self._vault.remember([request.identity], self._pseudonyms)
+            if not self._vault.knows(live.context.user_hash or "", live.context.group_hash or ""):
+                await self._vault.remember([request.identity], self._pseudonyms)
             appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
             self._give_back(has_slot=has_slot, to_queue=to_queue)
             raise
         self._asked[live.run_id] = live
         # An append cannot be called back, so what follows from it must not depend on a caller that still waits.
-        appending.add_done_callback(lambda done: self._recorded(live, done, has_slot=has_slot, to_queue=to_queue))
-        receipt: Receipt = await asyncio.shield(appending)
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        appending.add_done_callback(
+            lambda done: self._recorded(live, done, answer, has_slot=has_slot, to_queue=to_queue)
+        )
+        receipt = await answer
         if receipt.duplicate_of is not None:
             return Accepted(await self._run_at(receipt.duplicate_of), duplicate=True)
         return Accepted(live.run_id, refused=refused)
 
-    def _recorded(self, live: LiveRun, done: asyncio.Future[Receipt], *, has_slot: bool, to_queue: bool) -> None:
-        """The append of a request is over: drive the run, or queue it, if there is one."""
+    def _recorded(
+        self,
+        live: LiveRun,
+        done: asyncio.Future[Receipt],
+        answer: asyncio.Future[Receipt],
+        *,
+        has_slot: bool,
+        to_queue: bool,
+    ) -> None:
+        """The append of a request is over: drive the run, or queue it, if there is one; and tell who asked for it."""
         self._asked.pop(live.run_id, None)
-        if done.cancelled() or done.exception() is not None or done.result().duplicate_of is not None:
+        error = done.exception()
+        if not answer.done():
+            if error is None:
+                answer.set_result(done.result())
+            else:
+                answer.set_exception(error)
+        if error is not None or done.result().duplicate_of is not None:
             _tell_unfinished(live)
             self._give_back(has_slot=has_slot, to_queue=to_queue)
             return
-        live.fold([recorded for recorded in done.result().recorded if recorded.stream == run_stream(live.run_id)])
+        stream = run_stream(live.run_id)
+        live.fold([recorded for recorded in done.result().recorded if recorded.stream == stream])
         if has_slot:
             self._drive(live, self._to_its_end)
         elif to_queue:
@@ -190,11 +209,7 @@ class Runs:
             live = self._here(run_id) or self._asked.get(run_id)
             if live is None:
                 raise Unavailable(run.reason or _LATER.format(run_id))
-        if live.ended is None:
-            live.ended = asyncio.get_running_loop().create_future()
-            if live.run.status in ENDED:
-                live.ended.set_result(live.run)
-        return Ended(await asyncio.shield(live.ended), live.error)
+        return Ended(await live.ended(), live.error)
 
     def _here(self, run_id: str) -> LiveRun | None:
         """The run if it is under way, or will be as soon as there is a slot."""
@@ -383,12 +398,12 @@ class Runs:
         entry = live.entry
         assert entry is not None
 
-        def following(run: Run) -> Sequence[Event]:
+        def following(run: Run) -> Step | None:
             if run.status in ENDED:
-                return ()
+                return None
             if not run.stages:
-                return _start(run, entry)
-            return resume(run, code=entry.code, elapsed_s=live.elapsed_s(self._clock))
+                return Step.of(run, *_start(run, entry))
+            return Step.of(run, *resume(run, code=entry.code, elapsed_s=live.elapsed_s(self._clock)))
 
         await record(self._log, self._clock, live, following)
         live.dormant = False
@@ -427,7 +442,7 @@ class Runs:
     async def _hold(self, live: LiveRun, code: str, reason: str) -> None:
         _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=reason)
         held = RunHeld(task=live.run.task, code=code, reason=reason)
-        await record(self._log, self._clock, live, lambda run: () if run.status in ENDED else (held,))
+        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, held))
 
     async def _run_at(self, position: int) -> RunId:
         """The run that the append at `position` asked for."""
@@ -467,9 +482,7 @@ async def _uncancelled(this: asyncio.Task[Any]) -> None:
 
 def _tell_unfinished(live: LiveRun) -> None:
     """Whoever waits for a run that does not end in this process is told so."""
-    if live.ended is not None and not live.ended.done():
-        live.ended.set_exception(Unavailable(live.run.reason or _LATER.format(live.run_id)))
-        live.ended.exception()  # nobody may be waiting any more; asyncio would complain about that
+    live.leave(live.run.reason or _LATER.format(live.run_id))
 
 
 async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:

@@ -11,6 +11,7 @@ import contextvars
 import inspect
 import queue
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -55,10 +56,12 @@ class _Call:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.context = contextvars.copy_context()
         self.state = "waiting"
+        self.result: Any = None
+        self.error: BaseException | None = None
 
 
 class ThreadSpawner:
-    """The real one. max_threads: as many plain functions at once; more wait their turn."""
+    """The real one, for one loop. max_threads: as many plain functions at once; more wait their turn."""
 
     def __init__(self, max_threads: int) -> None:
         self._max_threads = max_threads
@@ -68,6 +71,8 @@ class ThreadSpawner:
         self._n_abandoned = 0
         self._closed = False
         self._lock = threading.Lock()
+        self._ended: deque[_Call] = deque()
+        self._told = False  # whether the loop is about to look at what has ended
 
     @property
     def n_abandoned(self) -> int:
@@ -119,40 +124,55 @@ class ThreadSpawner:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            with self._lock:
-                if call.state == "abandoned":
-                    continue
-                refused = self._closed
-                call.state = "started"
-            result: Any = None
-            error: BaseException | None = SpawnerClosed() if refused else None
-            try:
-                if not refused:
-                    result = call.context.run(call.function)
-            except BaseException as raised:  # noqa: BLE001 -- SystemExit of a task ends the task, not the daemon
-                error = raised
-            with self._lock:
-                if call.state == "abandoned":
-                    self._n_abandoned -= 1
-                    return
-                call.state = "ended"
-                self._n_calls -= 1
-            self._settle(call, result, error)
-
-    @staticmethod
-    def _settle(call: _Call, result: Any, error: BaseException | None) -> None:
-        def settle() -> None:
-            if call.future.done():
+            if not self._comes_back(call):
                 return
-            if error is None:
-                call.future.set_result(result)
-            else:
-                call.future.set_exception(_carried(error))
+            del call  # while nothing else is to be done, nothing of it is kept
 
+    def _comes_back(self, call: _Call) -> bool:
+        """Do it; whether this thread does more after it, or was given up meanwhile."""
+        with self._lock:
+            if call.state == "abandoned":
+                return True
+            refused = self._closed
+            call.state = "started"
         try:
-            call.loop.call_soon_threadsafe(settle)
+            if refused:
+                raise SpawnerClosed()
+            call.result = call.context.run(call.function)
+        except BaseException as raised:  # noqa: BLE001 -- SystemExit of a task ends the task, not the daemon
+            call.error = raised
+        with self._lock:
+            if call.state == "abandoned":
+                self._n_abandoned -= 1
+                return False
+            call.state = "ended"
+            self._n_calls -= 1
+        self._settle(call)
+        return True
+
+    def _settle(self, call: _Call) -> None:
+        """Let the loop know. What ends before it has looked is told with the same wake-up: each is a system call."""
+        self._ended.append(call)
+        with self._lock:
+            if self._told:
+                return
+            self._told = True
+        try:
+            call.loop.call_soon_threadsafe(self._tell)
         except RuntimeError:
             return  # the loop is gone: the process is ending
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._told = False
+        while self._ended:
+            call = self._ended.popleft()
+            if call.future.done():
+                continue
+            if call.error is None:
+                call.future.set_result(call.result)
+            else:
+                call.future.set_exception(_carried(call.error))
 
 
 class TaskExit(Exception):

@@ -10,7 +10,7 @@ import pytest
 
 from cascadenced.bus.base import Delivery, Reply
 from cascadenced.errors import BadMessage, Unavailable
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 from tests.bus.conftest import World
 
 
@@ -32,7 +32,7 @@ async def acked(world: World, n: int, *, erase: bool = False) -> list[Delivery]:
 
 def outgoing(subject: str, n: int = 0, origin: str = "me") -> Outgoing:
     headers = {"Nats-Msg-Id": f"{subject}-{n}", "Cascadence-Origin": origin}
-    return Outgoing(subject, json.dumps({"n": n}).encode(), headers)
+    return Outgoing.with_headers(subject, json.dumps({"n": n}).encode(), headers)
 
 
 async def test_a_message_comes_with_all_that_was_sent(world: World) -> None:
@@ -177,7 +177,7 @@ async def test_subjects_nobody_stores_and_run_requests_may_stand_between_others(
 
 
 async def test_a_message_too_large_for_the_broker_is_refused_before_any_is_sent(world: World) -> None:
-    huge = Outgoing("ume.stage.example.run", bytes(world.bus.info().max_payload_bytes + 1), {})
+    huge = Outgoing("ume.stage.example.run", bytes(world.bus.info().max_payload_bytes + 1))
     with pytest.raises(BadMessage) as refusal:
         await world.bus.publish([outgoing("ume.stage.example.run"), huge])
     assert refusal.value.code == "too_large"

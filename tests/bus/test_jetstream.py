@@ -17,7 +17,7 @@ from cascadenced.bus.jetstream_link import Address
 from cascadenced.bus.jetstream_pull import IN_FLIGHT, Place, parse_reply
 from cascadenced.bus.jetstream_rpc import semantic_version
 from cascadenced.errors import ConfigError, Unavailable
-from cascadenced.events.outbound import Outgoing
+from cascadenced.events.outgoing import Outgoing
 from tests.bus.conftest import RealWorld, connected
 from tests.bus.test_contract import acked, outgoing
 
@@ -355,7 +355,7 @@ class TestFlow:
         config = (await real.api("STREAM.INFO.UME"))["config"]
         await real.api("STREAM.UPDATE.UME", {**config, "max_msg_size": 100})
         with pytest.raises(Unavailable, match="maximum"):
-            await real.bus.publish([Outgoing("ume.stage.x.run", bytes(500), {})])
+            await real.bus.publish([Outgoing("ume.stage.x.run", bytes(500))])
 
 
 async def _fetch_distinct(world: RealWorld, n: int) -> list[Any]:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from cascadenced.commands.doctor import Report
+from cascadenced.commands.examination import Report
 from tests.commands.conftest import WHO
 from tests.commands.test_tasks import fields
 

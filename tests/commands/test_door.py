@@ -79,8 +79,8 @@ def test_a_list_asks_the_daemon_and_imports_nothing_heavy(daemon):
     daemon.answers["/rpc/list"] = (200, [{"name": "example", "disabled": True}])
     code = (
         "import sys; from cascadenced.cli import main; assert main(['list']) == 0; "
-        "print(sorted({'aiohttp', 'nats', 'ruamel', 'cryptography', 'croniter', 'asyncio', 'structlog', 'sqlite3'} "
-        "& set(sys.modules)))"
+        "print(sorted({'aiohttp', 'nats', 'ruamel', 'cryptography', 'croniter', 'asyncio', 'structlog', 'sqlite3', "
+        "'msgspec', 'pathlib', 'dataclasses', 'logging', 'subprocess', 'hashlib', 'ipaddress'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=30)
     assert done.stdout == "example\tdisabled\n[]\n"

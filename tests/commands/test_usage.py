@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from cascadenced import __version__
-from cascadenced.cli import _COMMANDS, main
+from cascadenced.cli import main
+from cascadenced.commands.line import COMMANDS
 from tests.commands.conftest import WHO, outcome, spawn
 
 
@@ -20,7 +21,7 @@ def test_an_empty_command_line_is_a_usage_error_with_the_help(run, monkeypatch):
     assert main() == 2
 
 
-@pytest.mark.parametrize("name", sorted(_COMMANDS))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_explains_itself(run, name):
     ran = run(name, "--help")
     assert ran.code == 0
@@ -31,7 +32,7 @@ def test_every_command_explains_itself(run, name):
 def test_the_list_of_commands_has_no_cut_off_line(run):
     listed = run("--help").out.partition("Commands:")[2]
     assert "..." not in listed
-    assert all(name in listed for name in _COMMANDS)
+    assert all(name in listed for name in COMMANDS)
 
 
 def test_the_version_is_told(run):

@@ -15,6 +15,7 @@ import random
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -239,8 +240,12 @@ async def _append_together(log: SqliteEventLog, changes: Sequence[Change], recor
     async def told(append: asyncio.Future[Receipt]) -> None:
         recording.acknowledge((await append).recorded[-1].position)
 
-    with log._wanted:
-        appends = [log.append([change]) for change in changes]
+    asked = threading.Event()
+    waiting = asyncio.ensure_future(log._in_writer(asked.wait))
+    await asyncio.sleep(0)  # from here on the writer waits
+    appends = [log.append([change]) for change in changes]
+    asked.set()
+    await waiting
     for outcome in await asyncio.gather(*map(told, appends), return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome

@@ -134,7 +134,7 @@ async def test_under_load_nothing_that_was_acknowledged_is_lost_when_the_disk_br
     for _ in range(2):
         await asyncio.sleep(0.7)
         bad_disk.switch.touch()
-        assert await daemon.ended() == EXIT_DISK_ERROR
+        assert await daemon.ended() == EXIT_DISK_ERROR, "\n".join(daemon.output[-40:])
         bad_disk.switch.unlink()
         await bad_disk.start("worn")
     await daemon.kill()

@@ -16,7 +16,6 @@ from cascadenced import vault_file
 from cascadenced.config import Config
 from cascadenced.errors import Unknown
 from cascadenced.eventlog import database
-from cascadenced.eventlog.sequence import Batch
 from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Identity
@@ -263,7 +262,7 @@ class TwoSteps(SqliteEventLog):
 
     def _write_batch(self, batch):
         fold, self._folding.fold = self._folding.fold, lambda recorded: None
-        super()._write_batch(Batch(batch.recorded, batch.rows, [], batch.opened, batch.closed, batch.heads, batch.hash))
+        super()._write_batch(batch)
         self._folding.fold = fold
         with self._transaction():
             fold(batch.recorded)

@@ -16,7 +16,7 @@ from cascadenced.clock import FakeClock
 from cascadenced.errors import ConfigError, DiskError, DiskFull, Unavailable
 from cascadenced.eventlog import sqlite
 from cascadenced.eventlog.base import Change
-from cascadenced.eventlog.sqlite import SqliteEventLog
+from cascadenced.eventlog.sqlite import Job, SqliteEventLog
 from cascadenced.events.idea import IdeaRecorded
 from cascadenced.events.run import RunRequested
 from cascadenced.ids import SeededIds
@@ -576,9 +576,7 @@ def test_the_writer_survives_a_loop_that_is_gone(tmp_path):
         return log
 
     log = asyncio.run(main())
-    with log._wanted:
-        log._stopping = True
-        log._wanted.notify()
+    log._queue.put(Job(log._end, log._loop.create_future()))
     log._thread.join(5)
     assert not log._thread.is_alive()
     assert log._connection.execute("SELECT count(*) FROM events").fetchone() == (1,)
@@ -591,7 +589,7 @@ def test_a_process_that_forgets_to_close_its_log_still_ends(tmp_path):
 import asyncio, sys
 from pathlib import Path
 from cascadenced.clock import SystemClock
-from cascadenced.eventlog.sqlite import SqliteEventLog
+from cascadenced.eventlog.sqlite import Job, SqliteEventLog
 from cascadenced.ids import SystemIds
 
 async def main():

@@ -277,4 +277,4 @@ def test_every_other_event_leaves_no_rows():
     with_rows = {"run", "stage", "task", "pointer"}
     for event in every_event():
         if str(event.__struct_config__.tag).split(".")[0] not in with_rows:
-            assert (audit_rows(event), stage_rows(event)) == ([], [])
+            assert (list(audit_rows(event)), list(stage_rows(event))) == ([], [])

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascadenced.errors import BadMessage, FutureSchema
+from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.inbound import (
     MAX_PRIORITY,
     Command,
@@ -24,7 +25,6 @@ from cascadenced.events.inbound import (
     message_source,
     named,
 )
-from cascadenced.events.outbound import SCHEMA_VERSION
 from cascadenced.identity import Identity
 from tests.examples import GROUP_HASH, USER_HASH
 

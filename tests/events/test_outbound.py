@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from cascadenced.events import inbound
 from cascadenced.events.base import Event
+from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.dead_letter import MessageDeadLettered
 from cascadenced.events.followup import FollowupRequested
-from cascadenced.events.outbound import SCHEMA_VERSION, Outgoing, canonical_event_type, messages
+from cascadenced.events.outbound import canonical_event_type, messages
+from cascadenced.events.outgoing import Outgoing
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet

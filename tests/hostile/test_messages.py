@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cascadenced.errors import BadMessage
+from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.inbound import decode
-from cascadenced.events.outbound import SCHEMA_VERSION
 from cascadenced.instance import Instance
 from cascadenced.runtime.ingest import Message
 from tests.doubles import World

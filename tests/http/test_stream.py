@@ -64,6 +64,8 @@ async def test_it_begins_at_the_live_end(world: World, public: Client):
     async with public.get("/events") as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["X-Accel-Buffering"] == "no"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
         await asyncio.sleep(0.01)
         await _note(world)
         message = await Reader(response).message()

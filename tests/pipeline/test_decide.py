@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from cascadenced.events.base import Event
-from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunResumed, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
 from cascadenced.pipeline.decide import decide, verdict
 from cascadenced.pipeline.model import STAGES, Run, evolve, fold
@@ -15,6 +15,7 @@ from tests.examples import every_event, example, run_of
 from tests.spec import given
 
 COMBINATIONS = [hooks for n in range(len(STAGES) + 1) for hooks in itertools.combinations(STAGES, n)]
+SKIPPED = ("intake", "research")
 DECISIVE = (RunStarted, StageFinished, StageFailed)
 
 
@@ -183,13 +184,13 @@ def test_a_held_run_waits_and_says_why():
 
 
 def test_a_held_run_that_goes_on_is_running():
-    run = fold([*started("run"), example(StageStarted), example(RunHeld), example(StageStarted, attempt=2)])
-    assert run.status == "running"
+    run = fold([*started("run"), example(StageStarted), example(RunHeld), example(RunResumed)])
+    assert (run.status, run.reason, run.current) == ("running", None, "run")
 
 
 def test_events_of_other_families_change_nothing():
     run = fold(started("run"))
-    own = (RunRequested, RunStarted, RunHeld, RunFinished, RunFailed, RunRefused)
+    own = (RunRequested, RunStarted, RunHeld, RunResumed, RunFinished, RunFailed, RunRefused)
     others = [e for e in every_event() if not isinstance(e, (*own, StageStarted, StageFinished, StageFailed))]
     assert all(evolve(run, event) == run for event in others)
 
@@ -271,8 +272,17 @@ def test_being_held_is_not_a_crash():
 
 def test_a_held_run_goes_on_where_it_was():
     given(*started("run"), example(StageStarted), example(RunHeld)).when_the_daemon_starts_again().then(
-        StageStarted, stage="run", attempt=2
+        RunResumed(task="example"), StageStarted(task="example", stage="run", attempt=2, code="c0de", skipped=SKIPPED)
     )
+
+
+def test_a_run_held_between_stages_goes_on_with_the_next():
+    given(
+        *started("plan", "run"),
+        example(StageStarted, stage="plan"),
+        example(StageFinished, stage="plan"),
+        example(RunHeld),
+    ).when_the_daemon_starts_again().then(RunResumed, StageStarted)
 
 
 def test_a_run_that_was_between_stages_goes_on_with_the_next():

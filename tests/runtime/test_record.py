@@ -105,11 +105,12 @@ async def test_another_writers_event_is_taken_in_first(clock: FakeClock) -> None
 
 async def test_an_event_of_a_run_that_has_ended_meanwhile_is_dropped(clock: FakeClock) -> None:
     recording = await Recording.begun(clock)
-    recording.live.ended = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(recording.live.ended())
+    await asyncio.sleep(0)
     await recording.others(example(RunFailed, reason="by hand"))
     await recording.end(PLANNED)
     assert recording.added == [RunFailed]
-    assert (await recording.live.ended).reason == "by hand"
+    assert (await waiting).reason == "by hand"
 
 
 async def test_an_event_of_a_stage_that_is_no_longer_under_way_is_dropped(clock: FakeClock) -> None:
@@ -163,7 +164,7 @@ async def test_what_could_not_be_written_has_not_happened(clock: FakeClock) -> N
 
 async def test_nothing_to_say_is_nothing_written(clock: FakeClock) -> None:
     recording = await Recording.begun(clock)
-    await record(recording.log, clock, recording.live, lambda _run: ())
+    await record(recording.log, clock, recording.live, lambda _run: None)
     assert recording.added == []
 
 
