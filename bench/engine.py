@@ -25,7 +25,6 @@ from cascadenced.plugins.discover import collect
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
-from cascadenced.runtime.turns import take_turns
 
 
 class ConfirmingBus:
@@ -57,7 +56,6 @@ class ConfirmingBus:
 async def instance_of(config: Config, *, task: str = "async") -> AsyncIterator[Instance]:
     """An instance with the observers that the daemon gives it. task: which of `STAGES` is registered, as `stages`."""
     logs.configure(config.log_level)
-    take_turns()
     async with open_instance(config, who="bench", catalogue=collect([("bench", STAGES[task])])) as instance:
         instance.log.observe(narrate)
         instance.stages.on_failure = tell_traceback

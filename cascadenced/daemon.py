@@ -37,7 +37,6 @@ from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outbox import Outbox
 from cascadenced.runtime.pulse import EVERY_S, pulse
 from cascadenced.runtime.retry import backoff_s
-from cascadenced.runtime.turns import take_turns
 from cascadenced.sd_notify import Notifier
 
 if TYPE_CHECKING:
@@ -98,7 +97,6 @@ def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Co
     keep it. Raises what opening raises (ConfigError, LogHeld, LogCorrupt, DiskError); returns 0 if stopped before that.
     """
     logs.configure(config.log_level)
-    take_turns()
     notifier = Notifier.of(os.environ)
     in_terminal = [descriptor for descriptor in (_STDIN, 1, 2) if os.isatty(descriptor)]
 

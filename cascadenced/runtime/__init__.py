@@ -5,7 +5,6 @@ runs.py      requests, the queue, and driving each run to its end; recovery
 record.py    decide, append, fold: one live run's state beside its version
 spawn.py     task code on the loop or in a thread of our own
 retry.py     how long to wait before trying again
-turns.py     how long one thread keeps the interpreter lock
 follow.py    a checkpointed follower of the log
 ingest.py    messages → commands → events → ack
 outbox.py    the log → messages, in order
