@@ -809,7 +809,30 @@ async def test_waiting_for_space_is_no_failure_of_the_message(inlet: Inlet) -> N
     assert len(inlet.events(IdeaRecorded)) == 1
 
 
-async def test_a_full_queue_stops_the_pulling_and_nothing_is_lost() -> None:
+async def test_no_more_is_fetched_than_there_is_room_for_so_that_nothing_has_to_come_back_later() -> None:
+    gate = asyncio.Event()
+
+    class Gated:
+        name = "gated"
+
+        async def run(self) -> None:
+            await gate.wait()
+
+    inlet = Inlet(Gated, max_concurrent_runs=1, max_queued_runs=3)
+    async with inlet.flowing() as instance:
+        commit = hold_commits(instance)
+        for n in range(10):
+            inlet.send("ume.run.request.gated", WHO, {"Nats-Msg-Id": f"m{n}"})
+        await idle()
+        assert len(inlet.bus._in_hand) == 1 + 3  # though none of them is recorded yet
+        commit()
+        await idle()
+        assert (len(inlet.events(RunRequested)), len(inlet.bus._in_hand), len(inlet.bus._ready)) == (4, 0, 6)
+        gate.set()
+        await until(lambda: len(inlet.events(RunFinished)) == 10)  # no clock has moved
+
+
+async def test_a_request_for_which_others_left_no_room_comes_again() -> None:
     gate = asyncio.Event()
 
     class Gated:
@@ -820,20 +843,16 @@ async def test_a_full_queue_stops_the_pulling_and_nothing_is_lost() -> None:
 
     inlet = Inlet(Gated, max_concurrent_runs=1, max_queued_runs=2)
     async with inlet.flowing() as instance:
-        await ask(instance, "gated")
-        await ask(instance, "gated")
-        await ask(instance, "gated")
+        await idle()  # it waits for a message now, and knows of two places
+        for _ in range(3):
+            await ask(instance, "gated")
+        inlet.send("ume.run.request.gated", WHO)
         await idle()
-        for n in range(5):
-            inlet.send("ume.run.request.gated", WHO, {"Nats-Msg-Id": f"m{n}"})
-        await idle()
-        assert len(inlet.events(RunRequested)) < 8
+        assert (len(inlet.events(RunRequested)), inlet.events(MessageDeadLettered)) == (3, [])
         gate.set()
-        for _ in range(20):
-            await idle()
-            await inlet.clock.advance(5.0)
-        await inlet.take_in()
-        await until(lambda: len(inlet.events(RunFinished)) == 8)
+        await until(lambda: instance.runs.n_queued == 0)
+        await inlet.clock.advance(0.2)
+        await until(lambda: len(inlet.events(RunFinished)) == 4)
 
 
 # ── faults of ours ───────────────────────────────────────────────────────────────────────────────────────────
