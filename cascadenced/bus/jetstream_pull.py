@@ -1,4 +1,4 @@
-"""Broker → fetch. Our own pull requests, answered through one subscription into one bounded buffer.
+"""Broker → fetch. Our own pull requests, answered through one subscription into a bounded buffer for each consumer.
 
 A request asks one consumer for some messages within 5 s. It ends when they all came (silently) or with a status message
 that says how many are still owed (`Nats-Pending-Messages`), so that of each consumer we only count what is still to
@@ -9,6 +9,7 @@ while somebody fetches, and empties while nobody does.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -128,16 +129,16 @@ def _is_acknowledgement_subject(reply: str) -> bool:
 
 
 class _Flow:
-    """What is in flight of one consumer. owed: asked for and not here.  buffered: here and not fetched.  is_heavy: the
+    """What is in flight of one consumer. owed: asked for and not here.  buffer: here and not fetched.  is_heavy: the
     last request brought as many bytes as it could."""
 
-    __slots__ = ("buffered", "due", "eraser", "index", "is_heavy", "next_message", "owed", "sender")
+    __slots__ = ("buffer", "due", "eraser", "index", "is_heavy", "next_message", "owed", "sender")
 
     def __init__(self, index: int, consumer: Consumer, sender: Sender, eraser: Erase) -> None:
         self.index, self.sender, self.eraser = index, sender, eraser
         self.next_message = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.durable}"
         self.owed = 0
-        self.buffered = 0
+        self.buffer: deque[JetStreamDelivery] = deque()
         self.is_heavy = False
         self.due = 0.0
         """Monotonic time at which every request so far has ended, heard or not."""
@@ -160,7 +161,8 @@ class Pulls:
         self._sender, self._eraser = sender, eraser
         self._own_origin, self._clock, self._complaints, self._broken = own_origin, clock, complaints, broken
         self._flows = [_Flow(n, consumer, sender, eraser) for n, consumer in enumerate(consumers)]
-        self._buffer: deque[JetStreamDelivery] = deque()
+        self._in_turn = list(self._flows)
+        """Whoever was fetched from last stands last."""
         self._arrived = asyncio.Event()
         self._pulling = False
         self._closed = False
@@ -188,8 +190,9 @@ class Pulls:
     def stop(self) -> None:
         """Ask no more, and wake whoever waits in `fetch`. What is buffered goes back at once."""
         self._pulling, self._closed = False, True
-        while self._buffer:
-            self._buffer.popleft().retry_later(0)
+        for flow in self._flows:
+            while flow.buffer:
+                flow.buffer.popleft().retry_later(0)
         self._arrived.set()
 
     def pause(self) -> None:
@@ -197,17 +200,20 @@ class Pulls:
         self._pulling = False
 
     async def fetch(self, max_messages: int) -> list[JetStreamDelivery]:
-        while not self._buffer:
+        """See `base.Bus`. Each consumer has its share: a flood from one of them keeps nothing else waiting."""
+        while not (waiting := [flow for flow in self._in_turn if flow.buffer]):
             if self._closed:
                 raise Unavailable("the bus is closed")
             self._arrived.clear()
             await self._arrived.wait()
-        buffer = self._buffer
-        taken = [buffer.popleft() for _ in range(min(max_messages, len(buffer)))]
-        for delivery in taken:
-            delivery.flow.buffered -= 1
-        for flow in self._flows:
+        taken: list[JetStreamDelivery] = []
+        while waiting and len(taken) < max_messages:
+            share = math.ceil((max_messages - len(taken)) / len(waiting))
+            flow = waiting.pop(0)
+            taken += [flow.buffer.popleft() for _ in range(min(share, len(flow.buffer)))]
             self._refill(flow)
+            self._in_turn.remove(flow)
+            self._in_turn.append(flow)
         return taken
 
     async def watch(self) -> None:
@@ -226,8 +232,8 @@ class Pulls:
             await self._clock.sleep(min(pending, default=now + _PULL_EXPIRES_S) - now)
 
     def _refill(self, flow: _Flow) -> None:
-        wanted = IN_FLIGHT - flow.owed - flow.buffered
-        if not self._pulling or wanted < IN_FLIGHT // 2 or (flow.is_heavy and flow.buffered):
+        wanted = IN_FLIGHT - flow.owed - len(flow.buffer)
+        if not self._pulling or wanted < IN_FLIGHT // 2 or (flow.is_heavy and flow.buffer):
             return
         flow.is_heavy = False
         flow.owed += wanted
@@ -253,10 +259,8 @@ class Pulls:
         if headers.get("Cascadence-Origin") == self._own_origin:
             delivery.ack()
         elif not self._closed and not (self._eraser.busy and self._is_going(delivery)):
-            if not self._buffer:
-                self._arrived.set()
-            flow.buffered += 1
-            self._buffer.append(delivery)
+            self._arrived.set()
+            flow.buffer.append(delivery)
             return
         self._refill(flow)
 
