@@ -23,7 +23,7 @@ from cascadenced.bus.jetstream_setup import Consumer
 from cascadenced.clock import Clock
 from cascadenced.errors import Unavailable
 
-IN_FLIGHT = 1_000
+IN_FLIGHT = 1_024
 """Messages of one consumer that are asked for or buffered; times six consumers: 6,000."""
 _IN_FLIGHT_BYTES = 8 * 1024 * 1024
 """What one request may bring. When it had to end for that, there is no other one before all it brought is fetched; as

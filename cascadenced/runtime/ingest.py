@@ -21,7 +21,7 @@ from cascadenced.runtime.retry import backoff_s
 
 _log = structlog.get_logger(__name__)
 
-MAX_FETCH = 500
+MAX_FETCH = 512
 """Messages of one batch, if there is room for so many requests: any of them may be one."""
 MAX_BATCHES = 4
 """Batches under way at once; the broker keeps the rest. While two are being committed, two more are decoded."""
