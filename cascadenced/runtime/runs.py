@@ -108,10 +108,7 @@ class Runs:
     def limit(self, max_running: int, max_queued: int) -> None:
         """Other bounds from now on. What runs or waits beyond them goes on."""
         self._max_running, self._max_queued = max_running, max_queued
-        if len(self._queue) < max_queued:
-            self._room.set()
-        else:
-            self._room.clear()
+        self._tell_room()
         self._start_queued()
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,9 +215,12 @@ class Runs:
             return live
         return self._live.get(run_id)
 
-    async def room(self) -> None:
-        """Return when the queue has room: whoever can wait, waits here instead of being refused."""
-        await self._room.wait()
+    async def room(self) -> int:
+        """How many requests the queue has room for, as soon as it is at least one: whoever can wait, waits here instead
+        of being refused. Those that are being recorded have their place already."""
+        while not self._has_room():
+            await self._room.wait()
+        return self._n_free()
 
     @property
     def n_running(self) -> int:
@@ -311,8 +311,12 @@ class Runs:
         if has_slot:
             self._free_slot()
 
+    def _n_free(self) -> int:
+        """Places in the queue; negative when it was longer than it may be now."""
+        return self._max_queued - len(self._queue) - self._n_joining
+
     def _has_room(self) -> bool:
-        return len(self._queue) + self._n_joining < self._max_queued
+        return self._n_free() > 0
 
     def _tell_room(self) -> None:
         if self._has_room():
