@@ -258,7 +258,7 @@ class TestFlow:
     ) -> None:
         # A lower one: a slow disk takes longer for 3,000 messages than the first request is good for.
         monkeypatch.setattr(jetstream_pull, "IN_FLIGHT", 100)
-        async with real_world(server.url) as real:
+        async with real_world(server) as real:
             n = 300
             await asyncio.gather(*(real.send("ume.event.x", b"%d" % i) for i in range(n)))
             delivered = 0
