@@ -219,17 +219,17 @@ class Runs:
 
     async def ended(self, run_id: str) -> Ended:
         """The run, once it has ended. Raises Unknown; Unavailable if it does not go on in this process."""
-        if self._is_here(run_id):
-            return await self._endings.of(run_id)
-        events = await self._log.read_stream(run_stream(run_id))
-        if not events:
-            raise Unknown(f"no run {run_id}")
-        run = fold(recorded.event for recorded in events)
-        if run.status in ENDED:
-            return Ended(run, None)
-        if not self._is_here(run_id) and run_id not in self._asked:
-            raise Unavailable(run.reason or _LATER.format(run_id))
-        return await self._endings.of(run_id)
+        run = Run()
+        for _ in range(2):  # it may end here while it is read
+            if self._is_here(run_id) or run_id in self._asked:
+                return await self._endings.of(run_id)
+            events = await self._log.read_stream(run_stream(run_id))
+            if not events:
+                raise Unknown(f"no run {run_id}")
+            run = fold(recorded.event for recorded in events)
+            if run.status in ENDED:
+                return Ended(run, None)
+        raise Unavailable(run.reason or _LATER.format(run_id))
 
     def _is_here(self, run_id: str) -> bool:
         """Whether it is under way, or will be when there is a slot, or when what it waits for has come."""
@@ -274,9 +274,12 @@ class Runs:
         if not drive.done():
             self._let_go(here)  # its code does not heed it: nobody waits for it any more
 
-    async def room(self) -> None:
-        """Return when the queue has room: whoever can wait, waits here instead of being refused."""
-        await self._room.wait()
+    async def room(self) -> int:
+        """How many requests the queue has room for, as soon as it is at least one: whoever can wait, waits here instead
+        of being refused. Those that are being recorded have their place already."""
+        while not self._has_room():
+            await self._room.wait()
+        return self._n_free()
 
     @property
     def n_running(self) -> int:
@@ -370,8 +373,12 @@ class Runs:
         if has_slot:
             self._free_slot(run_id)
 
+    def _n_free(self) -> int:
+        """Places in the queue; negative when it was longer than it may be now."""
+        return self._max_queued - len(self._queue) - self._n_joining
+
     def _has_room(self) -> bool:
-        return len(self._queue) + self._n_joining < self._max_queued
+        return self._n_free() > 0
 
     def _tell_room(self) -> None:
         if self._has_room():
