@@ -289,6 +289,11 @@ class Runs:
     def n_queued(self) -> int:
         return len(self._queue)
 
+    @property
+    def n_asleep(self) -> int:
+        """Runs that wait for something, or are paused or in doubt."""
+        return len(self._sleepers)
+
     # ── starting, stopping ───────────────────────────────────────────────────────────────────────────────────
 
     async def recover(self) -> int:
