@@ -7,6 +7,7 @@ A result is anything msgspec can encode; it is what the HTTP route of the same n
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from cascadenced.identity import Identity, Redactor, checked, checked_hash
 from cascadenced.instance import Instance
 from cascadenced.pipeline.admission import Switch
 from cascadenced.pipeline.model import Run
+from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.audit_trail import Category
 from cascadenced.projections.runs import resolve_run_id
 from cascadenced.runtime.controls import MAX_CONTEXT_CHARS
@@ -400,6 +402,26 @@ async def _show(instance: Instance, asked: ShowArguments) -> Any:
     return await instance.answers.run(asked.run)
 
 
+_TICK = re.compile(r"[^@]+@\d{4}-\d\d-\d\d([T ].*)?")
+"""A due instant of a schedule: `report@2026-11-30T09:00`."""
+
+
+async def _explain(instance: Instance, asked: ShowArguments) -> Any:
+    if _TICK.fullmatch(asked.run):
+        raise Invalid(
+            f"{asked.run[:80]} is a due instant of a schedule, and those cannot be explained yet: give the id of a run",
+            code="not_supported",
+        )
+
+    def policy(task: str) -> Policy | None:
+        entry = instance.catalogue.tasks.get(task)
+        return None if entry is None else entry.policy
+
+    # What reads without a daemon is no Instance, and goes on with nothing.
+    is_up, limit = isinstance(instance, Instance), instance.config.max_concurrent_runs
+    return await instance.answers.explain(asked.run, limit=limit, policy=policy, is_up=is_up)
+
+
 async def _trail(instance: Instance, asked: TrailArguments) -> Any:
     return await instance.answers.trail(asked.task, asked.category, limit=asked.limit, after=asked.after)
 
@@ -529,6 +551,7 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
         _verb("runs", RunsArguments, _runs, "runs, newest first"),
         _verb("show", ShowArguments, _show, "one run in full"),
+        _verb("explain", ShowArguments, _explain, "why a run is as it is"),
         _verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
         _verb("pointers", PointersArguments, _pointers, "pointers"),
         _verb("pointer_add", PointerArguments, _pointer_add, "add a pointer to a pointer task"),

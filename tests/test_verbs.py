@@ -405,6 +405,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "pause": {"task": "adds"},
     "resume": {"task": "adds"},
     "show": {"run": "0" * 32},
+    "explain": {"run": "0" * 32},
     "trail": {"task": "adds"},
     "pointer_add": {"task": "marks", "run_id": "r", "user_id": "u"},
     "pointer_receive": {"task": "marks", "run_id": "r", "user_id": "u"},

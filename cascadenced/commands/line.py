@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "status": "tasks:status",
     "runs": "runs:runs",
     "show": "runs:show",
+    "explain": "explain:explain",
     "audit": "runs:audit",
     "dispatch": "events:dispatch",
     "schedules": "schedules:schedules",

@@ -3,6 +3,8 @@
 model.py      Run, the six stages, and `evolve`: a run's events → its state
 decide.py     what follows from an event of a run; what a restart does about an unfinished one
 control.py    what others may ask of a run under way
+explain.py    why a run is as it is, and what can be done about it
+timeline.py   the decisions in its life
 policy.py     what a task asks for: retries, time limits, at most once
 admission.py  may this task run now; what enable, disable, pause and resume record
 followups.py  what the planner does about a failed run

@@ -227,6 +227,29 @@ async def resolve_run_id(tables: Tables, given: str) -> str:
     return str(rows[0][0])
 
 
+async def statuses(tables: Tables, run_ids: Sequence[str]) -> dict[str, str]:
+    """How these runs stand, by id; without those that are not there."""
+    marks = ", ".join("?" * len(run_ids))
+    rows = await tables.fetch(f"SELECT run_id, status, paused FROM runs WHERE run_id IN ({marks})", run_ids)  # noqa: S608
+    return {run_id: "paused" if paused and status not in ENDED else status for run_id, status, paused in rows}
+
+
+async def place_in_queue(tables: Tables, run_id: str) -> int:
+    """1 for the queued run that was asked for first."""
+    return 1 + await _count(tables, "status = 'queued' AND run_id < ?", run_id)
+
+
+async def n_running(tables: Tables, task: str | None = None) -> int:
+    """Runs that have a slot, as far as the table knows: of one task, or of all."""
+    condition = "status = 'running' AND paused IS NOT 1"
+    return await (_count(tables, condition) if task is None else _count(tables, f"{condition} AND task = ?", task))
+
+
+async def _count(tables: Tables, condition: str, *parameters: str) -> int:
+    [(n,)] = await tables.fetch(f"SELECT count(*) FROM runs WHERE {condition}", parameters)  # noqa: S608
+    return int(n)
+
+
 def run_view(events: Sequence[Recorded]) -> RunView:
     """A run's stream, folded for people. `events`: all of them, from the first."""
     first = events[0]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cascadenced.errors import Invalid, Unknown
-from cascadenced.events.run import RunFailed, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.events.child import ChildRequested, Planned
+from cascadenced.events.run import RunFailed, RunHeld, RunPaused, RunRefused, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.wait import WaitStarted
+from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.runs import run_view
 from tests.examples import AT, AT_US, GROUP_HASH, RUN_ID, USER_HASH, example, recorded, run_of
 
@@ -180,3 +183,36 @@ async def test_the_events_of_a_run_carry_their_own_json(answers, two_runs):
 async def test_the_events_of_an_unknown_run_are_unknown(answers):
     with pytest.raises(Unknown):
         await answers.run_events("ff" * 16)
+
+
+async def test_a_queued_run_is_explained_by_who_is_ahead_of_it(happened, answers):
+    ids = [f"{n:032x}" for n in range(1, 5)]
+    await happened(example(RunRequested), example(RunStarted), run_id=ids[0])
+    for run_id in ids[1:]:
+        await happened(example(RunRequested), run_id=run_id)
+    explanation = await answers.explain(ids[3], limit=1, policy=lambda task: Policy(max_concurrent=1), is_up=True)
+    queue = explanation.reasons[0].queue
+    assert (queue.place, queue.n_running, queue.limit, queue.n_of_task, queue.task_limit) == (3, 1, 1, 1, 1)
+
+
+async def test_a_waiting_run_is_explained_with_how_its_children_stand(happened, answers):
+    parent, child = "1" * 32, "2" * 32
+    await happened(
+        example(RunRequested),
+        example(RunStarted, stages=("plan",)),
+        example(StageStarted, stage="plan"),
+        example(StageFinished, stage="plan", output=None, children=(Planned("part", "Part"),)),
+        example(StageStarted),
+        example(ChildRequested, child_run_id=child),
+        WaitStarted(task="example", stage="run", seq=0, kind="children"),
+        run_id=parent,
+    )
+    await happened(example(RunRequested), example(RunStarted), example(RunPaused), run_id=child)
+    explanation = await answers.explain(parent[:8], limit=1, policy=lambda task: None, is_up=True)
+    [state] = explanation.reasons[0].children
+    assert (state.run_id, state.status) == (child, "paused")
+
+
+async def test_a_run_that_is_not_there_cannot_be_explained(answers):
+    with pytest.raises(Unknown, match="no run"):
+        await answers.explain("f" * 32, limit=1, policy=lambda task: None, is_up=True)
