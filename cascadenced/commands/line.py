@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "runs": "runs:runs",
     "show": "runs:show",
     "explain": "explain:explain",
+    "export": "run_files:export",
     "audit": "runs:audit",
     "dispatch": "events:dispatch",
     "schedules": "schedules:schedules",
