@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "show": "runs:show",
     "explain": "explain:explain",
     "export": "run_files:export",
+    "replay": "run_files:replay",
     "audit": "runs:audit",
     "dispatch": "events:dispatch",
     "schedules": "schedules:schedules",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,16 @@ from cascadenced.commands.quiet import quiet
 from cascadenced.config import Config
 from cascadenced.errors import BadMessage, ConfigError, Invalid, Unknown
 from cascadenced.events import run_file
+from cascadenced.events.base import Recorded
 from cascadenced.events.run_file import FiledRun, RunFile
+from cascadenced.handlers.replay import Replay
+from cascadenced.handlers.replay import replay as perform_again
+from cascadenced.plugins.describe import describe
+from cascadenced.plugins.discover import discover, load
 from cascadenced.private_files import FILE_MODE, translated
 from cascadenced.projections.runs import resolve_run_id
+from cascadenced.runtime.spawn import ThreadSpawner
+from cascadenced.runtime.tasks import TaskEntry
 
 
 def export(config: Config, given: str) -> RunFile:
@@ -73,6 +81,47 @@ def read(path: Path) -> RunFile:
         return run_file.read(data, str(path))
     except BadMessage as error:
         raise Invalid(str(error)) from None
+
+
+def replay(config: Config, file: RunFile, name: str, task: str | None) -> Replay:
+    """Perform the run in `file` again. name: of the file.  task: `module:Class`, instead of where the file says it is.
+
+    Raises Invalid for a file or a class that cannot be used.
+    """
+    try:
+        events = run_file.recorded(file.run, name)
+    except BadMessage as error:
+        raise Invalid(str(error)) from None
+    with quiet(config):
+        return asyncio.run(_replay(config, events, _entry(config, file.run, task)))
+
+
+async def _replay(config: Config, events: Sequence[Recorded], entry: TaskEntry) -> Replay:
+    spawner = ThreadSpawner(config.max_threads)
+    try:
+        return await perform_again(events, entry, clock=SystemClock(), spawner=spawner)
+    finally:
+        spawner.close()
+
+
+def _entry(config: Config, run: FiledRun, path: str | None) -> TaskEntry:
+    """The task whose code is to be performed."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    path = path or run.source
+    if path is not None:
+        try:
+            return describe(load(path))
+        except Invalid as error:
+            raise Invalid(f"the task {path} cannot be used: {error}. Name another class with --task") from None
+    catalogue = discover(config.plugin_paths, entry_points=config.plugin_entry_points)
+    entry = catalogue.tasks.get(run.task)
+    if entry is None:
+        raise Invalid(
+            f"the file does not say where the code of {run.task} is, and no task of that name is installed: name its "
+            "class with --task module:Class"
+        )
+    return entry
 
 
 def summary(file: RunFile, path: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Effects and requests, one kind a file. Floor 5.
 
 run_stage.py     do the current stage of a run, say how it went
+replay.py        a run's code, performed again against what is recorded of it
 failure.py       what an exception of task code says
 run_requests.py  a run, or a workflow, is asked for
 sources.py       what counts as the same request

@@ -66,7 +66,7 @@ class StageRunner:
         assert stage is not None
         assert live.identity is not None
         redact = live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
-        steps = Steps(self._log, self._clock, self._spawner, live, redact)
+        steps = self._steps_of(live, redact)
         _under_way.set((live, stage, attempt))
         crashpoint("stage.before_effect")
         began = self._clock.monotonic()
@@ -101,7 +101,7 @@ class StageRunner:
         """See `runs.Perform`."""
         assert live.identity is not None
         live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
-        steps = Steps(self._log, self._clock, self._spawner, live, live.redact)
+        steps = self._steps_of(live, live.redact)
         found = await self._output(live, "plan", steps)
         return found.entries if isinstance(found, TaskPlan) else ()
 
@@ -176,8 +176,16 @@ class StageRunner:
         value = await self._spawner.call(on_the_loop if hook.is_async else in_a_thread)
         if stage != "research":
             return value
+        return await self._spawner.call(recordable, await self._answer(live, value))
+
+    def _steps_of(self, live: LiveRun, redact: Redactor) -> Steps:
+        """What the stage under way works in steps with."""
+        return Steps(self._log, self._clock, self._spawner, live, redact)
+
+    async def _answer(self, live: LiveRun, query: Any) -> Any:
+        """To the question that `research` returned. Raises ResearchFailed."""
         assert live.identity is not None
-        return await self._spawner.call(recordable, await gather(value, live.identity, self._spawner))
+        return await gather(query, live.identity, self._spawner)
 
     def _make(self, live: LiveRun) -> None:
         entry, identity = live.entry, live.identity

@@ -5,6 +5,8 @@ decide.py     what follows from an event of a run; what a restart does about an 
 control.py    what others may ask of a run under way
 explain.py    why a run is as it is, and what can be done about it
 timeline.py   the decisions in its life
+passes.py     what its code did, as far as it can be done again
+json_diff.py  where two values differ
 policy.py     what a task asks for: retries, time limits, at most once
 admission.py  may this task run now; what enable, disable, pause and resume record
 followups.py  what the planner does about a failed run
