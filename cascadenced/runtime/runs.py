@@ -456,12 +456,24 @@ class Runs:
             await live.read(self._log)
         if live.run.status in ENDED or live.run.paused:
             return
+        # The task of a child may have to be planned again, and that takes knowing whom it is for.
+        if live.run.parent_run_id is not None and not await self._identified(live):
+            return
         if not await self._found_entry(live):
             return
         assert live.entry is not None
         if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
             await self._hold(live, changed)
             return
+        if not await self._identified(live):
+            return
+        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
+            await self._alone(live)
+        else:
+            await self._go_on(live)
+
+    async def _identified(self, live: LiveRun) -> bool:
+        """Find out whom the run is for; if the vault does not have it, the run is held."""
         if live.identity is None:
             context = live.context
             try:
@@ -469,11 +481,7 @@ class Runs:
             except (Unknown, VaultDamaged):
                 reason = "the vault does not have the identity of this run"
                 await self._hold(live, RunHeld(task=live.run.task, code="identity_missing", reason=reason))
-                return
-        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
-            await self._alone(live)
-        else:
-            await self._go_on(live)
+        return live.identity is not None
 
     async def _found_entry(self, live: LiveRun) -> bool:
         """Find the run's task; if there is none any more, the run is held, or cancelled if only its parent knew."""
