@@ -171,6 +171,15 @@ class ResolveArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=
     output: Json = None
 
 
+class ForkArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=True):
+    """stage: the first that is performed.  args: those that are to be other ones.  wait: as of `run`."""
+
+    stage: str
+    args: dict[str, Json] = {}
+    wait: bool = True
+    via: str = "cli"
+
+
 _WISHES = (RunArguments, DispatchArguments, SwitchArguments, PointerArguments, RunControlArguments)
 
 
@@ -378,6 +387,12 @@ async def _resolve(instance: Instance, asked: ResolveArguments) -> RunControlled
     return _controlled(run_id, run)
 
 
+async def _fork(instance: Instance, asked: ForkArguments) -> RunResult:
+    run_id = await resolve_run_id(instance.log.tables, asked.run)
+    accepted = await instance.forks.fork(run_id, asked.stage, asked.identity(), asked.args, via=asked.via)
+    return await _outcome(instance, accepted, wait=asked.wait)
+
+
 async def _run_and_who(instance: Instance, asked: RunControlArguments) -> tuple[str, str]:
     """The run's whole id, and the pseudonym of whoever asks."""
     by = instance.pseudonyms.user(asked.identity().user_id)
@@ -547,6 +562,7 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("cancel", CancelArguments, _cancel, "end a run now"),
         _verb("signal", SignalArguments, _signal, "tell a run something"),
         _verb("resolve", ResolveArguments, _resolve, "say what became of a run in doubt"),
+        _verb("fork", ForkArguments, _fork, "a new run that begins with the results of another one"),
         _verb("dispatch", DispatchArguments, _dispatch, "dispatch an event to its workflow"),
         _verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
         _verb("runs", RunsArguments, _runs, "runs, newest first"),
@@ -587,7 +603,7 @@ async def perform(verb: Verb[Any], instance: Instance, value: Json, *, via: str 
         arguments = shaped(value, verb.takes)
     except BadMessage as error:
         raise Invalid(str(error)) from None
-    if isinstance(arguments, RunArguments | DispatchArguments | CancelArguments | SignalArguments):
+    if isinstance(arguments, RunArguments | DispatchArguments | CancelArguments | SignalArguments | ForkArguments):
         if via is not None:
             arguments = msgspec.structs.replace(arguments, via=via)
         elif arguments.via not in ("cli", "python"):

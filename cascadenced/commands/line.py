@@ -39,6 +39,7 @@ COMMANDS: dict[str, str] = {
     "explain": "explain:explain",
     "export": "run_files:export",
     "replay": "run_files:replay",
+    "fork": "forks:fork",
     "audit": "runs:audit",
     "dispatch": "events:dispatch",
     "schedules": "schedules:schedules",

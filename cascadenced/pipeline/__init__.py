@@ -5,6 +5,7 @@ decide.py     what follows from an event of a run; what a restart does about an 
 control.py    what others may ask of a run under way
 explain.py    why a run is as it is, and what can be done about it
 timeline.py   the decisions in its life
+fork.py       a new run that begins with what another one has behind it
 passes.py     what its code did, as far as it can be done again
 json_diff.py  where two values differ
 policy.py     what a task asks for: retries, time limits, at most once

@@ -61,7 +61,10 @@ class Perform(Protocol):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish for a run. source: makes it one run for ever.  at_us: when it was asked, for the run's id; None: now."""
+    """A wish for a run. source: makes it one run for ever.  at_us: when it was asked, for the run's id; None: now.
+
+    forked_from: the run that it begins with the results of; inherited: these, as its own events.
+    """
 
     task: str
     identity: Identity
@@ -74,6 +77,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     correlation: str | None = None
     traceparent: str | None = None
+    forked_from: str | None = None
+    inherited: tuple[Event, ...] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -153,17 +158,22 @@ class Runs:
             raise Overloaded(f"{self._max_queued} runs are queued already; try again later", retry_after_s=5.0)
         live = self._newborn(request, run_id or self.new_run_id(request.source, request.at_us))
         requested = RunRequested(
-            task=request.task, via=request.via, args=request.args, priority=request.priority, depth=request.depth
+            task=request.task,
+            via=request.via,
+            args=request.args,
+            priority=request.priority,
+            depth=request.depth,
+            forked_from=request.forked_from,
         )
         refused = self._tasks.refusal(request.task)
-        events: list[Event] = [requested]
+        events: list[Event] = [requested, *(request.inherited if refused is None else ())]
         has_slot = False
         if refused is not None:
             events.append(RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1]))
         elif has_slot := self._take_slot():
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
-            events += _start(evolve(Run(), requested), live.entry)
+            events += _start(fold(events), live.entry)
         to_queue = refused is None and not has_slot
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
         self._tell_room()
