@@ -130,6 +130,14 @@ class ShowArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     run: str
 
 
+class DiffArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """left, right: runs, each by its id or the beginning of it.  times: whether to tell how long things took."""
+
+    left: str
+    right: str
+    times: bool = False
+
+
 class TrailArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
     task: str
     category: Category = "all"
@@ -437,6 +445,10 @@ async def _explain(instance: Instance, asked: ShowArguments) -> Any:
     return await instance.answers.explain(asked.run, limit=limit, policy=policy, is_up=is_up)
 
 
+async def _diff(instance: Instance, asked: DiffArguments) -> Any:
+    return await instance.answers.diff(asked.left, asked.right, times=asked.times)
+
+
 async def _trail(instance: Instance, asked: TrailArguments) -> Any:
     return await instance.answers.trail(asked.task, asked.category, limit=asked.limit, after=asked.after)
 
@@ -568,6 +580,7 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("runs", RunsArguments, _runs, "runs, newest first"),
         _verb("show", ShowArguments, _show, "one run in full"),
         _verb("explain", ShowArguments, _explain, "why a run is as it is"),
+        _verb("diff", DiffArguments, _diff, "where two runs differ"),
         _verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
         _verb("pointers", PointersArguments, _pointers, "pointers"),
         _verb("pointer_add", PointerArguments, _pointer_add, "add a pointer to a pointer task"),

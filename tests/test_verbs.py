@@ -406,6 +406,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "resume": {"task": "adds"},
     "show": {"run": "0" * 32},
     "explain": {"run": "0" * 32},
+    "diff": {"left": "0" * 32, "right": "1" * 32},
     "fork": {**WHO, "run": "0" * 32, "stage": "run"},
     "trail": {"task": "adds"},
     "pointer_add": {"task": "marks", "run_id": "r", "user_id": "u"},

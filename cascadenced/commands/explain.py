@@ -1,4 +1,4 @@
-"""Why a run is as it is."""
+"""Why a run is as it is, and where it differs from another one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from cascadenced.commands.options import Command
 from cascadenced.commands.session import Session, pass_session
-from cascadenced.commands.tables import cell, coloured, fields, plain, table, when
+from cascadenced.commands.tables import cell, coloured, content, fields, plain, table, took, when
 
 
 @click.command(cls=Command)
@@ -61,3 +61,50 @@ def _reason(reason: dict[str, Any]) -> str:
     remedies = reason.get("remedies") or []
     lines += [f"{'Do:  ' if n == 0 else '     '}{plain(remedy)}" for n, remedy in enumerate(remedies)]
     return "\n".join(lines)
+
+
+@click.command(cls=Command)
+@click.argument("left", metavar="RUN")
+@click.argument("right", metavar="RUN")
+@click.option("--times", is_flag=True, help="Tell how long the stages took, too; that is never a difference.")
+@pass_session
+def diff(session: Session, left: str, right: str, times: bool) -> int:
+    """Show where two runs differ.
+
+    Compared are what they were given and told; of each stage how it ended, its attempts, its steps and waits by their
+    places, its output and its error; the runs of the plan; and how the whole run ended. Exits 0 if there is no
+    difference, 1 if there is one, as `diff` does.
+
+    \b
+    Example: cascadenced diff 019ac5e1 019ac5f7
+    """
+    found = session.ask("diff", left=left, right=right, times=times)
+    session.show(found, _diff(found))
+    return 0 if found["same"] else 1
+
+
+def _diff(found: dict[str, Any]) -> str:
+    blocks = [fields([(side, _side(found[side])) for side in ("left", "right")])]
+    rows = [(_where(each), _value(each, "left"), _value(each, "right")) for each in found["differences"]]
+    blocks.append(table(("WHERE", "LEFT", "RIGHT"), rows) if rows else "no difference")
+    if found["has_more"]:
+        blocks.append("there are more differences than these")
+    if found["times"]:
+        times = [(each["stage"] or "the run", took(each["left_s"]), took(each["right_s"])) for each in found["times"]]
+        blocks.append(table(("TOOK", "LEFT", "RIGHT"), times))
+    return "\n\n".join(blocks)
+
+
+def _side(side: dict[str, Any]) -> str:
+    code = f", code {side['code']}" if side["code"] else ""
+    return f"{side['run_id']}  {plain(side['task'])}, {side['status']}{code}"
+
+
+def _where(difference: dict[str, Any]) -> str:
+    words = [difference.get("stage"), "place" if difference.get("place") else difference["what"]]
+    words += [difference.get("place"), difference.get("path")]
+    return " ".join(str(word) for word in words if word)
+
+
+def _value(difference: dict[str, Any], side: str) -> str:
+    return content(difference[side]) if side in difference else "(nothing)"

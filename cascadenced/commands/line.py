@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "export": "run_files:export",
     "replay": "run_files:replay",
     "fork": "forks:fork",
+    "diff": "explain:diff",
     "audit": "runs:audit",
     "dispatch": "events:dispatch",
     "schedules": "schedules:schedules",

@@ -7,7 +7,8 @@ explain.py    why a run is as it is, and what can be done about it
 timeline.py   the decisions in its life
 fork.py       a new run that begins with what another one has behind it
 passes.py     what its code did, as far as it can be done again
-json_diff.py  where two values differ
+run_diff.py   where two runs differ
+json_diff.py  where two values do
 policy.py     what a task asks for: retries, time limits, at most once
 admission.py  may this task run now; what enable, disable, pause and resume record
 followups.py  what the planner does about a failed run

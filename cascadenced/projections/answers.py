@@ -17,6 +17,7 @@ from cascadenced.events.base import Recorded
 from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
 from cascadenced.pipeline.model import fold
 from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.run_diff import RunDiff, diff
 from cascadenced.projections import audit_trail, dead_letters, followups, pointers, runs, schedules, task_status
 from cascadenced.projections.audit_trail import Category
 from cascadenced.projections.dead_letters import DeadLetterRow
@@ -130,6 +131,10 @@ class Answers:
                 )
         statuses = await runs.statuses(self._tables, waits_for_children(run))
         return explain(events, Around(statuses=statuses, queue=queue, max_attempts=max_attempts, is_up=is_up))
+
+    async def diff(self, left: str, right: str, *, times: bool = False) -> RunDiff:
+        """Where two runs differ. Raises as `run` does."""
+        return diff(await self._events_of(left), await self._events_of(right), times=times)
 
     async def trail(self, task: str, category: Category = "all", **query: Any) -> Page:
         """See `projections.audit_trail.trail`."""
