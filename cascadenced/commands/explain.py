@@ -101,9 +101,9 @@ def _side(side: dict[str, Any]) -> str:
 
 
 def _where(difference: dict[str, Any]) -> str:
-    words = [difference.get("stage"), "place" if difference.get("place") else difference["what"]]
-    words += [difference.get("place"), difference.get("path")]
-    return " ".join(str(word) for word in words if word)
+    place = difference.get("place")
+    words = [difference.get("stage"), place and f"place {place}", difference["what"], difference.get("path")]
+    return " ".join(word for word in words if word)
 
 
 def _value(difference: dict[str, Any], side: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 
 from cascadenced.clock import Clock
-from cascadenced.errors import StepMismatch
+from cascadenced.errors import Invalid, StepMismatch
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Context, Event, Json, Recorded
 from cascadenced.events.child import Planned
@@ -93,8 +93,12 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def replay(events: Sequence[Recorded], entry: TaskEntry, *, clock: Clock, spawner: Spawner) -> Replay:
-    """Perform the run whose whole stream is `events` once more, with the code of `entry`."""
+    """Perform the run whose whole stream is `events` once more, with the code of `entry`. Raises Invalid for a stage
+    that there is not."""
     run, recorded_passes = passes(events)
+    strange = next((each.stage for each in recorded_passes if each.stage not in STAGES), None)
+    if strange is not None:
+        raise Invalid(f"the run is recorded with a stage {strange[:40]!r}: the stages are {', '.join(STAGES)}")
     live = LiveRun(RunId(events[0].run_id or ""), Context())
     live.entry = msgspec.structs.replace(entry, policy=Policy())  # nothing is tried again or given up here
     live.identity = Identity(events[0].user_hash or "user", events[0].group_hash or "group")

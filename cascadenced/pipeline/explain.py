@@ -57,13 +57,16 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """What is known beside the run's own events.
 
     statuses: of its children, by run id.  queue: None unless it is queued.  max_attempts: by stage, as the task's code
-    says now.  is_up: whether a daemon is there that could go on with it.
+    says now.  is_up: whether a daemon is there that could go on with it.  now_us: the time.
+    came_at: position of the event that it waits for, None: it has not come.
     """
 
     statuses: Mapping[str, str] = {}
     queue: Queue | None = None
     max_attempts: Mapping[str, int] = {}
     is_up: bool = True
+    now_us: int = 0
+    came_at: int | None = None
 
 
 class ChildState(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +103,8 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     in_doubt, refused, failed or cancelled.  text: a sentence.  since, until: ISO 8601 UTC.
 
     The other fields are there where they apply. detail: the code recorded with it.  by: a pseudonym.
-    attempt, max_attempts: of the retry that is to come.  remedies: commands, or what else a person can do.
+    attempt, max_attempts: of the retry that is to come.  is_over: what it waits for has come, and it goes on as soon as
+    there is a free slot.  remedies: commands, or what else a person can do.
     """
 
     code: str
@@ -117,6 +121,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_attempts: int | None = None
     queue: Queue | None = None
     effect: Effect | None = None
+    is_over: bool = False
     remedies: list[str] = []
 
 
@@ -210,8 +215,9 @@ def _queued(story: _Story) -> Reason:
     if queue is None:
         return Reason(code="queued", text="it waits for a free slot", since=since)
     ahead = queue.place - 1
+    before = f"{_n(ahead, 'queued run')} {'was' if ahead == 1 else 'were'} asked for before it"
     text = (
-        f"it waits for a free slot: {_n(ahead, 'queued run')} {'was' if ahead == 1 else 'were'} asked for before it "
+        f"it waits for a free slot: {before if ahead else 'none of those queued was asked for before it'} "
         f"(place {queue.place}), and {queue.n_running} of {_n(queue.limit, 'slot')} (max_concurrent_runs) "
         f"{'is' if queue.n_running == 1 else 'are'} taken"
     )
@@ -261,7 +267,7 @@ def _between(story: _Story) -> Reason:
 def _sleep(story: _Story, wait: Wait) -> Reason:
     until = "" if wait.until_us is None else f" until {at(wait.until_us)}"
     text = f"the stage {story.run.current} sleeps{until} (place {wait.seq})"
-    return _waiting(story, "sleep", text, until_us=wait.until_us)
+    return _waiting(story, "sleep", text, until_us=wait.until_us, is_over=_is_due(story, wait))
 
 
 def _event(story: _Story, wait: Wait) -> Reason:
@@ -270,9 +276,20 @@ def _event(story: _Story, wait: Wait) -> Reason:
     text = (
         f"the stage {story.run.current} waits for the event {wait.name}{with_} of its group{until} (place {wait.seq})"
     )
-    remedies = [f"cascadenced dispatch {wait.name} '{_json(wait.where)}' {_WHO}"]
+    came = story.around.came_at
+    if came is not None:
+        text += f"; it came (position {came})"
+    is_over = came is not None or _is_due(story, wait)
+    remedies = [] if is_over else [f"cascadenced dispatch {wait.name} '{_json(wait.where)}' {_WHO}"]
     return _waiting(
-        story, "event", text, until_us=wait.until_us, event=wait.name, where=dict(wait.where), remedies=remedies
+        story,
+        "event",
+        text,
+        until_us=wait.until_us,
+        is_over=is_over,
+        event=wait.name,
+        where=dict(wait.where),
+        remedies=remedies,
     )
 
 
@@ -300,9 +317,11 @@ def _retry(story: _Story, wait: Wait) -> Reason:
         f"the stage {event.stage} failed ({event.error_type}: {event.reason}) and is tried again{when}: "
         f"attempt {nth}" + ("" if of is None else f" of {of}")
     )
+    is_over = _is_due(story, wait)
     return Reason(
         code="retry",
-        text=text + _sleeping(story),
+        text=text + _still(story, is_over),
+        is_over=is_over,
         since=iso(failed.at_us),
         until=None if wait.until_us is None else iso(wait.until_us),
         failure=_failure(event),
@@ -331,11 +350,14 @@ def _held(story: _Story, _: Wait) -> Reason:
     return Reason(code="held", text=text, since=iso(held.at_us), detail=event.code, remedies=remedies)
 
 
-def _waiting(story: _Story, code: str, text: str, *, until_us: int | None = None, **fields: Any) -> Reason:
+def _waiting(
+    story: _Story, code: str, text: str, *, until_us: int | None = None, is_over: bool = False, **fields: Any
+) -> Reason:
     remedies = fields.pop("remedies", [])
     return Reason(
         code=code,
-        text=text + _sleeping(story),
+        text=text + _still(story, is_over),
+        is_over=is_over,
         since=iso(story.last(WaitStarted).at_us),
         until=None if until_us is None else iso(until_us),
         remedies=remedies if story.around.is_up else [*remedies, _UP],
@@ -343,8 +365,16 @@ def _waiting(story: _Story, code: str, text: str, *, until_us: int | None = None
     )
 
 
-def _sleeping(story: _Story) -> str:
-    return "" if story.around.is_up else "; no daemon is up to notice"
+def _is_due(story: _Story, wait: Wait) -> bool:
+    return wait.until_us is not None and wait.until_us <= story.around.now_us
+
+
+def _still(story: _Story, is_over: bool) -> str:
+    if not story.around.is_up:
+        return "; no daemon is up to notice"
+    if not is_over:
+        return ""
+    return "; that is over" + ("" if story.run.paused else ", and it goes on as soon as there is a free slot")
 
 
 _WAITS = {"sleep": _sleep, "event": _event, "children": _children, "retry": _retry, "held": _held}

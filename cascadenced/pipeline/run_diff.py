@@ -47,9 +47,10 @@ class StageSummary(msgspec.Struct):
 
 
 class RunDifference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """what: task, args, told, status, attempts, output, error, plan, step, child or result.  stage: None for the run.
+    """what: task, args, told, status, attempts, output, error, plan, child or result; of a step or wait at `place`
+    asked (what for), where, outcome or output.  stage: None for the run.
 
-    place: of the step or wait.  path: within the value, `.orders[2].total`.  left, right: absent for nothing.
+    path: within the value, `.orders[2].total`.  left, right: absent for nothing.
     """
 
     what: str
@@ -179,11 +180,11 @@ def _of_stage(stage: str, left: StageSummary, right: StageSummary) -> Iterator[R
         one, other = left.places.get(place), right.places.get(place)
         asked, then = _spelled(one), _spelled(other)
         if asked != then:
-            yield from _of("step", asked, then, stage, place)
+            yield from _of("asked", asked, then, stage, place)
         elif one is not None and other is not None:
-            yield from _of("step", one.where, other.where, stage, place)
-            yield from _of("step", one.outcome, other.outcome, stage, place)
-            yield from _of("step", one.output, other.output, stage, place)
+            yield from _of("where", one.where, other.where, stage, place)
+            yield from _of("outcome", one.outcome, other.outcome, stage, place)
+            yield from _of("output", one.output, other.output, stage, place)
     yield from _of("plan", left.children, right.children, stage)
     yield from _of("output", left.output, right.output, stage)
     yield from _of("error", left.error, right.error, stage)

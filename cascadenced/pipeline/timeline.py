@@ -73,6 +73,8 @@ def _text(run: Run, event: Event) -> str | None:
             return f"started, with the stages {', '.join(event.stages)} of the code {event.code}"
         case StageStarted():
             return _restart(run, event)
+        case StageFinished(attempt=0):
+            return f"what the stage {event.stage} put out was taken over"
         case StageFinished(children=tuple()):
             n, how = len(event.children or ()), "at the same time" if event.parallel else "one after the other"
             return f"the plan has {n} {'run' if n == 1 else 'runs'}, {how}" if n else None

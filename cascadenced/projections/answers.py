@@ -110,7 +110,7 @@ class Answers:
         return Page([event_view(e) for e in shown], str(shown[-1].version) if len(events) > limit else None)
 
     async def explain(
-        self, given: str, *, limit: int, policy: Callable[[str], Policy | None], is_up: bool
+        self, given: str, *, limit: int, policy: Callable[[str], Policy | None], is_up: bool, now_us: int
     ) -> Explanation:
         """Why a run is as it is. limit: slots of the instance.  policy: of a task, None if its code is not here.
         is_up: whether a daemon is there that could go on with it. Raises as `run` does."""
@@ -129,8 +129,15 @@ class Answers:
                     n_of_task=of_task,
                     task_limit=asked.max_concurrent,
                 )
-        statuses = await runs.statuses(self._tables, waits_for_children(run))
-        return explain(events, Around(statuses=statuses, queue=queue, max_attempts=max_attempts, is_up=is_up))
+        around = Around(
+            statuses=await runs.statuses(self._tables, waits_for_children(run)),
+            queue=queue,
+            max_attempts=max_attempts,
+            is_up=is_up,
+            now_us=now_us,
+            came_at=await runs.came_at(self._tables, run, events[0].group_hash, events[0].position),
+        )
+        return explain(events, around)
 
     async def diff(self, left: str, right: str, *, times: bool = False) -> RunDiff:
         """Where two runs differ. Raises as `run` does."""

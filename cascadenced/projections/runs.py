@@ -33,7 +33,8 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.model import ENDED, STAGES, fold
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.pipeline.model import ENDED, STAGES, Run, fold
 from cascadenced.projections.page import Page, checked_limit, page
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
@@ -243,6 +244,29 @@ async def n_running(tables: Tables, task: str | None = None) -> int:
     """Runs that have a slot, as far as the table knows: of one task, or of all."""
     condition = "status = 'running' AND paused IS NOT 1"
     return await (_count(tables, condition) if task is None else _count(tables, f"{condition} AND task = ?", task))
+
+
+_NEWEST_EVENTS = "SELECT position, group_hash, data FROM events WHERE stream = ? ORDER BY version DESC LIMIT 1000"
+
+
+async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) -> int | None:
+    """Position of the event that the run waits for, among the newest of its name and behind `since`; None: it has not
+    come."""
+    wait = run.wait
+    if wait is None or wait.kind != "event":
+        return None
+    since, found = max(since, run.heard.get(wait.name, 0)), None
+    for position, group, data in await tables.fetch(_NEWEST_EVENTS, (f"workflow-{wait.name}",)):
+        if position <= since:
+            break
+        event = decode(data)
+        if (
+            isinstance(event, EventDispatched)
+            and group == group_hash
+            and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+        ):
+            found = int(position)
+    return found
 
 
 async def _count(tables: Tables, condition: str, *parameters: str) -> int:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from cascadenced.clock import SystemClock
+from cascadenced.errors import Invalid
 from cascadenced.events.base import Context
 from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.run import RunFinished
+from cascadenced.events.stage import StageFinished, StageStarted
 from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.replay import Divergence, Replay, replay
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.pipeline.policy import Retry
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import describe
-from cascadenced.runtime.spawn import ThreadSpawner
+from cascadenced.runtime.spawn import InlineSpawner, ThreadSpawner
 from cascadenced.workflows import subscribe
 from tests.doubles import ALICE, World, ask, idle, run, until
 
@@ -370,6 +374,82 @@ async def test_steps_of_plain_functions_are_answered_too():
         await run(instance, "order", args=ARGS)
     assert (await again(world, Plain)).divergence is None
     assert Order.charged == [7]
+
+
+async def test_what_an_instance_keeps_is_kept_and_lost_as_it_was_then():
+    class Remembers(BaseTask):
+        name = "remembers"
+
+        async def intake(self) -> None:
+            self.n = 1
+
+        async def plan(self) -> list[Any]:
+            before = getattr(self, "n", None)
+            await self.sleep(1)
+            return [before, getattr(self, "n", None)]
+
+        async def run(self, plan: Any) -> Any:
+            self.n = 5
+            return plan
+
+        async def verify(self) -> Any:
+            return self.n
+
+    world = World(Remembers)
+    async with world.up() as instance:
+        run_id = (await ask(instance, "remembers")).run_id
+        await until(lambda: world.clock.n_sleeping)
+        await world.clock.advance(2)
+        ended = await instance.runs.ended(run_id)
+    assert (ended.run.outputs["plan"], ended.run.result) == ([None, None], 5)
+    assert (await again(world, Remembers)).divergence is None
+
+
+async def test_between_two_lives_of_the_process_nothing_is_kept():
+    class Remembers(BaseTask):
+        name = "remembers"
+        slept: list[bool] = []
+
+        async def plan(self) -> int:
+            self.n = 1
+            if not self.slept:
+                self.slept.append(True)
+                await world.clock.sleep(1)
+            return 1
+
+        async def run(self) -> Any:
+            return getattr(self, "n", None)
+
+    world = World(Remembers)
+    instance = await world.start()
+    run_id = (await ask(instance, "remembers")).run_id
+    await until(lambda: world.clock.n_sleeping)
+    stopping = asyncio.ensure_future(instance.runs.stop(10))  # the stage may end, the next one does not start
+    await idle()
+    await world.clock.advance(2)
+    await stopping
+    await instance.log.close()
+    async with world.up() as instance:
+        ended = await instance.runs.ended(run_id)
+    assert (ended.run.result, starts_of(world)) == (None, [("plan", 1), ("run", 1)])
+    assert (await again(world, Remembers)).divergence is None
+
+
+def starts_of(world: World) -> list[tuple[str, int]]:
+    return [(event.stage, event.attempt) for event in world.events(StageStarted)]
+
+
+async def test_a_stage_that_there_is_not_is_refused():
+    world = await performed(Order)
+    strange = [
+        structs.replace(each, event=StageFinished(task="order", stage="zzz", attempt=1))
+        if isinstance(each.event, StageFinished)
+        else each
+        for each in world.recorded()
+        if each.stream.startswith("run-")
+    ]
+    with pytest.raises(Invalid, match="recorded with a stage 'zzz'"):
+        await replay(strange, describe(Order), clock=world.clock, spawner=InlineSpawner())
 
 
 # ── not the same ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -62,6 +62,14 @@ def test_a_queued_run_says_how_many_are_ahead_of_it_and_what_the_limit_is():
     assert (reason.queue.place, reason.queue.n_running, reason.queue.limit) == (3, 4, 4)
 
 
+def test_the_first_in_the_queue_has_nobody_before_it():
+    text = why(example(RunRequested), queue=Queue(place=1, n_running=1, limit=1)).text
+    assert text == (
+        "it waits for a free slot: none of those queued was asked for before it (place 1), "
+        "and 1 of 1 slot (max_concurrent_runs) is taken"
+    )
+
+
 def test_a_queued_run_names_its_tasks_own_limit():
     queue = Queue(place=1, n_running=2, limit=100, n_of_task=2, task_limit=2)
     assert "of example, 2 run and 2 may (max_concurrent)" in why(example(RunRequested), queue=queue).text
@@ -121,6 +129,19 @@ def test_a_run_that_waits_for_an_event_names_it_with_what_it_must_hold_and_how_t
 
 def test_a_run_that_waits_without_a_limit_says_so():
     assert "as long as it takes" in why(*BEGUN, example(WaitStarted, until_us=None)).text
+
+
+def test_what_is_over_waits_for_a_free_slot():
+    sleep = WaitStarted(task="example", stage="run", seq=2, kind="sleep", until_us=UNTIL_US)
+    failed = example(StageFailed, fatal=False, retry_at_us=UNTIL_US)
+    for wait in (sleep, failed, example(WaitStarted, until_us=UNTIL_US)):
+        assert not why(*BEGUN, wait, now_us=UNTIL_US - 1).is_over
+        reason = why(*BEGUN, wait, now_us=UNTIL_US)
+        assert reason.is_over
+        assert reason.text.endswith("; that is over, and it goes on as soon as there is a free slot")
+    reason = why(*BEGUN, example(WaitStarted, until_us=None), came_at=12)
+    assert (reason.is_over, reason.remedies) == (True, [])
+    assert "it came (position 12)" in reason.text
 
 
 def test_a_waiting_run_without_a_daemon_says_that_nobody_notices():
@@ -316,9 +337,9 @@ def test_late_results_contexts_waits_and_resolutions_are_told():
 
 
 def test_a_fork_and_a_child_say_where_they_come_from():
-    assert told(example(RunRequested, forked_from=OTHER_RUN_ID))[0].startswith(
-        f"asked for via bus, as a fork of {OTHER_RUN_ID}"
-    )
+    fork = told(example(RunRequested, forked_from=OTHER_RUN_ID), example(StageFinished, stage="plan", attempt=0))
+    assert fork[0].startswith(f"asked for via bus, as a fork of {OTHER_RUN_ID}")
+    assert fork[1] == "what the stage plan put out was taken over"
     assert told(example(RunRequested, parent_run_id="p"))[0].startswith("asked for by the plan of p")
 
 

@@ -29,7 +29,9 @@ def compared(left: Any, right: Any, **options: Any) -> RunDiff:
 
 def found(left: Any, right: Any) -> list[Any]:
     return [
-        (d.stage, d.what, d.path, d.left, d.right) if not d.place else (d.stage, d.place, d.path, d.left, d.right)
+        (d.stage, d.what, d.path, d.left, d.right)
+        if not d.place
+        else (d.stage, f"{d.place} {d.what}", d.path, d.left, d.right)
         for d in compared(left, right).differences
     ]
 
@@ -91,14 +93,14 @@ def test_steps_and_waits_are_compared_by_their_places():
         example(StepFinished, seq=5, name="f"),
     )
     assert found(left, right) == [
-        ("run", 1, "", 1, 2),
-        ("run", 2, "", "success", "error"),
-        ("run", 2, "", 7, "ValueError: boom"),
-        ("run", 3, ".number", 7, 8),
-        ("run", 3, "", "success", "timeout"),
-        ("run", 3, "", {"number": 7}, UNSET),
-        ("run", 4, "", "step d", "step e"),
-        ("run", 5, "", UNSET, "step f"),
+        ("run", "1 output", "", 1, 2),
+        ("run", "2 outcome", "", "success", "error"),
+        ("run", "2 output", "", 7, "ValueError: boom"),
+        ("run", "3 where", ".number", 7, 8),
+        ("run", "3 outcome", "", "success", "timeout"),
+        ("run", "3 output", "", {"number": 7}, UNSET),
+        ("run", "4 asked", "", "step d", "step e"),
+        ("run", "5 asked", "", UNSET, "step f"),
     ]
 
 
