@@ -29,6 +29,7 @@ from cascadenced.events.task import TaskRejected
 from cascadenced.handlers.commands import BusCommands
 from cascadenced.handlers.dead_letters import DeadLetters
 from cascadenced.handlers.facts import Facts
+from cascadenced.handlers.forks import Forks
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.handlers.sources import Sources
@@ -144,6 +145,7 @@ class Instance:
         self.runs.on_orphan = self._orphaned
         sources = Sources(log, pseudonyms)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)
+        self.forks = Forks(log, self.runs, self.tasks, pseudonyms)
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
         self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)

@@ -7,6 +7,7 @@ A result is anything msgspec can encode; it is what the HTTP route of the same n
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from cascadenced.identity import Identity, Redactor, checked, checked_hash
 from cascadenced.instance import Instance
 from cascadenced.pipeline.admission import Switch
 from cascadenced.pipeline.model import Run
+from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.audit_trail import Category
 from cascadenced.projections.runs import resolve_run_id
 from cascadenced.runtime.controls import MAX_CONTEXT_CHARS
@@ -128,6 +130,14 @@ class ShowArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     run: str
 
 
+class DiffArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """left, right: runs, each by its id or the beginning of it.  times: whether to tell how long things took."""
+
+    left: str
+    right: str
+    times: bool = False
+
+
 class TrailArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
     task: str
     category: Category = "all"
@@ -167,6 +177,15 @@ class ResolveArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=
 
     resolution: str
     output: Json = None
+
+
+class ForkArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=True):
+    """stage: the first that is performed.  args: those that are to be other ones.  wait: as of `run`."""
+
+    stage: str
+    args: dict[str, Json] = {}
+    wait: bool = True
+    via: str = "cli"
 
 
 _WISHES = (RunArguments, DispatchArguments, SwitchArguments, PointerArguments, RunControlArguments)
@@ -376,6 +395,12 @@ async def _resolve(instance: Instance, asked: ResolveArguments) -> RunControlled
     return _controlled(run_id, run)
 
 
+async def _fork(instance: Instance, asked: ForkArguments) -> RunResult:
+    run_id = await resolve_run_id(instance.log.tables, asked.run)
+    accepted = await instance.forks.fork(run_id, asked.stage, asked.identity(), asked.args, via=asked.via)
+    return await _outcome(instance, accepted, wait=asked.wait)
+
+
 async def _run_and_who(instance: Instance, asked: RunControlArguments) -> tuple[str, str]:
     """The run's whole id, and the pseudonym of whoever asks."""
     by = instance.pseudonyms.user(asked.identity().user_id)
@@ -398,6 +423,32 @@ async def _runs(instance: Instance, asked: RunsArguments) -> Any:
 
 async def _show(instance: Instance, asked: ShowArguments) -> Any:
     return await instance.answers.run(asked.run)
+
+
+_TICK = re.compile(r"[^@]+@\d{4}-\d\d-\d\d([T ].*)?")
+"""A due instant of a schedule: `report@2026-11-30T09:00`."""
+
+
+async def _explain(instance: Instance, asked: ShowArguments) -> Any:
+    if _TICK.fullmatch(asked.run):
+        raise Invalid(
+            f"{asked.run[:80]} is a due instant of a schedule, and those cannot be explained yet: give the id of a run",
+            code="not_supported",
+        )
+
+    def policy(task: str) -> Policy | None:
+        entry = instance.catalogue.tasks.get(task)
+        return None if entry is None else entry.policy
+
+    # What reads without a daemon is no Instance, and goes on with nothing.
+    is_up, limit = isinstance(instance, Instance), instance.config.max_concurrent_runs
+    return await instance.answers.explain(
+        asked.run, limit=limit, policy=policy, is_up=is_up, now_us=instance.clock.now_us()
+    )
+
+
+async def _diff(instance: Instance, asked: DiffArguments) -> Any:
+    return await instance.answers.diff(asked.left, asked.right, times=asked.times)
 
 
 async def _trail(instance: Instance, asked: TrailArguments) -> Any:
@@ -525,10 +576,13 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("cancel", CancelArguments, _cancel, "end a run now"),
         _verb("signal", SignalArguments, _signal, "tell a run something"),
         _verb("resolve", ResolveArguments, _resolve, "say what became of a run in doubt"),
+        _verb("fork", ForkArguments, _fork, "a new run that begins with the results of another one"),
         _verb("dispatch", DispatchArguments, _dispatch, "dispatch an event to its workflow"),
         _verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
         _verb("runs", RunsArguments, _runs, "runs, newest first"),
         _verb("show", ShowArguments, _show, "one run in full"),
+        _verb("explain", ShowArguments, _explain, "why a run is as it is"),
+        _verb("diff", DiffArguments, _diff, "where two runs differ"),
         _verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
         _verb("pointers", PointersArguments, _pointers, "pointers"),
         _verb("pointer_add", PointerArguments, _pointer_add, "add a pointer to a pointer task"),
@@ -564,7 +618,7 @@ async def perform(verb: Verb[Any], instance: Instance, value: Json, *, via: str 
         arguments = shaped(value, verb.takes)
     except BadMessage as error:
         raise Invalid(str(error)) from None
-    if isinstance(arguments, RunArguments | DispatchArguments | CancelArguments | SignalArguments):
+    if isinstance(arguments, RunArguments | DispatchArguments | CancelArguments | SignalArguments | ForkArguments):
         if via is not None:
             arguments = msgspec.structs.replace(arguments, via=via)
         elif arguments.via not in ("cli", "python"):

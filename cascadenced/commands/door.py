@@ -30,12 +30,12 @@ from cascadenced.errors import (
 )
 
 READING = frozenset(
-    {"list", "status", "runs", "show", "trail", "pointers", "schedules", "followups", "dead_letters"}
+    {"list", "status", "runs", "show", "explain", "diff", "trail", "pointers", "schedules", "followups", "dead_letters"}
 )  # fmt: skip
 """Verbs that need no writable log."""
-_LONG = frozenset({"run", "trigger", "dispatch", "redrive", "log_backup", "log_rebuild", "log_verify"})
+_LONG = frozenset({"run", "trigger", "fork", "dispatch", "redrive", "log_backup", "log_rebuild", "log_verify"})
 """Verbs that take as long as the work they wait for."""
-ONCE = frozenset({"run", "trigger", "dispatch", "redrive"})
+ONCE = frozenset({"run", "trigger", "fork", "dispatch", "redrive"})
 """Verbs that do more when they are repeated, unless the caller names an idempotency key."""
 _ANSWER_WITHIN_S = 30.0
 _TRY_AGAIN_S = 0.05

@@ -80,7 +80,7 @@ class Shelf:
     """Of an `Instance`, what reading takes."""
 
     def __init__(self, config: Config, log: Reader | MemoryEventLog) -> None:
-        self.config, self.log = config, log
+        self.config, self.log, self.clock = config, log, SystemClock()
         self.tables = log if isinstance(log, Reader) else log.tables
         self.answers = Answers(self.tables, log.read_stream, self.states)
         self.board = Board({})

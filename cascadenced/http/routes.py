@@ -19,12 +19,14 @@ from cascadenced.http.query import arguments
 from cascadenced.http.replies import json_bytes, json_reply, text_reply
 from cascadenced.http.stream import StreamArguments, stream
 from cascadenced.instance import Instance, Status
+from cascadenced.pipeline.explain import Explanation
 from cascadenced.projections.answers import EventView, TaskView
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.followups import FollowupRow
 from cascadenced.projections.pointers import PointerRow
 from cascadenced.projections.runs import RunRow, RunView
 from cascadenced.projections.schedules import ScheduleRow
+from cascadenced.verbs import VERBS, perform
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -136,6 +138,11 @@ async def _run(request: web.Request) -> web.Response:
     return response
 
 
+async def _explain(request: web.Request) -> web.Response:
+    asked = arguments(request, RunArguments)
+    return json_reply(await perform(VERBS["explain"], _instance(request), {"run": asked.run}))
+
+
 async def _run_events(request: web.Request) -> web.Response:
     asked = arguments(request, RunEventsArguments)
     page = await _instance(request).answers.run_events(asked.run, limit=asked.limit, after=asked.after)
@@ -238,6 +245,14 @@ READ: tuple[Route, ...] = (
         handle=_run,
         takes=RunArguments,
         answers={_JSON: RunView, "text/html": None},
+        statuses={404: "no such run"},
+    ),
+    Route(
+        path="/runs/{run}/explain",
+        summary="Why a run is as it is, and what can be done about it",
+        handle=_explain,
+        takes=RunArguments,
+        answers={_JSON: Explanation},
         statuses={404: "no such run"},
     ),
     Route(

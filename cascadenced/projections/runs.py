@@ -33,7 +33,8 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.model import ENDED, STAGES, fold
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.pipeline.model import ENDED, STAGES, Run, fold
 from cascadenced.projections.page import Page, checked_limit, page
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
@@ -225,6 +226,52 @@ async def resolve_run_id(tables: Tables, given: str) -> str:
     if len(rows) > 1 and rows[0][0] != given:
         raise Invalid(f"several runs begin with {given!r}: give more of the id")
     return str(rows[0][0])
+
+
+async def statuses(tables: Tables, run_ids: Sequence[str]) -> dict[str, str]:
+    """How these runs stand, by id; without those that are not there."""
+    marks = ", ".join("?" * len(run_ids))
+    rows = await tables.fetch(f"SELECT run_id, status, paused FROM runs WHERE run_id IN ({marks})", run_ids)  # noqa: S608
+    return {run_id: "paused" if paused and status not in ENDED else status for run_id, status, paused in rows}
+
+
+async def place_in_queue(tables: Tables, run_id: str) -> int:
+    """1 for the queued run that was asked for first."""
+    return 1 + await _count(tables, "status = 'queued' AND run_id < ?", run_id)
+
+
+async def n_running(tables: Tables, task: str | None = None) -> int:
+    """Runs that have a slot, as far as the table knows: of one task, or of all."""
+    condition = "status = 'running' AND paused IS NOT 1"
+    return await (_count(tables, condition) if task is None else _count(tables, f"{condition} AND task = ?", task))
+
+
+_NEWEST_EVENTS = "SELECT position, group_hash, data FROM events WHERE stream = ? ORDER BY version DESC LIMIT 1000"
+
+
+async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) -> int | None:
+    """Position of the event that the run waits for, among the newest of its name and behind `since`; None: it has not
+    come."""
+    wait = run.wait
+    if wait is None or wait.kind != "event":
+        return None
+    since, found = max(since, run.heard.get(wait.name, 0)), None
+    for position, group, data in await tables.fetch(_NEWEST_EVENTS, (f"workflow-{wait.name}",)):
+        if position <= since:
+            break
+        event = decode(data)
+        if (
+            isinstance(event, EventDispatched)
+            and group == group_hash
+            and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+        ):
+            found = int(position)
+    return found
+
+
+async def _count(tables: Tables, condition: str, *parameters: str) -> int:
+    [(n,)] = await tables.fetch(f"SELECT count(*) FROM runs WHERE {condition}", parameters)  # noqa: S608
+    return int(n)
 
 
 def run_view(events: Sequence[Recorded]) -> RunView:

@@ -116,6 +116,7 @@ class Children:
         assert parent_id is not None
         parent = LiveRun(RunId(parent_id), Context())
         await parent.read(self._log)
+        parent.identity = child.identity  # a plan is for the same people throughout
         place = next((n for n, each in enumerate(parent.run.children or ()) if each.run_id == child.run_id), None)
         if parent.run.status in ENDED or place is None:
             why = f"the run that asked for it, {parent_id}, has ended"

@@ -61,7 +61,10 @@ class Perform(Protocol):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish for a run. source: makes it one run for ever.  at_us: when it was asked, for the run's id; None: now."""
+    """A wish for a run. source: makes it one run for ever.  at_us: when it was asked, for the run's id; None: now.
+
+    forked_from: the run that it begins with the results of; inherited: these, as its own events.
+    """
 
     task: str
     identity: Identity
@@ -74,6 +77,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     correlation: str | None = None
     traceparent: str | None = None
+    forked_from: str | None = None
+    inherited: tuple[Event, ...] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -156,17 +161,22 @@ class Runs:
             raise Overloaded(f"{self._max_queued} runs are queued already; try again later", retry_after_s=5.0)
         live = self._newborn(request, run_id or self.new_run_id(request.source, request.at_us))
         requested = RunRequested(
-            task=request.task, via=request.via, args=request.args, priority=request.priority, depth=request.depth
+            task=request.task,
+            via=request.via,
+            args=request.args,
+            priority=request.priority,
+            depth=request.depth,
+            forked_from=request.forked_from,
         )
         refused = self._tasks.refusal(request.task)
-        events: list[Event] = [requested]
+        events: list[Event] = [requested, *(request.inherited if refused is None else ())]
         has_slot = False
         if refused is not None:
             events.append(RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1]))
         elif has_slot := self._take_slot(live.run_id, request.task):
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
-            events += _start(evolve(Run(), requested), live.entry)
+            events += _start(fold(events), live.entry)
         to_queue = refused is None and not has_slot
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
         self._tell_room()
@@ -493,12 +503,24 @@ class Runs:
             await live.read(self._log)
         if live.run.status in ENDED or live.run.paused:
             return
+        # The task of a child may have to be planned again, and that takes knowing whom it is for.
+        if live.run.parent_run_id is not None and not await self._identified(live):
+            return
         if not await self._found_entry(live):
             return
         assert live.entry is not None
         if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
             await self._hold(live, changed)
             return
+        if not await self._identified(live):
+            return
+        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
+            await self._alone(live)
+        else:
+            await self._go_on(live)
+
+    async def _identified(self, live: LiveRun) -> bool:
+        """Find out whom the run is for; if the vault does not have it, the run is held."""
         if live.identity is None:
             context = live.context
             try:
@@ -506,11 +528,7 @@ class Runs:
             except (Unknown, VaultDamaged):
                 reason = "the vault does not have the identity of this run"
                 await self._hold(live, RunHeld(task=live.run.task, code="identity_missing", reason=reason))
-                return
-        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
-            await self._alone(live)
-        else:
-            await self._go_on(live)
+        return live.identity is not None
 
     async def _found_entry(self, live: LiveRun) -> bool:
         """Find the run's task; if there is none any more, the run is held, or cancelled if only its parent knew."""

@@ -245,3 +245,16 @@ async def test_no_answer_names_anybody(world: World, public: Client, path: str, 
         assert response.status == 200
         assert "alice-the-user" not in text
         assert "engineers-group" not in text
+
+
+async def test_a_run_is_explained(world: World, get: Get):
+    run_id = await world.run("failing")
+    explanation = await get(f"/runs/{run_id[:20]}/explain")
+    [reason] = explanation["reasons"]
+    assert (explanation["run_id"], reason["code"], reason["failure"]["type"]) == (run_id, "failed", "ValueError")
+    assert "alice" not in str(explanation)
+
+
+async def test_a_run_that_is_not_there_cannot_be_explained(public: Client):
+    async with public.get(f"/runs/{'f' * 32}/explain") as response:
+        assert response.status == 404

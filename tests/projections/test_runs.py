@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 
 from cascadenced.errors import Invalid, Unknown
-from cascadenced.events.run import RunFailed, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.eventlog.base import Change
+from cascadenced.events.base import Context
+from cascadenced.events.child import ChildRequested, Planned
+from cascadenced.events.run import RunFailed, RunHeld, RunPaused, RunRefused, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.wait import WaitStarted
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.runs import run_view
-from tests.examples import AT, AT_US, GROUP_HASH, RUN_ID, USER_HASH, example, recorded, run_of
+from tests.examples import AT, AT_US, GROUP_HASH, OTHER_HASH, RUN_ID, USER_HASH, example, recorded, run_of
 
 
 def view(*events, seconds_apart=1):
@@ -180,3 +186,60 @@ async def test_the_events_of_a_run_carry_their_own_json(answers, two_runs):
 async def test_the_events_of_an_unknown_run_are_unknown(answers):
     with pytest.raises(Unknown):
         await answers.run_events("ff" * 16)
+
+
+async def test_a_queued_run_is_explained_by_who_is_ahead_of_it(happened, answers):
+    ids = [f"{n:032x}" for n in range(1, 5)]
+    await happened(example(RunRequested), example(RunStarted), run_id=ids[0])
+    for run_id in ids[1:]:
+        await happened(example(RunRequested), run_id=run_id)
+    explanation = await answers.explain(
+        ids[3], limit=1, policy=lambda task: Policy(max_concurrent=1), is_up=True, now_us=AT_US
+    )
+    queue = explanation.reasons[0].queue
+    assert (queue.place, queue.n_running, queue.limit, queue.n_of_task, queue.task_limit) == (3, 1, 1, 1, 1)
+
+
+async def test_a_waiting_run_is_explained_with_how_its_children_stand(happened, answers):
+    parent, child = "1" * 32, "2" * 32
+    await happened(
+        example(RunRequested),
+        example(RunStarted, stages=("plan",)),
+        example(StageStarted, stage="plan"),
+        example(StageFinished, stage="plan", output=None, children=(Planned("part", "Part"),)),
+        example(StageStarted),
+        example(ChildRequested, child_run_id=child),
+        WaitStarted(task="example", stage="run", seq=0, kind="children"),
+        run_id=parent,
+    )
+    await happened(example(RunRequested), example(RunStarted), example(RunPaused), run_id=child)
+    explanation = await answers.explain(parent[:8], limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+    [state] = explanation.reasons[0].children
+    assert (state.run_id, state.status) == (child, "paused")
+
+
+async def test_a_run_that_is_not_there_cannot_be_explained(answers):
+    with pytest.raises(Unknown, match="no run"):
+        await answers.explain("f" * 32, limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+
+
+async def test_an_event_that_has_come_is_told_with_its_position(happened, answers, log):
+    run_id = "1" * 32
+    begun = (example(RunRequested), example(RunStarted), example(StageStarted), example(WaitStarted, until_us=None))
+    await happened(*begun, run_id=run_id)
+
+    async def dispatched(group_hash: str, **payload: object) -> None:
+        event = example(EventDispatched, name="invoice.paid", payload=payload, run_id=None)
+        await log.append([Change("workflow-invoice.paid", [event], None, Context(group_hash=group_hash))])
+
+    async def reason():
+        explanation = await answers.explain(run_id, limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+        return explanation.reasons[0]
+
+    await dispatched(OTHER_HASH, number=7)
+    await dispatched(GROUP_HASH, number=8)
+    assert not (await reason()).is_over
+    await dispatched(GROUP_HASH, number=7, more=1)
+    await dispatched(GROUP_HASH, number=7)
+    assert (await reason()).is_over
+    assert "it came (position 7); that is over, and it goes on as soon as" in (await reason()).text

@@ -758,3 +758,44 @@ async def test_each_run_has_its_own_slot_and_gives_it_back_once(journey: type[Jo
         assert not instance.runs._live
         assert not instance.runs._drives
     assert len(world.events(RunStarted)) == 20
+
+
+# ── plans of tasks ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_after_a_restart_the_runs_of_a_plan_find_their_tasks_again():
+    class Part(BaseTask):
+        name = "part"
+        gate = asyncio.Event()
+
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        async def run(self) -> Any:
+            await self.gate.wait()
+            return [self.user_id, self.n]
+
+    class Nested(BaseTask):
+        name = "nested"
+
+        async def plan(self) -> Any:
+            return [Part(2)]
+
+    class Whole(BaseTask):
+        name = "whole"
+
+        async def plan(self) -> Any:
+            return [Part(1), Nested()]
+
+    world = World(Whole)
+    for nth in range(2):  # the first part is under way, then the one in the plan of the plan
+        instance = await world.start()
+        if nth == 0:
+            run_id = (await ask(instance, "whole")).run_id
+        await until(lambda n=nth: len([e for e in world.events(StageStarted) if e.task == "part"]) > n)
+        world.crash(instance)
+        await idle()
+    Part.gate.set()
+    async with world.up() as instance:
+        ended = await instance.runs.ended(run_id)
+    assert ended.run.result == [["alice", 1], [["alice", 2]]]
