@@ -361,18 +361,10 @@ def _exception(name: str, reason: str, entry: TaskEntry | None) -> Exception:
 
 
 def _kinds(name: str, entry: TaskEntry | None) -> Iterator[type[Exception]]:
-    """Classes of that name: the task's module's first, then Python's, then whatever is loaded."""
-    module = sys.modules.get((entry.source or "").partition(":")[0]) if entry is not None else None
-    for found in (getattr(module, name, None), getattr(builtins, name, None)):
+    """Classes of that name: in the modules of the task's class and of those above it, then Python's."""
+    made_of = entry.make if entry is not None else None
+    lineage = made_of.__mro__ if isinstance(made_of, type) else ()
+    modules = [sys.modules.get(cls.__module__) for cls in lineage]
+    for found in [getattr(module, name, None) for module in (*modules, builtins)]:
         if isinstance(found, type) and issubclass(found, Exception):
             yield found
-    seen: set[type[Exception]] = set()
-    todo: list[type[Exception]] = [Exception]
-    while todo:
-        kind = todo.pop()
-        if kind in seen:
-            continue
-        seen.add(kind)
-        if kind.__name__ == name:
-            yield kind
-        todo += type.__subclasses__(kind)

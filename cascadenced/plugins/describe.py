@@ -91,7 +91,7 @@ _PLAIN = Hook(is_async=False, takes=False)
 
 
 def _source_ref(target: object, name: str, *, required: bool) -> str | None:
-    """`module:qualname` by which another process finds the target; None if it cannot, which is refused if `required`."""
+    """`module:qualname` by which another process finds it; None if none can, which is refused where it is required."""
     try:
         found = source_of(target, name)
     except Invalid:
