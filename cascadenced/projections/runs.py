@@ -33,6 +33,7 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
+from cascadenced.pipeline.access import Caller
 from cascadenced.pipeline.model import ENDED, STAGES, fold
 from cascadenced.projections.page import Page, checked_limit, page
 
@@ -213,18 +214,47 @@ def _run_row(row: Row) -> RunRow:
     return RunRow(run_id, task, "paused" if paused else status, stage, attempt, parent, user_hash, group_hash, *times)
 
 
-async def resolve_run_id(tables: Tables, given: str) -> str:
-    """The run whose id is, or begins with, `given` (8 characters at least). Raises Unknown, Invalid if several do."""
+async def resolve_run_id(tables: Tables, given: str, among: Caller | None = None) -> str:
+    """The run whose id is, or begins with, `given` (8 characters at least). Raises Unknown, Invalid if several do.
+
+    among: only runs that this caller may control; None: all there are.
+    """
     if len(given) < 8 or not given.isalnum():
         raise Unknown(f"no run {given[:40]!r}: give its id, or the first 8 or more characters of it")
+    condition, values = _controlled_by(among)
     rows = await tables.fetch(
-        "SELECT run_id FROM runs WHERE run_id >= ? AND run_id < ? ORDER BY run_id LIMIT 2", (given, given + "~")
+        "SELECT run_id FROM runs "  # noqa: S608 -- constants only
+        f"WHERE run_id >= ? AND run_id < ? AND {condition} ORDER BY run_id LIMIT 2",
+        (given, given + "~", *values),
     )
     if not rows:
         raise Unknown(f"no run {given[:64]!r}")
     if len(rows) > 1 and rows[0][0] != given:
         raise Invalid(f"several runs begin with {given!r}: give more of the id")
     return str(rows[0][0])
+
+
+async def running(tables: Tables, task: str, among: Caller, *, paused: bool, limit: int) -> list[str]:
+    """Runs of `task` that have started and not ended, newest first; of those that `among` may control.
+
+    paused: only those that are.
+    """
+    condition, values = _controlled_by(among)
+    rows = await tables.fetch(
+        # Over the index of what is unfinished: a task may have run a million times.
+        "SELECT run_id FROM runs INDEXED BY runs_status "  # noqa: S608 -- constants only
+        "WHERE status IN ('running', 'waiting', 'in_doubt') AND task = ? AND started_at_us IS NOT NULL "
+        f"AND (NOT ? OR paused = 1) AND {condition} ORDER BY run_id DESC LIMIT ?",
+        (task, paused, *values, limit),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def _controlled_by(caller: Caller | None) -> tuple[str, list[str | None]]:
+    """`may_control` as a condition on a row, and its values."""
+    if caller is None or caller.is_owner:
+        return "1", []
+    return "(user_hash = ? OR group_hash = ?)", [caller.user_hash, caller.group_hash]
 
 
 def run_view(events: Sequence[Recorded]) -> RunView:
