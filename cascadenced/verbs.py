@@ -243,7 +243,7 @@ class RunResult(msgspec.Struct):
     duplicate: bool = False
 
 
-class Switched(msgspec.Struct, omit_defaults=True):
+class Switched(msgspec.Struct):
     """run_id: the run that was paused or resumed, null if it was the task itself.  duplicate: whether the same was
     asked before."""
 

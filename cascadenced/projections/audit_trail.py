@@ -15,8 +15,9 @@ from cascadenced.clock import iso
 from cascadenced.eventlog.base import Connection, Tables
 from cascadenced.eventlog.bulk import insert_many
 from cascadenced.eventlog.rows import COLUMNS, from_row
-from cascadenced.events.audit import audit_rows, stage_rows
+from cascadenced.events.audit import SHOWN, audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
+from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.projections.page import Page, checked_limit, checked_position
 
 _DDL = """
@@ -35,17 +36,14 @@ _CHUNK = 500
 Category = Literal["stage", "audit", "all"]
 
 
-_TYPES = frozenset({
-    "run.requested", "run.refused", "run.finished", "run.failed", "stage.started", "stage.finished", "stage.failed",
-    "task.enabled", "task.disabled", "task.paused", "task.resumed", "pointer.added",
-})  # fmt: skip
+_TYPES = frozenset(TYPE_NAMES[kind] for kind in SHOWN)
 
 
 class AuditTrail:
     """Which events say something about a task."""
 
     name = "audit_trail"
-    version = 1
+    version = 2
     tables = ("audit_trail",)
     ddl = _DDL
     types = _TYPES

@@ -66,6 +66,10 @@ async def do(instance: Instance, verb: str, *, via: str | None = "http", **argum
     return msgspec.json.decode(msgspec.json.encode(result))
 
 
+def switched(task: str, *, changed: bool = True, run_id: str | None = None, duplicate: bool = False) -> dict[str, Any]:
+    return {"task": task, "changed": changed, "run_id": run_id, "duplicate": duplicate}
+
+
 async def waiting(instance: Instance, task: str = "waits") -> str:
     run_id = (await ask(instance, task, ALICE)).run_id
     await idle()
@@ -170,6 +174,22 @@ async def test_a_whole_id_is_found_while_the_table_of_runs_is_frozen(
 
         monkeypatch.setattr(instance.log.tables, "fetch", fetch)
         assert (await do(instance, "cancel", run=run_id, **ALICE_SAYS))["status"] == "cancelled"
+
+
+async def test_what_was_done_to_a_run_is_in_the_trail_of_its_task(world: World) -> None:
+    async with world.up() as instance:
+        run_id = await waiting(instance)
+        await do(instance, "pause_run", run=run_id, **ALICE_SAYS)
+        await do(instance, "signal", run=run_id, value={"note": "hello"}, **ALICE_SAYS)
+        await do(instance, "resume_run", run=run_id, **ALICE_SAYS)
+        await do(instance, "cancel", run=run_id, reason="enough", **ALICE_SAYS)
+        stages = (await do(instance, "trail", task="waits", category="stage"))["items"]
+        audits = (await do(instance, "trail", task="waits", category="audit"))["items"]
+    assert [row["stage"] for row in stages][-3:] == ["paused", "context_attached", "resumed"]
+    assert [(row["stage"], row["status"]) for row in audits][-2:] == [
+        ("context_attached", "received"),
+        ("execute", "cancelled"),
+    ]
 
 
 # ── the same again ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -283,9 +303,9 @@ async def test_a_key_that_cannot_be_one_is_invalid(world: World, key: str) -> No
 async def test_a_switch_repeated_under_its_key_does_not_move_what_was_moved_back(world: World) -> None:
     async with world.up() as instance:
         asked = {**ALICE_SAYS, "task": "quick", "idempotency_key": "k"}
-        assert await do(instance, "disable", **asked) == {"task": "quick", "changed": True}
+        assert await do(instance, "disable", **asked) == switched("quick")
         await do(instance, "enable", task="quick", **ALICE_SAYS)
-        assert await do(instance, "disable", **asked) == {"task": "quick", "changed": False, "duplicate": True}
+        assert await do(instance, "disable", **asked) == switched("quick", changed=False, duplicate=True)
         assert (await do(instance, "run", task="quick", **ALICE_SAYS))["status"] == "success"
 
 
@@ -298,7 +318,7 @@ async def test_pause_means_the_newest_run_under_way_and_resume_the_newest_that_i
         older, newer = sorted((older, newer))
         assert (await do(instance, "pause", task="waits", **ALICE_SAYS))["run_id"] == newer
         again = await do(instance, "pause", task="waits", **ALICE_SAYS)
-        assert again == {"task": "waits", "changed": False, "run_id": newer}
+        assert again == switched("waits", changed=False, run_id=newer)
         await waiting(instance)
         assert (await do(instance, "resume", task="waits", **ALICE_SAYS))["run_id"] == newer
     assert world.events(TaskPaused) == []
@@ -307,10 +327,10 @@ async def test_pause_means_the_newest_run_under_way_and_resume_the_newest_that_i
 
 async def test_where_no_run_is_under_way_the_task_itself_is_meant(world: World) -> None:
     async with world.up() as instance:
-        assert await do(instance, "pause", task="waits", **ALICE_SAYS) == {"task": "waits", "changed": True}
+        assert await do(instance, "pause", task="waits", **ALICE_SAYS) == switched("waits")
         with pytest.raises(Conflict, match="is paused"):
             await do(instance, "run", task="waits", **ALICE_SAYS)
-        assert await do(instance, "resume", task="waits", **ALICE_SAYS) == {"task": "waits", "changed": True}
+        assert await do(instance, "resume", task="waits", **ALICE_SAYS) == switched("waits")
         with pytest.raises(Unknown, match="Unknown task: nothing"):
             await do(instance, "pause", task="nothing", **ALICE_SAYS)
 
@@ -318,7 +338,7 @@ async def test_where_no_run_is_under_way_the_task_itself_is_meant(world: World) 
 async def test_runs_of_others_are_not_meant(world: World) -> None:
     async with world.up() as instance:
         await waiting(instance)
-        assert await do(instance, "pause", task="waits", **STRANGER) == {"task": "waits", "changed": True}
+        assert await do(instance, "pause", task="waits", **STRANGER) == switched("waits")
     assert world.events(RunPaused) == []
 
 
@@ -326,7 +346,7 @@ async def test_a_job_id_names_the_run(world: World) -> None:
     async with world.up() as instance:
         older, _ = sorted([await waiting(instance), await waiting(instance)])
         paused = await do(instance, "pause", task="waits", job_id=older, **ALICE_SAYS)
-        assert paused == {"task": "waits", "changed": True, "run_id": older}
+        assert paused == switched("waits", run_id=older)
         assert (await do(instance, "resume", task="waits", job_id=older, **ALICE_SAYS))["run_id"] == older
 
 
@@ -364,7 +384,7 @@ async def test_a_pause_by_name_repeated_under_its_key_is_about_the_run_it_was_ab
         await do(instance, "cancel", run=first, **ALICE_SAYS)
         await waiting(instance)
         again = await do(instance, "pause", **asked)
-        assert again == {"task": "waits", "changed": False, "run_id": first, "duplicate": True}
+        assert again == switched("waits", changed=False, run_id=first, duplicate=True)
 
 
 # ── doubt ────────────────────────────────────────────────────────────────────────────────────────────────────────
