@@ -10,6 +10,8 @@ from cascadenced.commands.options import Command, after, limit
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import coloured, content, fields, plain, table, took, when
 
+_RESOLVE = "cascadenced resolve {} retry|done|fail, when you know whether it happened"
+
 
 @click.command(cls=Command)
 @click.option("--task", metavar="NAME", help="Only runs of this task.")
@@ -111,6 +113,7 @@ def _run(run: dict[str, Any]) -> str:
             ("status", coloured(run["status"])),
             ("waits for", waits_for and plain(waits_for["text"])),
             ("because", waits_for and waits_for["reason"] and plain(waits_for["reason"])),
+            ("resolve", _RESOLVE.format(run["run_id"]) if run["status"] == "in_doubt" else None),
             ("error", error and f"{plain(error['message'])} ({plain(error['type'])})"),
             ("user", run["user_hash"]),
             ("group", run["group_hash"]),

@@ -61,7 +61,7 @@ def run_page(run: RunView) -> str:
         _facts(
             ("Task", run.task),
             ("Status", _status(run.status)),
-            ("Waits for", _waits(run.waits_for)),
+            *_waiting(run.waits_for),
             ("Requested", _time(run.requested_at)),
             ("Started", _time(run.started_at)),
             ("Finished", _time(run.finished_at)),
@@ -226,7 +226,7 @@ def _steps(steps: Sequence[StepView], n_steps: int) -> Html | None:
                 "li",
                 _status(step.status),
                 " ",
-                step.name or step.kind,
+                step.name if step.kind == "step" else f"{step.kind} {step.name}".rstrip(),
                 None if step.took_s is None else tag("span", f" {_duration(step.took_s)}", class_="none"),
             )
             for step in steps
@@ -249,6 +249,12 @@ def _children(children: Sequence[ChildView]) -> Html:
             for child in children[:MAX_CHILDREN_SHOWN]
         ],
     )
+
+
+def _waiting(wait: WaitView | None) -> list[tuple[str, Child]]:
+    if wait is None:
+        return []
+    return [("Waits for", wait.text), *([("Because", wait.reason)] if wait.reason else [])]
 
 
 def _waits(wait: WaitView | None) -> Html:

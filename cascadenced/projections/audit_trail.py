@@ -59,7 +59,8 @@ class AuditTrail:
 
 
 class TrailRow(msgspec.Struct):
-    """status and what follows it are null for a stage row. time: ISO 8601 UTC."""
+    """status and what follows it are null for a stage row. time: ISO 8601 UTC.  user_hash: whoever did it, as far as
+    that is known, else the run's user."""
 
     stage: str
     time: str
@@ -127,7 +128,9 @@ def _cursor(after: str | None) -> tuple[int, int]:
 
 
 def _trail_rows(recorded: Recorded, category: Category) -> list[TrailRow]:
-    time, who = iso(recorded.at_us), (recorded.user_hash, recorded.group_hash, recorded.run_id)
+    # Who controls a run need not be its user.
+    by = getattr(recorded.event, "by", None) or recorded.user_hash
+    time, who = iso(recorded.at_us), (by, recorded.group_hash, recorded.run_id)
     rows = []
     if category != "audit":
         rows += [TrailRow(row.stage, time, None, None, None, None, *who) for row in stage_rows(recorded.event)]

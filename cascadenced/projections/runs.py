@@ -35,7 +35,7 @@ from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.pipeline.access import Caller
-from cascadenced.pipeline.model import ENDED, STAGES, Child, fold
+from cascadenced.pipeline.model import ENDED, STAGES, Child, Run, fold
 from cascadenced.projections.page import Page, checked_limit, page
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
@@ -148,7 +148,7 @@ def _fold(row: list[Any], recorded: Recorded) -> None:
 
 class WaitView(msgspec.Struct):
     """What a run waits for. kind: sleep, event, children (runs of its plan), retry (of its stage), held (for a restart
-    that can go on with it), or decision (what became of an effect in doubt: `resolve` says).
+    that can go on with it), or decision (`resolve`: what became of an effect in doubt).
 
     text: the same in words.  name: of the event, of the step in doubt, or the code of what it is held for.
     until: when that is over at the latest.  where: what the event's payload must hold.
@@ -302,9 +302,7 @@ def _wait_of(event: Event) -> WaitView | None:
             return WaitView("held", f"a restart: {reason}", code, reason=reason)
         case RunDoubted(stage=stage, step=step, reason=reason):
             what = f"the stage {stage}" if step is None else f"the step {step}"
-            return WaitView(
-                "decision", f"a decision about {what}: `resolve` says retry, done or fail", step, reason=reason
-            )
+            return WaitView("decision", f"a decision about {what}: retry, done or fail", step, reason=reason)
     return None
 
 
@@ -399,12 +397,17 @@ def run_view(events: Sequence[Recorded]) -> RunView:
         result=run.result if run.status == "success" else None,
         error=RunError(run.error_type, run.reason or "") if run.error_type else None,
         stages=list(stages.values()),
-        children=[_child_view(index, child) for index, child in enumerate(run.children or ())],
+        children=[_child_view(run, index, child) for index, child in enumerate(run.children or ())],
     )
 
 
-def _child_view(index: int, child: Child) -> ChildView:
-    status = "planned" if child.run_id is None else "running" if child.ended is None else child.ended.status
+def _child_view(run: Run, index: int, child: Child) -> ChildView:
+    if child.ended is not None:
+        status = child.ended.status
+    elif child.run_id is None:
+        status = "planned"
+    else:  # runs of a plan do not outlive it
+        status = "cancelled" if run.status in ENDED else "running"
     return ChildView(index, child.planned.name, child.run_id, status, child.attempt)
 
 
@@ -426,6 +429,9 @@ def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
             stages[stage].status = "started"
         case RunDoubted(stage=stage):
             stages[stage].status = "in_doubt"
+        case RunResolved():
+            for view in stages.values():
+                view.status = "started" if view.status == "in_doubt" else view.status
         case RunFailed(stage=str(stage)):  # it was under way when the run was given up
             stages[stage].status = "error"
         case RunCancelled(stage=str(stage)):

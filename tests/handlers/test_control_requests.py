@@ -182,7 +182,7 @@ async def test_what_was_done_to_a_run_is_in_the_trail_of_its_task(world: World) 
         await do(instance, "pause_run", run=run_id, **ALICE_SAYS)
         await do(instance, "signal", run=run_id, value={"note": "hello"}, **ALICE_SAYS)
         await do(instance, "resume_run", run=run_id, **ALICE_SAYS)
-        await do(instance, "cancel", run=run_id, reason="enough", **ALICE_SAYS)
+        await do(instance, "cancel", run=run_id, reason="enough", **COLLEAGUE)
         stages = (await do(instance, "trail", task="waits", category="stage"))["items"]
         audits = (await do(instance, "trail", task="waits", category="audit"))["items"]
     assert [row["stage"] for row in stages][-3:] == ["paused", "context_attached", "resumed"]
@@ -190,6 +190,7 @@ async def test_what_was_done_to_a_run_is_in_the_trail_of_its_task(world: World) 
         ("context_attached", "received"),
         ("execute", "cancelled"),
     ]
+    assert [row["user_hash"] for row in audits][-2:] == [PSEUDONYMS.user("alice"), PSEUDONYMS.user("carol")]
 
 
 # ── the same again ───────────────────────────────────────────────────────────────────────────────────────────────

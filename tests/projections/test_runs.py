@@ -14,6 +14,7 @@ from cascadenced.events.run import (
     RunPaused,
     RunRefused,
     RunRequested,
+    RunResolved,
     RunStarted,
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
@@ -227,7 +228,7 @@ UNTIL = "2026-09-21 14:13:20Z"
             example(RunDoubted, stage="run", step="charge"),
             "in_doubt",
             "decision",
-            "a decision about the step charge: `resolve` says retry, done or fail",
+            "a decision about the step charge: retry, done or fail",
         ),
     ],
 )
@@ -311,3 +312,19 @@ def test_the_runs_of_a_plan_are_shown_in_its_order():
         (1, "part1", "c" * 32, "running", 1),
         (2, "part2", None, "planned", 0),
     ]
+
+
+def test_a_run_of_a_plan_is_not_shown_as_running_when_the_plan_is_over():
+    shown = view(
+        *run_of("plan", "run")[:3],
+        example(StageFinished, stage="plan", children=(Planned(name="part", kind="x"), Planned(name="part", kind="x"))),
+        example(StageStarted, stage="run"),
+        example(ChildRequested, index=0, child_run_id="a" * 32),
+        example(RunCancelled, stage="run"),
+    )
+    assert [child.status for child in shown.children] == ["cancelled", "planned"]
+
+
+def test_a_doubt_that_was_settled_is_over():
+    shown = view(*run_of("run")[:3], example(RunDoubted, stage="run"), example(RunResolved, verdict="retry"))
+    assert (shown.status, shown.waits_for, stages_of(shown)["run"]) == ("running", None, "started")
