@@ -201,7 +201,7 @@ def _stages(stages: Sequence[StageView]) -> Html:
         ("Stage", "Status", "Started", "Took", "Attempt", "Output"),
         [
             (
-                [view.stage, _steps(view.steps, view.n_steps)],
+                tag("div", view.stage, _steps(view.steps, view.n_steps)) if view.steps else view.stage,
                 _status(view.status),
                 _time(view.started_at),
                 _NOTHING if view.took_s is None else _duration(view.took_s),
