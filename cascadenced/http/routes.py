@@ -1,4 +1,4 @@
-"""Everything that can be asked with GET: one table, which the application, the OpenAPI document and the tests read."""
+"""What everybody may ask, with GET: one table, which the application, the OpenAPI document and the tests read."""
 
 from __future__ import annotations
 
@@ -37,18 +37,31 @@ class Items(msgspec.Struct, frozen=True):
     row: type[msgspec.Struct]
 
 
+class Rows(msgspec.Struct, frozen=True):
+    """All rows of this kind, in an array."""
+
+    row: type[msgspec.Struct]
+
+
+Answered = type[msgspec.Struct] | Items | Rows | None
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """takes: parameters in path and query.  answers: media type → the struct or rows in it, None for anything else.
 
-    statuses: answers besides 200, with what they mean.
+    statuses: answers besides 200, with what they mean.  accepted: what a 202 has in it.  body: of the request, JSON;
+    None: any object.  identified: whether the headers must say who asks.
     """
 
     path: str
     summary: str
     handle: Handler
     takes: type[msgspec.Struct] | None = None
-    answers: Mapping[str, type[msgspec.Struct] | Items | None]
+    answers: Mapping[str, Answered]
     statuses: Mapping[int, str] = {}
+    accepted: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    identified: bool = False
     method: Literal["GET", "POST"] = "GET"
     head: bool = True
 

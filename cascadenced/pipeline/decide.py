@@ -167,7 +167,7 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
 
 def _may_have_happened(run: Run) -> bool:
     """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
-    return run.open_step is not None or not run.marks
+    return not run.settled and (run.open_step is not None or not run.marks)
 
 
 def _again(run: Run, code: str) -> list[Event]:

@@ -82,6 +82,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     n_failed: attempts of `current` that raised.
     marks: by place, what `current` has behind it.  open_step: the place and name of a step that must not happen twice.
     wait: what it waits for.  in_doubt: the effect that may have happened.
+    settled: somebody has said what became of a doubt, and `current` has not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
     children: what the plan asks for, None: no runs.  heard: event name → position of the last one it was handed.
     """
@@ -108,6 +109,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_step: tuple[int, str] | None = None
     wait: Wait | None = None
     in_doubt: RunDoubted | None = None
+    settled: bool = False
     contexts: tuple[ContextAttached, ...] = ()
     n_consumed: int = 0
     children: tuple[Child, ...] | None = None
@@ -183,7 +185,7 @@ def _doubted(run: Run, event: RunDoubted) -> Run:
 
 
 def _resolved(run: Run, _: RunResolved) -> Run:
-    return replace(run, status="running", in_doubt=None, open_step=None)
+    return replace(run, status="running", in_doubt=None, open_step=None, settled=True)
 
 
 def _finished(run: Run, _: RunFinished) -> Run:
@@ -217,6 +219,7 @@ def _stage_started(run: Run, event: StageStarted) -> Run:
         skipped=event.skipped,
         code=event.code,
         wait=None,
+        settled=False,
     )
 
 

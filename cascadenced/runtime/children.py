@@ -95,8 +95,9 @@ class Children:
     async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> None:
         """Record the step, and let the children know what the log has of them."""
         receipt = await record(self._log, clock, live, following)
+        recorded = () if receipt is None else receipt.recorded
         for child in asked:
-            child.fold([each for each in receipt if each.stream == run_stream(child.run_id)])
+            child.fold([each for each in recorded if each.stream == run_stream(child.run_id)])
 
     def ended(self, child: LiveRun) -> None:
         """A child has ended in this process: its exception is the parent's, if that fails of it."""

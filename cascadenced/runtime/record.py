@@ -11,7 +11,7 @@ import msgspec
 
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, DiskFull, Unavailable, WrongVersion
-from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunStarted
 from cascadenced.events.signal import ContextConsumed
@@ -136,18 +136,25 @@ Following = Callable[[Run], Step | None]
 
 
 async def record(
-    log: EventLog, clock: Clock, live: LiveRun, following: Following, *, wait_for_space: bool = True
-) -> Sequence[Recorded]:
-    """Append the step that `following` says, in one write, and take it in. Returns all that was recorded.
+    log: EventLog,
+    clock: Clock,
+    live: LiveRun,
+    following: Following,
+    *,
+    wait_for_space: bool = True,
+    source: str | None = None,
+) -> Receipt | None:
+    """Append the step that `following` says, in one write, and take it in. Returns None if there is nothing to append.
 
     When another writer came first, the stream is read and `following` asked again. A full disk, and a log
     that another program holds, is waited for, or raises DiskFull or Unavailable.
+    source: as in `append`; if the log has it, nothing is written, and what the log has is taken in.
     """
     while (step := following(live.run)) is not None:
         if not step.events:
-            break
+            return None
         try:
-            receipt = await log.append([live.change(step.events), *step.also])
+            receipt = await log.append([live.change(step.events), *step.also], source=source)
         except (DiskFull, Unavailable):
             if not wait_for_space:
                 raise
@@ -155,9 +162,12 @@ async def record(
         except WrongVersion:
             live.fold(await log.read_stream(run_stream(live.run_id), live.version))
         else:
-            live.advance(step.run, receipt.recorded[: len(step.events)])
-            return receipt.recorded
-    return ()
+            if receipt.duplicate:
+                live.fold(await log.read_stream(run_stream(live.run_id), live.version))
+            else:
+                live.advance(step.run, receipt.recorded[: len(step.events)])
+            return receipt
+    return None
 
 
 _STARTS = frozenset({StageStarted, ContextConsumed})

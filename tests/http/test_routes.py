@@ -193,7 +193,7 @@ async def test_a_method_that_is_not_offered_names_those_that_are(public: Client)
         assert (await response.json())["error"] == "method_not_allowed"
 
 
-async def test_nothing_changes_over_the_public_application(public: Client):
+async def test_nothing_changes_for_who_does_not_say_their_name(public: Client):
     async with public.post("/rpc/run", json={"task": "example", **ALICE}) as response:
         assert response.status == 404
     assert all(route.method == "GET" for route in READ)
