@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cascadenced.clock import Clock
+from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, DiskError
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt, Row
 from cascadenced.eventlog.chain import header_of, verify
@@ -188,6 +189,7 @@ class MemoryEventLog:
             batch = self._tail.sequence(waiting, lambda _: self.file.versions, lambda _: self.file.sources)
             if batch.recorded:
                 self._write(batch)
+                crashpoint("append.before_commit")
         except Exception as error:  # noqa: BLE001 -- the callers hear what happened
             self._failed(waiting, DiskError(str(error)) if isinstance(error, sqlite3.Error) else error)
             return
@@ -201,6 +203,7 @@ class MemoryEventLog:
         file.checkpoints.update(self._checkpoints)
         self._checkpoints = {}
         self._tail.advance(batch)
+        crashpoint("append.after_commit")
         self._live.grew(batch.recorded, batch.n_bytes)
         for outcome in batch.outcomes:
             if outcome.future.done():
