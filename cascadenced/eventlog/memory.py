@@ -13,7 +13,7 @@ from typing import Any
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, DiskError
+from cascadenced.errors import CascadenceError, DiskError, Unavailable
 from cascadenced.eventlog.base import Change, Observer, Projection, ProjectionState, Receipt, Row
 from cascadenced.eventlog.chain import header_of, verify
 from cascadenced.eventlog.database import migrate
@@ -44,9 +44,15 @@ class MemoryTables:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.closed = False
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        return self._connection.execute(sql, parameters).fetchall()
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except sqlite3.ProgrammingError:
+            if self.closed:
+                raise Unavailable("the log is closed") from None
+            raise
 
 
 class MemoryEventLog:
@@ -124,7 +130,7 @@ class MemoryEventLog:
             future.set_exception(DiskError("the log is closed"))
             return future
         if not self._waiting:
-            self._loop.call_soon(self._commit)
+            self._commit_soon()
         self._waiting.append(prepare(changes, source, self._clock, self._ids, future))
         return future
 
@@ -174,7 +180,12 @@ class MemoryEventLog:
         self._closed = True
         self.file.checkpoints.update(self._checkpoints)
         self._live.close()
+        self.tables.closed = True
         self._connection.close()
+
+    def _commit_soon(self) -> None:
+        """Something waits. A simulation lets it take as long as a disk does."""
+        self._loop.call_soon(self._commit)
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
