@@ -114,9 +114,7 @@ class MemoryBus:
         if broken is not None:
             self._hold(broken)
             return
-        if self.marks.server not in (0, digest(self.info().server_id)):
-            self._tell(Doubt("server_restarted"))
-        self._know(self.marks)
+        self._recognise()
         self.server.redeliver()
 
     # What the daemon uses.
@@ -148,6 +146,10 @@ class MemoryBus:
         if broken is not None:
             self._hold(broken)
             return
+        self._recognise()
+
+    def _recognise(self) -> None:
+        """Take the streams for what they were; say so when that is worth a closer look."""
         seen = self.server.events.seen(self.marks.events, 0, self._max_age_us)
         if self.marks.server not in (0, digest(self.info().server_id)):
             self._tell(Doubt("server_restarted"))
