@@ -410,7 +410,8 @@ class Runs:
         await self._to_its_end(live)
 
     async def _to_its_end(self, live: LiveRun) -> None:
-        while live.run.current is not None and live.run.status == "running":
+        # Without an open start it was interrupted while its code went on, and is another life's to do.
+        while live.run.current is not None and live.run.open_starts and live.run.status == "running":
             outcome = await self._performed(live)
             following = outcome_of(live, self._clock, outcome, go_on=not self._stop.is_set())
             await record(self._log, self._clock, live, following)

@@ -471,6 +471,7 @@ async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind(monkeyp
     assert isinstance(world.events()[-1], StageInterrupted)
     never.set()
     await until(lambda: instance.runs.n_running == 0)
+    assert isinstance(world.events()[-1], StageInterrupted), "what it did since then takes no effect"
     await instance.log.close()
 
 
