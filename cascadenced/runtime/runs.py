@@ -94,6 +94,9 @@ class Runs:
         self._perform = perform
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
+        self._n_starting = 0  # of the slots: those whose run is not recorded yet
+        self._none_starting = asyncio.Event()
+        self._none_starting.set()
         self._n_joining = 0  # those that will be queued as soon as they are recorded
         self._queue: OrderedDict[str, LiveRun | None] = OrderedDict()
         # A run is in one of these three, or this process leaves it alone.
@@ -147,6 +150,7 @@ class Runs:
             assert live.entry is not None  # or there were a refusal
             events += _start(evolve(Run(), requested), live.entry)
         to_queue = refused is None and not has_slot
+        self._starting(has_slot)
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
         self._tell_room()
         try:
@@ -154,6 +158,7 @@ class Runs:
                 await self._vault.remember([request.identity], self._pseudonyms)
             appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
+            self._starting(-has_slot)
             self._give_back(has_slot=has_slot, to_queue=to_queue)
             raise
         self._asked[live.run_id] = live
@@ -178,6 +183,7 @@ class Runs:
     ) -> None:
         """The append of a request is over: drive the run, or queue it, if there is one; and tell who asked for it."""
         self._asked.pop(live.run_id, None)
+        self._starting(-has_slot)
         error = done.exception()
         if not answer.done():
             if error is None:
@@ -249,6 +255,7 @@ class Runs:
         abandoned; their results take no effect.
         """
         self._stop.set()
+        await self._none_starting.wait()  # they are under way as soon as they are recorded
         await _first_of(self._drives_ended(), self._clock.sleep(grace_s), (hurry or asyncio.Event()).wait())
         interrupted = [
             live
@@ -299,6 +306,13 @@ class Runs:
             return False
         self._n_slots_taken += 1
         return True
+
+    def _starting(self, n: int) -> None:
+        self._n_starting += n
+        if self._n_starting:
+            self._none_starting.clear()
+        else:
+            self._none_starting.set()
 
     def _free_slot(self) -> None:
         self._n_slots_taken -= 1
