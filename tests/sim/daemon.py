@@ -99,7 +99,9 @@ class DaemonLife(Life):
             return
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self.world.faults.append(f"life {self.number} ended with {_told(error)}")
+            self.world.faults.append(f"life {self.number} ended with {told(error)}")
+        elif self.stop is not None and self.stop.error is not None:
+            self.world.faults.append(f"life {self.number} stopped on {told(self.stop.error)}")
         elif not self.stop_asked:
             self.world.faults.append(f"life {self.number} ended by itself")
         self.ended.set_result("stopped")
@@ -159,7 +161,8 @@ class SimDaemon(Daemon):
         self._world.say(f"life {self._life.number} is ready")
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """What happened, without the groups around it."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_told(one) for one in error.exceptions)
+        return "; ".join(told(one) for one in error.exceptions)
     return repr(error)

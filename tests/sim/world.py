@@ -31,7 +31,7 @@ from tests.sim import checks, fates
 from tests.sim.broker import Broker, SimBus, Temper
 from tests.sim.client import Clients
 from tests.sim.clock import SimClock
-from tests.sim.daemon import DaemonLife
+from tests.sim.daemon import DaemonLife, told
 from tests.sim.disk import Disk
 from tests.sim.ledger import Ledger
 from tests.sim.loop import OF, SimLoop, Stuck, bury
@@ -222,6 +222,8 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
             loop.run_until_complete(world.live())
         except Stuck as stuck:
             world.faults.append(f"stuck: {stuck}")
+        except Exception as error:  # of the checks, or of the world's own making: it must not hide the other worlds
+            world.faults.append(f"the world came to an end: {told(error)}")
         world.faults += loop.troubles
         world.faults += dict.fromkeys(said)
         outcome = Outcome(seed, world.faults, world.digest(), world.figures(), world.trace)
@@ -257,8 +259,8 @@ def _surroundings(loop: SimLoop) -> Iterator[list[str]]:
         life = OF.get()
         is_over = isinstance(life, DaemonLife) and (not life.alive or life.log is None or life.log._closed)
         if not is_over:  # after a stop, what did not end in time finds the log closed
-            told = event.get("exc_info") and sys.exc_info()[1]
-            said.append(f"the daemon's log: {event.get('event')} {told!r} {event.get('error', '')}")
+            error = sys.exc_info()[1] if event.get("exc_info") else event.get("error", "")
+            said.append(f"the daemon's log: {event.get('event')} {error!r}")
         raise structlog.DropEvent
 
     async def connect(**options: Any) -> SimBus:
