@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 import anyio
 import structlog
+from msgspec.structs import replace
 
 from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored, ScanStuck
 from cascadenced.bus.marks import Marks, from_numbers, to_numbers
@@ -42,6 +43,8 @@ _MAX_STUCK = 3
 """A scan that sticks so often sticks for good (2.9 again)."""
 _MARK = "bus:"
 _TO_REPAIR = f"{_MARK}to_repair"
+_NO_SERVER = 1
+"""In the place of a server's digest, which has 63 bits."""
 
 _log = structlog.get_logger(__name__)
 
@@ -84,13 +87,14 @@ class BusKeeper:
     async def run(self) -> None:
         """Until cancelled."""
         self.n_to_repair = await self._log.checkpoint(_TO_REPAIR)
-        unknown = (await known_marks(self._log)) == Marks() and await self._log.checkpoint(OUTBOX) > 0
+        known = await known_marks(self._log)
+        unknown = known == Marks() and await self._log.checkpoint(OUTBOX) > 0
         if unknown:
             _log.info("bus_unknown", why="nothing is remembered of the broker, though something was published")
-            self._in_doubt = True
-        if self.n_to_repair or unknown:
+        # Another server than the last; or this one, which was in doubt when the last life ended.
+        self._in_doubt = unknown or known.server not in (0, self._bus.marks.server)
+        if self.n_to_repair or self._in_doubt:
             self._wanted.set()
-        self._save_marks()
         try:
             async with anyio.create_task_group() as parts:
                 parts.start_soon(self._listen)
@@ -130,15 +134,18 @@ class BusKeeper:
             )
         )
         self._bus.resume()
+        self._save_marks()
         self._wanted.set()
 
     def _on_doubt(self, reason: str) -> None:
         mere = reason != "server_restarted"
         if mere and self._clock.monotonic() < self._doubt_from:
             self._to_doubt_later = True
+            self._save_marks()
             return
         self._merely = mere and (self._merely or not self._in_doubt)
         self._in_doubt, self._to_doubt_later = True, False
+        self._save_marks()
         self._wanted.set()
 
     async def _record_break(self, event: EpochBroken) -> None:
@@ -166,14 +173,21 @@ class BusKeeper:
     async def _check(self) -> None:
         while True:
             await self._clock.sleep(CHECK_EVERY_S)
+            self._save_marks()  # those of the last check, whose news have been heard by now
             await self._bus.check()
-            self._save_marks()
             if self._to_doubt_later:
                 self._on_doubt("fewer_messages")
 
     def _save_marks(self) -> None:
-        """With the next commit. After a break they stay as they were until it is recorded."""
-        for name, number in to_numbers(self._bus.marks).items():
+        """With the next commit. After a break they stay as they were until it is recorded.
+
+        They go on from what is there, also from a hole that nobody has looked for yet. So while there is a doubt, no
+        server is the one that is remembered: who starts next has that doubt again.
+        """
+        marks = self._bus.marks
+        if self._in_doubt or self._to_doubt_later:
+            marks = replace(marks, server=_NO_SERVER)
+        for name, number in to_numbers(marks).items():
             self._log.set_checkpoint(_MARK + name, number)
 
     async def _record(self, event: Event | None) -> None:

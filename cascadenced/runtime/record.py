@@ -176,13 +176,14 @@ _STARTS = frozenset({StageStarted, ContextConsumed})
 def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = True) -> Following:
     """How the stage under way went, and what follows from that.
 
-    Of a run that has ended meanwhile, or a stage that is no longer under way, it is late and dropped.
+    Of a run that has ended meanwhile, or a stage that is no longer under way, it is late and dropped; so it is of a
+    stage that a stop has interrupted, whose code did not let itself be cancelled.
     go_on: False holds back the start of a next stage (the daemon is stopping); the end of the run is recorded still.
     """
     stage, attempt = live.run.current, live.run.attempt
 
     def following(run: Run) -> Step | None:
-        if run.status in ENDED or run.current != stage or run.attempt != attempt:
+        if run.status in ENDED or run.current != stage or run.attempt != attempt or not run.open_starts:
             return None
         after = evolve(run, outcome)
         events = [outcome]

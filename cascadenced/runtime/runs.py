@@ -110,6 +110,9 @@ class Runs:
         self._perform = perform
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
+        self._n_starting = 0  # of the slots: those whose run is not recorded yet
+        self._none_starting = asyncio.Event()
+        self._none_starting.set()
         self._n_joining = 0  # those that will be queued as soon as they are recorded
         self._queue = RunQueue()
         self._fresh: dict[str, LiveRun] = {}  # of those in the queue, the ones whose state is kept
@@ -178,6 +181,7 @@ class Runs:
             assert live.entry is not None  # or there were a refusal
             events += _start(fold(events), live.entry)
         to_queue = refused is None and not has_slot
+        self._starting(has_slot)
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
         self._tell_room()
         try:
@@ -185,6 +189,7 @@ class Runs:
                 await self._vault.remember([request.identity], self._pseudonyms)
             appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
+            self._starting(-has_slot)
             self._give_back(live.run_id, has_slot=has_slot, to_queue=to_queue)
             raise
         self._asked[live.run_id] = live
@@ -209,6 +214,7 @@ class Runs:
     ) -> None:
         """The append of a request is over: drive the run, or queue it, if there is one; and tell who asked for it."""
         self._asked.pop(live.run_id, None)
+        self._starting(-has_slot)
         error = done.exception()
         if not answer.done():
             if error is None:
@@ -323,6 +329,7 @@ class Runs:
         abandoned; their results take no effect.
         """
         self._stop.set()
+        await self._none_starting.wait()  # they are under way as soon as they are recorded
         await _first_of(self._drives_ended(), self._clock.sleep(grace_s), (hurry or asyncio.Event()).wait())
         interrupted = [
             live
@@ -375,6 +382,13 @@ class Runs:
             return False
         self._n_slots_taken += 1
         return True
+
+    def _starting(self, n: int) -> None:
+        self._n_starting += n
+        if self._n_starting:
+            self._none_starting.clear()
+        else:
+            self._none_starting.set()
 
     def _free_slot(self, run_id: str) -> None:
         self._queue.release(run_id)
@@ -596,7 +610,8 @@ class Runs:
         while True:
             if live.run.wait is not None and live.run.wait.kind == "children" and not live.run.paused:
                 self._start_children(await self._children.collect(live, self._clock))
-            if live.run.current is None or live.run.status != "running":
+            # Without an open start it was interrupted while its code went on, and is another life's to do.
+            if live.run.current is None or not live.run.open_starts or live.run.status != "running":
                 return
             if self._children.are_due(live):
                 self._start_children(await self._children.ask(live, self._clock))

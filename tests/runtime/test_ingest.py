@@ -112,11 +112,11 @@ class Inlet(World):
 
     async def take_in(self) -> None:
         """Until nothing is in hand and nothing waits."""
-        await until(lambda: not self.bus._ready and not self.bus._in_hand)
+        await until(lambda: not self.bus.server.ready and not self.bus.server.in_hand)
         await idle()
 
     def all_acknowledged(self) -> bool:
-        return not self.bus._in_hand and not self.bus._ready
+        return not self.bus.server.in_hand and not self.bus.server.ready
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ async def test_a_message_without_an_id_is_applied_once_also_when_the_broker_make
         inlet.bus.take_over()
         await inlet.bus.check()
         inlet.bus.resume()
-        assert inlet.bus._ready
+        assert inlet.bus.server.ready
         await inlet.take_in()
     assert len(inlet.events(RunRequested)) == 1
 

@@ -448,6 +448,24 @@ async def test_many_interruptions_are_one_commit(journey: type[Journey]) -> None
     await instance.log.close()
 
 
+async def test_a_run_whose_request_is_just_being_recorded_is_interrupted_by_a_stop_like_any_other(
+    journey: type[Journey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(journey)
+    instance = await world.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(instance.log, "_commit_soon", lambda: None)  # the disk takes its time
+        asking = asyncio.create_task(ask(instance, "journey"))
+        await idle()
+        stopping = asyncio.create_task(instance.runs.stop(0))
+        await idle()
+        assert not stopping.done()
+    instance.log._commit()  # type: ignore[attr-defined]
+    assert await stopping == 1
+    assert isinstance(world.events(run_id=(await asking).run_id)[-1], StageInterrupted)
+    await instance.log.close()
+
+
 async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cascadenced.runtime.runs.CANCEL_PATIENCE_S", 0.01)
     entered, never = asyncio.Event(), asyncio.Event()
@@ -471,6 +489,7 @@ async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind(monkeyp
     assert isinstance(world.events()[-1], StageInterrupted)
     never.set()
     await until(lambda: instance.runs.n_running == 0)
+    assert isinstance(world.events()[-1], StageInterrupted), "what it did since then takes no effect"
     await instance.log.close()
 
 
