@@ -103,10 +103,11 @@ class Children:
         if child.error is not None and child.run.parent_run_id in self._entries:
             self._errors[child.run_id] = child.error
 
-    def forget(self, run_id: str) -> None:
+    def forget(self, parent: LiveRun) -> None:
         """The run has ended."""
-        self._entries.pop(run_id, None)
-        self._errors.pop(run_id, None)
+        self._entries.pop(parent.run_id, None)
+        for child in parent.run.children or ():
+            self._errors.pop(child.run_id or "", None)
 
     async def entry_of(self, child: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]) -> TaskEntry | Event | None:
         """A child's task; or the event that ends it, when there is nobody any more whom it could be for. None: the

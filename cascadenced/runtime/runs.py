@@ -219,17 +219,17 @@ class Runs:
 
     async def ended(self, run_id: str) -> Ended:
         """The run, once it has ended. Raises Unknown; Unavailable if it does not go on in this process."""
-        if self._is_here(run_id):
-            return await self._endings.of(run_id)
-        events = await self._log.read_stream(run_stream(run_id))
-        if not events:
-            raise Unknown(f"no run {run_id}")
-        run = fold(recorded.event for recorded in events)
-        if run.status in ENDED:
-            return Ended(run, None)
-        if not self._is_here(run_id) and run_id not in self._asked:
-            raise Unavailable(run.reason or _LATER.format(run_id))
-        return await self._endings.of(run_id)
+        run = Run()
+        for _ in range(2):  # it may end here while it is read
+            if self._is_here(run_id) or run_id in self._asked:
+                return await self._endings.of(run_id)
+            events = await self._log.read_stream(run_stream(run_id))
+            if not events:
+                raise Unknown(f"no run {run_id}")
+            run = fold(recorded.event for recorded in events)
+            if run.status in ENDED:
+                return Ended(run, None)
+        raise Unavailable(run.reason or _LATER.format(run_id))
 
     def _is_here(self, run_id: str) -> bool:
         """Whether it is under way, or will be when there is a slot, or when what it waits for has come."""
@@ -274,9 +274,12 @@ class Runs:
         if not drive.done():
             self._let_go(here)  # its code does not heed it: nobody waits for it any more
 
-    async def room(self) -> None:
-        """Return when the queue has room: whoever can wait, waits here instead of being refused."""
-        await self._room.wait()
+    async def room(self) -> int:
+        """How many requests the queue has room for, as soon as it is at least one: whoever can wait, waits here instead
+        of being refused. Those that are being recorded have their place already."""
+        while not self._has_room():
+            await self._room.wait()
+        return self._n_free()
 
     @property
     def n_running(self) -> int:
@@ -370,8 +373,12 @@ class Runs:
         if has_slot:
             self._free_slot(run_id)
 
+    def _n_free(self) -> int:
+        """Places in the queue; negative when it was longer than it may be now."""
+        return self._max_queued - len(self._queue) - self._n_joining
+
     def _has_room(self) -> bool:
-        return len(self._queue) + self._n_joining < self._max_queued
+        return self._n_free() > 0
 
     def _tell_room(self) -> None:
         if self._has_room():
@@ -449,6 +456,9 @@ class Runs:
 
     def _sleep(self, live: LiveRun) -> None:
         self._sleepers.add(live)
+        if live.is_roused:
+            self._sleepers.rouse(live.run_id)
+            return
         if live.run.wait is not None and live.run.wait.kind == "event":
             looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
             self._looking.add(looking)
@@ -457,7 +467,7 @@ class Runs:
     def _over(self, live: LiveRun) -> None:
         """It has ended: whoever waits for that is told."""
         self._endings.tell(live.run_id, Ended(live.run, live.error))
-        self._children.forget(live.run_id)
+        self._children.forget(live)
         for child in live.run.children or ():
             if child.run_id is not None and child.ended is None:
                 self.on_orphan(child.run_id)
@@ -465,6 +475,8 @@ class Runs:
         if parent is not None:
             self._children.ended(live)
             self._sleepers.rouse(parent)
+            if parent in self._live:
+                self._live[parent].is_roused = True  # it looks at its children just now, or is about to fall asleep
 
     def _leave(self, live: LiveRun) -> None:
         """Whoever waits for a run that does not end in this process is told so."""
