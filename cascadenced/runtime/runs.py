@@ -494,6 +494,18 @@ class Runs:
         if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
             await self._hold(live, changed)
             return
+        if not await self._found_identity(live):
+            return
+        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
+            await self._alone(live)
+        else:
+            await self._go_on(live)
+
+    async def _found(self, live: LiveRun) -> bool:
+        """Find all that the run's code needs. A run that cannot go on without it is held."""
+        return await self._found_entry(live) and await self._found_identity(live)
+
+    async def _found_identity(self, live: LiveRun) -> bool:
         if live.identity is None:
             context = live.context
             try:
@@ -501,11 +513,7 @@ class Runs:
             except (Unknown, VaultDamaged):
                 reason = "the vault does not have the identity of this run"
                 await self._hold(live, RunHeld(task=live.run.task, code="identity_missing", reason=reason))
-                return
-        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
-            await self._alone(live)
-        else:
-            await self._go_on(live)
+        return live.identity is not None
 
     async def _found_entry(self, live: LiveRun) -> bool:
         """Find the run's task; if there is none any more, the run is held, or cancelled if only its parent knew."""
@@ -516,7 +524,7 @@ class Runs:
                 reason = f"Unknown task: {run.task}"
                 await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
         else:
-            found = await self._children.entry_of(live, self._found_entry)
+            found = await self._children.entry_of(live, self._found)
             if isinstance(found, Event):
                 await record(self._log, self._clock, live, lambda run: Step.of(run, found))
             else:

@@ -299,7 +299,8 @@ class World:
         try:
             if blow.at is not None:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(daemon.ended), NOT_REACHED_WITHIN_S)
+                    if await self._ready(daemon, or_dead=True):
+                        await asyncio.wait_for(asyncio.shield(daemon.ended), NOT_REACHED_WITHIN_S)
                     return "reached" if daemon.status == -signal.SIGKILL else f"ended with {daemon.status}"
                 return await self._kill(daemon, "not reached, killed")
             if blow.how != "kill while starting":
@@ -327,12 +328,15 @@ class World:
         status = await daemon.kill()
         return how if status == -signal.SIGKILL else f"ended with {status}"
 
-    async def _ready(self, daemon: Forked) -> None:
+    async def _ready(self, daemon: Forked, *, or_dead: bool = False) -> bool:
+        """Wait until it is; False if it has died instead."""
         note, deadline = self.data_dir / "daemon.json", time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
             with suppress(OSError, ValueError):
                 if json.loads(note.read_text())["pid"] == daemon.pid:
-                    return
+                    return True
+            if or_dead and daemon.status is not None:
+                return False
             assert daemon.status is None, f"it ended with {daemon.status} before it was ready: {self._tail()}"
             await asyncio.sleep(0.01)
         raise AssertionError(f"it was not ready within {READY_WITHIN_S:g} s: {self._tail()}")
