@@ -114,7 +114,8 @@ class StageRunner:
         """See `runs.Perform`."""
         assert live.identity is not None
         live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
-        steps = Steps(self._log, self._clock, self._spawner, live, live.redact)
+        behind = live.run.plan_marks
+        steps = Steps(self._log, self._clock, self._spawner, live, live.redact, behind=behind)
         found = await self._output(live, "plan", steps)
         return found.entries if isinstance(found, TaskPlan) else ()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any
 
 from cascadenced.clock import Clock
@@ -49,12 +49,22 @@ LONGEST_S = 10 * 366 * 86_400
 class Steps:
     """Of one attempt of one stage.
 
+    behind: what is recorded of a stage that has ended, whose code is run once more; None: of the one under way.
     suspended: what it waits for, once it does.  mismatch: what was wrong, if something was.  broken: the log is.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, spawner: Spawner, live: LiveRun, redact: Redactor) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        spawner: Spawner,
+        live: LiveRun,
+        redact: Redactor,
+        *,
+        behind: Mapping[int, Mark] | None = None,
+    ) -> None:
         self._log, self._clock, self._spawner = log, clock, spawner
-        self._live, self._redact = live, redact
+        self._live, self._redact, self._behind = live, redact, behind
         self._loop = asyncio.get_running_loop()
         self._stage, self._attempt = live.run.current or "", live.run.attempt
         self._n = 0
@@ -148,7 +158,7 @@ class Steps:
         """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
         if self.mismatch is not None:
             raise self.mismatch
-        behind = self._live.run.marks
+        behind = self._marks
         if behind and self._n < max(behind):
             missing = behind[max(behind)]
             raise self._mismatch(f"place {max(behind)} was {_spelled(missing)}, and now the stage ends before it")
@@ -254,7 +264,9 @@ class Steps:
         self._n = max(self._n, place)
         if place > MAX_PLACES:
             raise Invalid(f"a stage has at most {MAX_PLACES} steps and waits", code="too_many_steps")
-        mark = self._live.run.marks.get(place)
+        mark = self._marks.get(place)
+        if mark is None and self._behind is not None:
+            raise self._mismatch(f"now it asks for {_spelled(Mark(kind, name))} at place {place}")
         if mark is not None and (mark.kind, mark.name) != (kind, name):
             asked = _spelled(Mark(kind, name))
             raise self._mismatch(f"place {place} was {_spelled(mark)}, and now the stage asks for {asked}")
@@ -269,6 +281,10 @@ class Steps:
             "order each time; put the old code back, or cancel the run, or fork it before this stage"
         )
         return self.mismatch
+
+    @property
+    def _marks(self) -> Mapping[int, Mark]:
+        return self._live.run.marks if self._behind is None else self._behind
 
     @property
     def _is_at_most_once(self) -> bool:
