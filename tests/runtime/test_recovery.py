@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from cascadenced import BaseTask
-from tests.doubles import World, ask, until
+from tests.doubles import World, ask, idle, until
 
 
 class Child(BaseTask):
@@ -91,3 +91,34 @@ async def test_a_plan_that_is_made_again_and_asks_for_more_steps_is_another_plan
         ended = await second.runs.ended(run_id)
         assert ended.run.error_type == "plan.changed"
     assert Growing.n_counted == Counting.n_counted == 1
+
+
+async def test_code_whose_attempt_is_over_does_no_further_step() -> None:
+    class Tardy(BaseTask):
+        name, timeout_s = "tardy", 5
+        said: str = ""
+
+        async def run(self) -> None:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass  # it goes on though nobody waits for it
+            await asyncio.sleep(0.3)
+            try:
+                await self.step("late", self.late)
+            except BaseException as error:
+                Tardy.said = type(error).__name__
+
+        async def late(self) -> None:
+            Tardy.said = "done"
+
+    world = World(Tardy)
+    async with world.up() as instance:
+        run_id = (await ask(instance, "tardy")).run_id
+        await idle()
+        await world.clock.advance(6)
+        assert (await instance.runs.ended(run_id)).run.error_type == "timeout"
+        async with asyncio.timeout(5):
+            while not Tardy.said:
+                await asyncio.sleep(0.01)
+    assert Tardy.said == "Superseded"
