@@ -86,25 +86,22 @@ def resume(
     if wait is None:
         return _gone_on(run, policy, code, elapsed_s)
     if wait.kind == "held":
-        released = RunReleased(task=run.task)
-        return [released, *_gone_on(evolve(run, released), policy, code, elapsed_s)]
+        after = evolve(run, RunReleased(task=run.task))
+        released = RunReleased(task=run.task, status=after.status)
+        return [released, *resume(after, policy, code=code, elapsed_s=elapsed_s, now_us=now_us)]
     if wait.kind == "retry":
         return _again(run, code) if wait.until_us is None or wait.until_us <= now_us else []
-    if woken is not None:
-        return [woken]
-    if wait.kind != "children" and wait.until_us is not None and wait.until_us <= now_us:
-        assert run.current is not None
-        return [
-            WaitEnded(
-                task=run.task,
-                stage=run.current,
-                seq=wait.seq,
-                kind=wait.kind,
-                name=wait.name,
-                outcome="elapsed" if wait.kind == "sleep" else "timeout",
-            )
-        ]
-    return []
+    assert run.current is not None
+    if woken is None and wait.kind != "children" and wait.until_us is not None and wait.until_us <= now_us:
+        woken = WaitEnded(
+            task=run.task,
+            stage=run.current,
+            seq=wait.seq,
+            kind=wait.kind,
+            name=wait.name,
+            outcome="elapsed" if wait.kind == "sleep" else "timeout",
+        )
+    return [] if woken is None else [woken, *told(run, run.current)]
 
 
 def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:

@@ -40,7 +40,8 @@ ENDED: frozenset[Status] = frozenset({"success", "error", "cancelled", "refused"
 class Wait(msgspec.Struct, frozen=True, gc=False):
     """What a run waits for. kind: sleep, event, children, retry, or held: for a restart.
 
-    The other fields are those of WaitStarted. until_us: None, as long as it takes.
+    The other fields are those of WaitStarted. until_us: None, as long as it takes.  before: what a run that is held
+    waited for by then, and waits for again after it.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     seq: int = 0
     name: str = ""
     where: dict[str, Json] = {}
+    before: Wait | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
@@ -171,11 +173,19 @@ def _resumed(run: Run, _: RunResumed) -> Run:
 
 
 def _held(run: Run, event: RunHeld) -> Run:
-    return replace(run, status="waiting", wait=Wait("held", name=event.code), reason=event.reason, open_starts=0)
+    before = run.wait.before if run.wait is not None and run.wait.kind == "held" else run.wait
+    held = Wait("held", name=event.code, before=before)
+    return replace(run, status="waiting", wait=held, reason=event.reason, open_starts=0)
 
 
 def _released(run: Run, _: RunReleased) -> Run:
-    return replace(run, status="running" if run.stages else "queued", wait=None, reason=None)
+    before = None if run.wait is None else run.wait.before
+    status: Status = "running" if run.stages else "queued"
+    if run.in_doubt is not None:
+        status = "in_doubt"
+    elif before is not None:
+        status = "waiting"
+    return replace(run, status=status, wait=before, reason=None)
 
 
 def _doubted(run: Run, event: RunDoubted) -> Run:
