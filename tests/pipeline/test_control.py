@@ -244,12 +244,12 @@ def test_done_with_a_step_records_its_output_and_performs_the_stage_again():
     assert done == StepFinished(task="example", stage="run", seq=2, name="charge", output=7)
     assert isinstance(started, StageStarted)
     run = fold([*STEP_DOUBT, resolved, done, started])
-    assert (run.marks[2].output, run.open_step, run.status, run.attempt) == (7, None, "running", 2)
+    assert (run.marks[2].output, run.open_steps, run.status, run.attempt) == (7, {}, "running", 2)
 
 
 def test_retry_of_a_step_leaves_its_place_free():
     run = fold([*STEP_DOUBT, *settled(STEP_DOUBT, "retry")])
-    assert (dict(run.marks), run.open_step, run.status) == ({}, None, "running")
+    assert (dict(run.marks), run.open_steps, run.status) == ({}, {}, "running")
 
 
 def test_fail_names_the_step():

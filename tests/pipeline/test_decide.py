@@ -542,9 +542,8 @@ def test_after_an_orderly_stop_it_is_in_doubt_as_well():
 
 
 def test_a_stage_that_had_not_begun_is_not_in_doubt():
-    given(*started("plan", "run"), example(StageStarted, stage="plan"), example(StageFinished, stage="plan")).when_the_daemon_starts_again(
-        policy=ONCE
-    ).then(StageStarted)  # fmt: skip
+    planned = (*started("plan", "run"), example(StageStarted, stage="plan"), example(StageFinished, stage="plan"))
+    given(*planned).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
 
 
 def test_a_stage_that_raised_is_not_in_doubt():
@@ -671,3 +670,46 @@ def test_a_child_that_failed_is_not_done():
 def test_a_place_that_the_plan_does_not_have_changes_nothing(index):
     run = fold([*started("plan", "run"), PLAN])
     assert evolve(run, example(ChildEnded, index=index)) == run
+
+
+# ── several steps that must not happen twice ─────────────────────────────────────────────────────────────────────────
+
+GATHERED = (*RUN, example(StepStarted, seq=1, name="charge"), example(StepStarted, seq=2, name="ship"))
+
+
+def test_steps_that_were_under_way_together_are_in_doubt_one_after_the_other():
+    [first] = given(*GATHERED).when_the_daemon_starts_again(policy=ONCE).events
+    resolved, second = decide_resolution(fold([*GATHERED, first]), "retry", by=None, output=None, elapsed_s=0.0)
+    assert (first.step, second.step) == ("charge", "ship")
+    events = (*GATHERED, first, resolved, second)
+    settled = decide_resolution(fold(events), "done", by=None, output=7, elapsed_s=0.0)
+    assert [type(event) for event in settled] == [RunResolved, StepFinished, StageStarted]
+    run = fold([*events, *settled])
+    assert (run.open_steps, {seq: mark.output for seq, mark in run.marks.items()}) == ({}, {2: 7})
+
+
+def test_a_step_that_ends_leaves_the_other_one_open():
+    events = (*GATHERED, example(StepFinished, seq=2, name="ship"))
+    given(*events).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, step="charge", seq=1)
+
+
+def test_the_policy_settles_all_of_them():
+    followed = given(*GATHERED).when_the_daemon_starts_again(policy=Policy(delivery="at_most_once", on_doubt="retry"))
+    followed.then(RunDoubted, RunResolved, RunDoubted, RunResolved, StageStarted)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        (example(StageFailed, fatal=False, retry_at_us=LATER_US),),
+        (example(WaitStarted, stage="run", seq=3, kind="sleep", until_us=LATER_US),),
+    ],
+    ids=["by an error", "to wait"],
+)
+def test_a_step_that_was_cancelled_when_its_stage_was_left_is_in_doubt_before_the_stage_runs_again(left):
+    followed = given(*RUN, example(StepStarted, seq=2), *left).when_the_daemon_starts_again(
+        policy=ONCE, now_us=LATER_US
+    )
+    assert followed.events[-1] == RunDoubted(
+        task="example", stage="run", attempt=1, step="charge", seq=2, reason="the stage was left while it was under way"
+    )
