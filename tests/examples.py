@@ -220,7 +220,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
 }
 
 
-def example(kind: type[E], **fields: Any) -> E:
+def example(kind: type[E], /, **fields: Any) -> E:
     """An event of `kind`; `fields` replace the sensible values."""
     return kind(**{**_FIELDS[kind], **fields})
 

@@ -135,9 +135,9 @@ class StageRunner:
         assert live.entry is not None
         limit_s = live.entry.policy.timeout_s.get(stage)
         if limit_s is None:
-            return await self._output(live, stage, steps)
+            return await self._settled_output(live, stage, steps)
         loop = asyncio.get_running_loop()
-        work = loop.create_task(self._output(live, stage, steps), name=f"run-{live.run_id}")
+        work = loop.create_task(self._settled_output(live, stage, steps), name=f"run-{live.run_id}")
         timer = asyncio.ensure_future(self._clock.sleep(limit_s))
         try:
             await asyncio.wait({work, timer}, return_when=asyncio.FIRST_COMPLETED)
@@ -152,6 +152,18 @@ class StageRunner:
         await asyncio.wait({work}, timeout=CANCEL_PATIENCE_S)
         work.add_done_callback(_late_end(self._ended_late))
         raise TimeUp(f"the stage {stage} took longer than {limit_s:g} s")
+
+    async def _settled_output(self, live: LiveRun, stage: str, steps: Steps) -> Any:
+        """As `_output`, and no step is under way any more."""
+        try:
+            output = await self._output(live, stage, steps)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await steps.settled()
+            raise
+        await steps.settled()
+        return output
 
     async def _output(self, live: LiveRun, stage: str, steps: Steps) -> Any:
         """What is recorded of the stage: JSON as it will be read back, or a plan of tasks. Raises whatever the hook

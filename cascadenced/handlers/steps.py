@@ -9,6 +9,7 @@ A wait unwinds the stage: nothing of it is kept meanwhile, and when it is over t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any
@@ -45,6 +46,8 @@ MAX_PLACES = 10_000
 MAX_NAME_CHARS = 200
 LONGEST_S = 10 * 366 * 86_400
 
+_within: contextvars.ContextVar[bool] = contextvars.ContextVar("within a step", default=False)
+
 
 class Steps:
     """Of one attempt of one stage.
@@ -68,6 +71,10 @@ class Steps:
         self._loop = asyncio.get_running_loop()
         self._stage, self._attempt = live.run.current or "", live.run.attempt
         self._n = 0
+        self._n_under_way = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._recording = asyncio.Lock()
         self.suspended: WaitStarted | None = None
         self.mismatch: StepMismatch | None = None
         self.broken: CascadenceError | None = None
@@ -86,13 +93,16 @@ class Steps:
             return own_copy(mark.output)
         self._begin(seq, name)
         began = self._clock.monotonic()
+        within = _within.set(True)
         try:
             output = recordable(function(*args, **kwargs))
         except Exception as error:
             self._wait(self._failed(seq, name, error, began))
             raise
+        finally:
+            _within.reset(within)
         self._wait(self._finished(seq, name, output, self._clock.monotonic() - began))
-        return output
+        return own_copy(output)
 
     def sleep(self, seconds: float) -> Any:
         """Let `seconds` of wall-clock time pass, over restarts too. Awaitable on the loop."""
@@ -154,6 +164,11 @@ class Steps:
 
     # ── what the stage's runner asks ─────────────────────────────────────────────────────────────────────────
 
+    async def settled(self) -> None:
+        """Return when no step is under way on the loop any more: what a gathering of steps leaves behind is not lost,
+        nor done beside the next attempt."""
+        await self._settled.wait()
+
     def refuse_rest(self) -> None:
         """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
         if self.mismatch is not None:
@@ -170,10 +185,21 @@ class Steps:
     ) -> Json:
         if mark is not None:
             return own_copy(mark.output)
+        self._n_under_way += 1
+        self._settled.clear()
+        try:
+            return own_copy(await self._done(seq, name, function, args, kwargs))
+        finally:
+            self._n_under_way -= 1
+            if self._n_under_way == 0:
+                self._settled.set()
+
+    async def _done(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
         if self._is_at_most_once:
             await self._record(StepStarted(task=self._live.run.task, stage=self._stage, seq=seq, name=name))
         crashpoint("step.before_effect")
         began = self._clock.monotonic()
+        within = _within.set(True)
         try:
             if inspect.iscoroutinefunction(function):
                 value = await function(*args, **kwargs)
@@ -183,6 +209,8 @@ class Steps:
         except Exception as error:
             await self._failed(seq, name, error, began)
             raise
+        finally:
+            _within.reset(within)
         await self._finished(seq, name, output, self._clock.monotonic() - began)
         return output
 
@@ -220,7 +248,8 @@ class Steps:
             return Step.of(run, event) if recorded else None
 
         try:
-            await record(self._log, self._clock, self._live, following)
+            async with self._recording:  # side by side, each would make all others decide again
+                await record(self._log, self._clock, self._live, following)
         except CascadenceError as error:
             self.broken = error
             raise
@@ -268,6 +297,9 @@ class Steps:
             raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
         if self._behind is None and not self._is_under_way(self._live.run):
             raise self._over()
+        if _within.get():
+            what = _spelled(Mark(kind, name))
+            raise Invalid(f"{what} cannot be taken within another one: do it before or after", code="step.nested")
         place = self._n + 1 if seq is None else seq
         self._n = max(self._n, place)
         if place > MAX_PLACES:

@@ -17,7 +17,7 @@ from cascadenced.events.run import RunCancelled, RunFailed, RunRequested
 from cascadenced.events.stage import StageFailed
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
-from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
 from cascadenced.runtime.record import Following, LiveRun, Step, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry
@@ -86,7 +86,7 @@ class Children:
                 return self._failed(live, run, failed, ended, clock)
             if all(child.is_done for child in children):
                 over = WaitEnded(task=run.task, stage="run", seq=0, kind="children", outcome="children")
-                return Step.of(run, *ended, over)
+                return Step.of(run, *ended, over, *told(run, "run"))
             return self._step(live, run, clock, asked, ended, None)
 
         await self._record(live, clock, following, asked)

@@ -459,7 +459,7 @@ class Runs:
         if live.is_roused:
             self._sleepers.rouse(live.run_id)
             return
-        if live.run.wait is not None and live.run.wait.kind == "event":
+        if live.run.wait is not None and live.run.wait.kind == "event" and not live.run.paused:
             looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
             self._looking.add(looking)
             looking.add_done_callback(self._looking.discard)
