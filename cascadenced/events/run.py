@@ -112,9 +112,10 @@ class RunHeld(Event, tag="run.held", frozen=True, kw_only=True):
 
 
 class RunReleased(Event, tag="run.released", frozen=True, kw_only=True):
-    """What a run was held for is there again: it goes on."""
+    """What a run was held for is there again: it goes on. status: what it is now, as before it was held."""
 
     task: str
+    status: str = "running"
 
 
 class RunDoubted(Event, tag="run.in_doubt", frozen=True, kw_only=True):

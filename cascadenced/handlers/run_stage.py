@@ -24,6 +24,7 @@ from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline.decide import doubt
+from cascadenced.pipeline.model import Mark
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING
@@ -114,7 +115,7 @@ class StageRunner:
         """See `runs.Perform`."""
         assert live.identity is not None
         live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
-        steps = self._steps_of(live, live.redact)
+        steps = self._steps_of(live, live.redact, behind=live.run.plan_marks)
         found = await self._output(live, "plan", steps)
         return found.entries if isinstance(found, TaskPlan) else ()
 
@@ -134,9 +135,9 @@ class StageRunner:
         assert live.entry is not None
         limit_s = live.entry.policy.timeout_s.get(stage)
         if limit_s is None:
-            return await self._output(live, stage, steps)
+            return await self._settled_output(live, stage, steps)
         loop = asyncio.get_running_loop()
-        work = loop.create_task(self._output(live, stage, steps), name=f"run-{live.run_id}")
+        work = loop.create_task(self._settled_output(live, stage, steps), name=f"run-{live.run_id}")
         timer = asyncio.ensure_future(self._clock.sleep(limit_s))
         try:
             await asyncio.wait({work, timer}, return_when=asyncio.FIRST_COMPLETED)
@@ -151,6 +152,18 @@ class StageRunner:
         await asyncio.wait({work}, timeout=CANCEL_PATIENCE_S)
         work.add_done_callback(_late_end(self._ended_late))
         raise TimeUp(f"the stage {stage} took longer than {limit_s:g} s")
+
+    async def _settled_output(self, live: LiveRun, stage: str, steps: Steps) -> Any:
+        """As `_output`, and no step is under way any more."""
+        try:
+            output = await self._output(live, stage, steps)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await steps.settled()
+            raise
+        await steps.settled()
+        return output
 
     async def _output(self, live: LiveRun, stage: str, steps: Steps) -> Any:
         """What is recorded of the stage: JSON as it will be read back, or a plan of tasks. Raises whatever the hook
@@ -221,9 +234,9 @@ class StageRunner:
         assert live.identity is not None
         return await gather(query, live.identity, self._spawner)
 
-    def _steps_of(self, live: LiveRun, redact: Redactor) -> Steps:
-        """What the stage under way works in steps with."""
-        return Steps(self._log, self._clock, self._spawner, live, redact)
+    def _steps_of(self, live: LiveRun, redact: Redactor, behind: Mapping[int, Mark] | None = None) -> Steps:
+        """What the stage under way works in steps with. behind: see `Steps`."""
+        return Steps(self._log, self._clock, self._spawner, live, redact, behind=behind)
 
     def _make(self, live: LiveRun) -> None:
         entry, identity = live.entry, live.identity

@@ -9,8 +9,9 @@ A wait unwinds the stage: nothing of it is kept meanwhile, and when it is over t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any
 
 from cascadenced.clock import Clock
@@ -45,19 +46,35 @@ MAX_PLACES = 10_000
 MAX_NAME_CHARS = 200
 LONGEST_S = 10 * 366 * 86_400
 
+_within: contextvars.ContextVar[bool] = contextvars.ContextVar("within a step", default=False)
+
 
 class Steps:
     """Of one attempt of one stage.
 
+    behind: what is recorded of a stage that has ended, whose code is run once more; None: of the one under way.
     suspended: what it waits for, once it does.  mismatch: what was wrong, if something was.  broken: the log is.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, spawner: Spawner, live: LiveRun, redact: Redactor) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        spawner: Spawner,
+        live: LiveRun,
+        redact: Redactor,
+        *,
+        behind: Mapping[int, Mark] | None = None,
+    ) -> None:
         self._log, self._clock, self._spawner = log, clock, spawner
-        self._live, self._redact = live, redact
+        self._live, self._redact, self._behind = live, redact, behind
         self._loop = asyncio.get_running_loop()
         self._stage, self._attempt = live.run.current or "", live.run.attempt
         self._n = 0
+        self._n_under_way = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._recording = asyncio.Lock()
         self.suspended: WaitStarted | None = None
         self.mismatch: StepMismatch | None = None
         self.broken: CascadenceError | None = None
@@ -76,13 +93,16 @@ class Steps:
             return own_copy(mark.output)
         self._begin(seq, name)
         began = self._clock.monotonic()
+        within = _within.set(True)
         try:
             output = recordable(function(*args, **kwargs))
         except Exception as error:
             self._wait(self._failed(seq, name, error, began))
             raise
+        finally:
+            _within.reset(within)
         self._wait(self._finished(seq, name, output, self._clock.monotonic() - began))
-        return output
+        return own_copy(output)
 
     def sleep(self, seconds: float) -> Any:
         """Let `seconds` of wall-clock time pass, over restarts too. Awaitable on the loop."""
@@ -144,11 +164,16 @@ class Steps:
 
     # ── what the stage's runner asks ─────────────────────────────────────────────────────────────────────────
 
+    async def settled(self) -> None:
+        """Return when no step is under way on the loop any more: what a gathering of steps leaves behind is not lost,
+        nor done beside the next attempt."""
+        await self._settled.wait()
+
     def refuse_rest(self) -> None:
         """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
         if self.mismatch is not None:
             raise self.mismatch
-        behind = self._live.run.marks
+        behind = self._marks
         if behind and self._n < max(behind):
             missing = behind[max(behind)]
             raise self._mismatch(f"place {max(behind)} was {_spelled(missing)}, and now the stage ends before it")
@@ -160,10 +185,21 @@ class Steps:
     ) -> Json:
         if mark is not None:
             return own_copy(mark.output)
+        self._n_under_way += 1
+        self._settled.clear()
+        try:
+            return own_copy(await self._done(seq, name, function, args, kwargs))
+        finally:
+            self._n_under_way -= 1
+            if self._n_under_way == 0:
+                self._settled.set()
+
+    async def _done(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
         if self._is_at_most_once:
             await self._record(StepStarted(task=self._live.run.task, stage=self._stage, seq=seq, name=name))
         crashpoint("step.before_effect")
         began = self._clock.monotonic()
+        within = _within.set(True)
         try:
             if inspect.iscoroutinefunction(function):
                 value = await function(*args, **kwargs)
@@ -173,6 +209,8 @@ class Steps:
         except Exception as error:
             await self._failed(seq, name, error, began)
             raise
+        finally:
+            _within.reset(within)
         await self._finished(seq, name, output, self._clock.monotonic() - began)
         return output
 
@@ -206,16 +244,23 @@ class Steps:
 
         def following(run: Run) -> Step | None:
             nonlocal recorded
-            recorded = run.status == "running" and run.current == self._stage and run.attempt == self._attempt
+            recorded = self._is_under_way(run)
             return Step.of(run, event) if recorded else None
 
         try:
-            await record(self._log, self._clock, self._live, following)
+            async with self._recording:  # side by side, each would make all others decide again
+                await record(self._log, self._clock, self._live, following)
         except CascadenceError as error:
             self.broken = error
             raise
         if not recorded:
-            raise Superseded(f"attempt {self._attempt} of the stage {self._stage} is over")
+            raise self._over()
+
+    def _is_under_way(self, run: Run) -> bool:
+        return run.status == "running" and run.current == self._stage and run.attempt == self._attempt
+
+    def _over(self) -> Superseded:
+        return Superseded(f"attempt {self._attempt} of the stage {self._stage} is over")
 
     def _wait(self, recording: Coroutine[Any, Any, None]) -> None:
         """In a thread: until it is recorded."""
@@ -250,11 +295,18 @@ class Steps:
         """The next place, or the one that is named, and what is recorded there."""
         if self.suspended is not None:
             raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
+        if self._behind is None and not self._is_under_way(self._live.run):
+            raise self._over()
+        if _within.get():
+            what = _spelled(Mark(kind, name))
+            raise Invalid(f"{what} cannot be taken within another one: do it before or after", code="step.nested")
         place = self._n + 1 if seq is None else seq
         self._n = max(self._n, place)
         if place > MAX_PLACES:
             raise Invalid(f"a stage has at most {MAX_PLACES} steps and waits", code="too_many_steps")
-        mark = self._live.run.marks.get(place)
+        mark = self._marks.get(place)
+        if mark is None and self._behind is not None:
+            raise self._mismatch(f"now it asks for {_spelled(Mark(kind, name))} at place {place}")
         if mark is not None and (mark.kind, mark.name) != (kind, name):
             asked = _spelled(Mark(kind, name))
             raise self._mismatch(f"place {place} was {_spelled(mark)}, and now the stage asks for {asked}")
@@ -269,6 +321,10 @@ class Steps:
             "order each time; put the old code back, or cancel the run, or fork it before this stage"
         )
         return self.mismatch
+
+    @property
+    def _marks(self) -> Mapping[int, Mark]:
+        return self._live.run.marks if self._behind is None else self._behind
 
     @property
     def _is_at_most_once(self) -> bool:

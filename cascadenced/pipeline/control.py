@@ -50,7 +50,7 @@ def attach(run: Run, payload: Json, *, via: str, by: str | None, shown: str | No
 
 def is_consumed_at_once(run: Run) -> bool:
     """Whether no stage is under way, so that the next one to start is told."""
-    return run.current is None or run.wait is not None
+    return run.current is None or run.wait is not None or run.status == "in_doubt"
 
 
 def decide_resolution(run: Run, resolution: str, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:

@@ -86,25 +86,30 @@ def resume(
     if wait is None:
         return _gone_on(run, policy, code, elapsed_s)
     if wait.kind == "held":
-        released = RunReleased(task=run.task)
-        return [released, *_gone_on(evolve(run, released), policy, code, elapsed_s)]
+        after = evolve(run, RunReleased(task=run.task))
+        released = RunReleased(task=run.task, status=after.status)
+        return [released, *resume(after, policy, code=code, elapsed_s=elapsed_s, now_us=now_us)]
     if wait.kind == "retry":
-        return _again(run, code) if wait.until_us is None or wait.until_us <= now_us else []
-    if woken is not None:
-        return [woken]
-    if wait.kind != "children" and wait.until_us is not None and wait.until_us <= now_us:
-        assert run.current is not None
-        return [
-            WaitEnded(
-                task=run.task,
-                stage=run.current,
-                seq=wait.seq,
-                kind=wait.kind,
-                name=wait.name,
-                outcome="elapsed" if wait.kind == "sleep" else "timeout",
-            )
-        ]
-    return []
+        if wait.until_us is not None and wait.until_us > now_us:
+            return []
+        if _is_step_in_doubt(run, policy):
+            return in_doubt(run, policy, _LEFT, elapsed_s=elapsed_s)
+        return _again(run, code)
+    assert run.current is not None
+    if woken is None and wait.kind != "children" and wait.until_us is not None and wait.until_us <= now_us:
+        woken = WaitEnded(
+            task=run.task,
+            stage=run.current,
+            seq=wait.seq,
+            kind=wait.kind,
+            name=wait.name,
+            outcome="elapsed" if wait.kind == "sleep" else "timeout",
+        )
+    if woken is None:
+        return []
+    if _is_step_in_doubt(run, policy):
+        return [woken, *in_doubt(evolve(run, woken), policy, _LEFT, elapsed_s=elapsed_s)]
+    return [woken, *told(run, run.current)]
 
 
 def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:
@@ -121,20 +126,27 @@ def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:
 def doubt(run: Run, reason: str) -> RunDoubted:
     """The effect under way may have happened."""
     assert run.current is not None
-    seq, step = run.open_step or (0, None)
+    seq, step = min(run.open_steps.items(), default=(0, None))
     return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, seq=seq, reason=reason)
 
 
 def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list[Event]:
     """The doubt, and what the policy makes of it, unless somebody is to be asked."""
-    doubted = doubt(run, reason)
-    if policy.on_doubt == "ask":
-        return [doubted]
-    return [doubted, *resolve(evolve(run, doubted), policy.on_doubt, by=None, output=None, elapsed_s=elapsed_s)]
+    events: list[Event] = [doubt(run, reason)]
+    run = evolve(run, events[0])
+    while run.status == "in_doubt" and policy.on_doubt != "ask":
+        resolved = resolve(run, policy.on_doubt, by=None, output=None, elapsed_s=elapsed_s)
+        events += resolved
+        for event in resolved:
+            run = evolve(run, event)
+    return events
 
 
 def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
-    """What `resolution` says of the doubt that `run` is in. output: what the effect returned, if it was done."""
+    """What `resolution` says of the doubt that `run` is in; it may be followed by the next one, of another step.
+
+    output: what the effect returned, if it was done.
+    """
     doubted = run.in_doubt
     assert doubted is not None
     task, stage = run.task, doubted.stage
@@ -144,11 +156,13 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
         what = f"the stage {stage}" if doubted.step is None else f"the step {doubted.step} of the stage {stage}"
         reason = f"{what} was in doubt, and is taken for failed"
         return [resolved, _failed(after, "in_doubt", reason, stage, elapsed_s)]
-    if resolution == "retry":
-        return [resolved, *_again(after, run.code)]
-    if doubted.step is not None:
-        done = StepFinished(task=task, stage=stage, seq=doubted.seq, name=doubted.step, output=output)
-        return [resolved, done, *_again(evolve(after, done), run.code)]
+    if resolution == "retry" or doubted.step is not None:
+        events: list[Event] = [resolved]
+        if resolution == "done" and doubted.step is not None:
+            done = StepFinished(task=task, stage=stage, seq=doubted.seq, name=doubted.step, output=output)
+            events.append(done)
+            after = evolve(after, done)
+        return [*events, *([doubt(after, doubted.reason)] if after.open_steps else _again(after, run.code))]
     finished = StageFinished(task=task, stage=stage, attempt=run.attempt, output=output)
     return [resolved, finished, *decide(evolve(after, finished), finished, elapsed_s=elapsed_s)]
 
@@ -167,7 +181,15 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
 
 def _may_have_happened(run: Run) -> bool:
     """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
-    return not run.settled and (run.open_step is not None or not run.marks)
+    return not run.settled and (bool(run.open_steps) or not run.marks)
+
+
+_LEFT = "the stage was left while it was under way"
+
+
+def _is_step_in_doubt(run: Run, policy: Policy) -> bool:
+    """Whether the stage was left with a step under way, as a task group does with the others when one has failed."""
+    return policy.delivery == "at_most_once" and bool(run.open_steps)
 
 
 def _again(run: Run, code: str) -> list[Event]:

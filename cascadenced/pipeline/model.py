@@ -40,7 +40,8 @@ ENDED: frozenset[Status] = frozenset({"success", "error", "cancelled", "refused"
 class Wait(msgspec.Struct, frozen=True, gc=False):
     """What a run waits for. kind: sleep, event, children, retry, or held: for a restart.
 
-    The other fields are those of WaitStarted. until_us: None, as long as it takes.
+    The other fields are those of WaitStarted. until_us: None, as long as it takes.  before: what a run that is held
+    waited for by then, and waits for again after it.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     seq: int = 0
     name: str = ""
     where: dict[str, Json] = {}
+    before: Wait | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
@@ -80,11 +82,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     attempt: starts of `current` so far.  open_starts: those of them that were followed by nothing: each but the last
     one was ended by a crash of the process, and after a restart the last one was too.
     n_failed: attempts of `current` that raised.
-    marks: by place, what `current` has behind it.  open_step: the place and name of a step that must not happen twice.
+    marks: by place, what `current` has behind it.  open_steps: by place, names of steps that must not happen twice and
+    have begun.
     wait: what it waits for.  in_doubt: the effect that may have happened.
     settled: somebody has said what became of a doubt, and `current` has not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
-    children: what the plan asks for, None: no runs.  heard: event name → position of the last one it was handed.
+    children: what the plan asks for, None: no runs.  plan_marks: what it had behind it when it did.
+    heard: event name → position of the last one it was handed.
     """
 
     task: str = ""
@@ -106,7 +110,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     n_failed: int = 0
     skipped: tuple[str, ...] = ()
     marks: Mapping[int, Mark] = {}
-    open_step: tuple[int, str] | None = None
+    open_steps: Mapping[int, str] = {}
     wait: Wait | None = None
     in_doubt: RunDoubted | None = None
     settled: bool = False
@@ -114,6 +118,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     n_consumed: int = 0
     children: tuple[Child, ...] | None = None
     parallel: bool = False
+    plan_marks: Mapping[int, Mark] = {}
     heard: Mapping[str, int] = {}
     error_type: str | None = None
     reason: str | None = None
@@ -173,11 +178,19 @@ def _resumed(run: Run, _: RunResumed) -> Run:
 
 
 def _held(run: Run, event: RunHeld) -> Run:
-    return replace(run, status="waiting", wait=Wait("held", name=event.code), reason=event.reason, open_starts=0)
+    before = run.wait.before if run.wait is not None and run.wait.kind == "held" else run.wait
+    held = Wait("held", name=event.code, before=before)
+    return replace(run, status="waiting", wait=held, reason=event.reason, open_starts=0)
 
 
 def _released(run: Run, _: RunReleased) -> Run:
-    return replace(run, status="running" if run.stages else "queued", wait=None, reason=None)
+    before = None if run.wait is None else run.wait.before
+    status: Status = "running" if run.stages else "queued"
+    if run.in_doubt is not None:
+        status = "in_doubt"
+    elif before is not None:
+        status = "waiting"
+    return replace(run, status=status, wait=before, reason=None)
 
 
 def _doubted(run: Run, event: RunDoubted) -> Run:
@@ -185,7 +198,8 @@ def _doubted(run: Run, event: RunDoubted) -> Run:
 
 
 def _resolved(run: Run, _: RunResolved) -> Run:
-    return replace(run, status="running", in_doubt=None, open_step=None, settled=True)
+    doubted = 0 if run.in_doubt is None else run.in_doubt.seq
+    return replace(run, status="running", in_doubt=None, settled=True, open_steps=_without(run.open_steps, doubted))
 
 
 def _finished(run: Run, _: RunFinished) -> Run:
@@ -224,6 +238,7 @@ def _stage_started(run: Run, event: StageStarted) -> Run:
 
 
 _NO_MARKS: Mapping[int, Mark] = {}
+_NO_STEPS: Mapping[int, str] = {}
 
 
 def _stage_finished(run: Run, event: StageFinished) -> Run:
@@ -238,9 +253,10 @@ def _stage_finished(run: Run, event: StageFinished) -> Run:
         open_starts=0,
         n_failed=0,
         marks=_NO_MARKS,
-        open_step=None,
+        open_steps=_NO_STEPS,
         children=run.children if children is None else children,
         parallel=run.parallel or event.parallel,
+        plan_marks=run.plan_marks if children is None else run.marks,
     )
 
 
@@ -252,7 +268,6 @@ def _stage_failed(run: Run, event: StageFailed) -> Run:
             wait=Wait("retry", event.retry_at_us),
             open_starts=0,
             n_failed=run.n_failed + 1,
-            open_step=None,
         )
     return replace(
         run,
@@ -262,7 +277,7 @@ def _stage_failed(run: Run, event: StageFailed) -> Run:
         open_starts=0,
         n_failed=0,
         marks=_NO_MARKS,
-        open_step=None,
+        open_steps=_NO_STEPS,
     )
 
 
@@ -274,16 +289,21 @@ def _stage_interrupted(run: Run, _: StageInterrupted) -> Run:
 
 
 def _step_started(run: Run, event: StepStarted) -> Run:
-    return replace(run, open_step=(event.seq, event.name))
+    return replace(run, open_steps={**run.open_steps, event.seq: event.name})
 
 
 def _step_finished(run: Run, event: StepFinished) -> Run:
     mark = Mark("step", event.name, event.output)
-    return replace(run, marks={**run.marks, event.seq: mark}, open_step=None, open_starts=1)
+    open_steps = _without(run.open_steps, event.seq)
+    return replace(run, marks={**run.marks, event.seq: mark}, open_steps=open_steps, open_starts=1)
 
 
-def _step_failed(run: Run, _: StepFailed) -> Run:
-    return replace(run, open_step=None)
+def _step_failed(run: Run, event: StepFailed) -> Run:
+    return replace(run, open_steps=_without(run.open_steps, event.seq))
+
+
+def _without(open_steps: Mapping[int, str], seq: int) -> Mapping[int, str]:
+    return {place: name for place, name in open_steps.items() if place != seq} if open_steps else open_steps
 
 
 def _wait_started(run: Run, event: WaitStarted) -> Run:

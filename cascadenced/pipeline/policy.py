@@ -23,7 +23,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """How often a stage that raises is tried, and how long apart: `initial_s`, times `factor` at each further failure,
     at most `max_s`, each made shorter or longer by up to `jitter` of itself.
 
-    max_attempts: the first one included.  retry_on, give_up_on: exception classes, or their names; the latter wins.
+    max_attempts: the first one included.  retry_on, give_up_on: exception classes, or their names, with or without
+    `module:` before them; the latter wins.
     """
 
     max_attempts: int = 3
@@ -36,8 +37,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raises Invalid for what makes no sense."""
+        if type(self.max_attempts) is not int or not 1 <= self.max_attempts <= MAX_ATTEMPTS:
+            raise Invalid(
+                f"Retry: max_attempts must be a whole number from 1 to {MAX_ATTEMPTS}, not {self.max_attempts!r}"
+            )
         for name, lowest, highest in (
-            ("max_attempts", 1, MAX_ATTEMPTS),
             ("initial_s", 0, LONGEST_S),
             ("factor", 1, 100),
             ("max_s", 0, LONGEST_S),
@@ -53,7 +57,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     def wants(self, error: BaseException) -> bool:
         """Whether another attempt may help after `error`. Its class is looked at, not asked."""
-        lineage = type(error).__mro__
+        lineage = _mro_of(type(error))
         return _names_one_of(self.retry_on, lineage) and not _names_one_of(self.give_up_on, lineage)
 
     def wants_named(self, lineage: Sequence[str]) -> bool:
@@ -100,8 +104,20 @@ def _is_kind(kind: object) -> bool:
 
 
 def _names_one_of(kinds: tuple[type[BaseException] | str, ...], lineage: tuple[type, ...]) -> bool:
-    return any(kind is cls or kind == cls.__name__ for kind in kinds for cls in lineage)
+    return any(kind in _names_of(cls) if isinstance(kind, str) else kind is cls for kind in kinds for cls in lineage)
+
+
+def _names_of(cls: type) -> tuple[str, ...]:
+    """Not asked of the class itself, whose metaclass may have code of its own for that."""
+    qualname = _qualname_of(cls)
+    return _name_of(cls), qualname, f"{_module_of(cls)}:{qualname}"
 
 
 def _name(kind: type[BaseException] | str) -> str:
     return kind if isinstance(kind, str) else f"{kind.__module__}:{kind.__qualname__}"
+
+
+_mro_of = type.__dict__["__mro__"].__get__
+_name_of = type.__dict__["__name__"].__get__
+_module_of = type.__dict__["__module__"].__get__
+_qualname_of = type.__dict__["__qualname__"].__get__

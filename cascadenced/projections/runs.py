@@ -117,7 +117,9 @@ class Runs:
         changed: dict[str, list[Any]] = {}
         for recorded in batch:
             event, run_id = recorded.event, recorded.run_id
-            status = _STATUS.get(type(event)) or _status_of_attempt(event)
+            status = (
+                event.status if type(event) is RunReleased else _STATUS.get(type(event)) or _status_of_attempt(event)
+            )
             paused = _PAUSE.get(type(event))
             if (status is None and paused is None) or run_id is None:
                 continue

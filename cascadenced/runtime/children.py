@@ -13,11 +13,12 @@ from cascadenced.clock import Clock
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event
 from cascadenced.events.child import ChildEnded, ChildRequested
+from cascadenced.events.content import type_name
 from cascadenced.events.run import RunCancelled, RunFailed, RunRequested
 from cascadenced.events.stage import StageFailed
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
-from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
 from cascadenced.runtime.record import Following, LiveRun, Step, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry
@@ -86,7 +87,7 @@ class Children:
                 return self._failed(live, run, failed, ended, clock)
             if all(child.is_done for child in children):
                 over = WaitEnded(task=run.task, stage="run", seq=0, kind="children", outcome="children")
-                return Step.of(run, *ended, over)
+                return Step.of(run, *ended, over, *told(run, "run"))
             return self._step(live, run, clock, asked, ended, None)
 
         await self._record(live, clock, following, asked)
@@ -131,9 +132,8 @@ class Children:
             try:
                 entries = await self._perform.plan_again(parent)
             except Exception as error:  # noqa: BLE001 -- plan() is the task's own code
-                return _cannot_go_on(
-                    child.run, "plan.changed", f"plan() of {parent.run.task} failed when it was called again: {error}"
-                )
+                why = f"plan() of {parent.run.task} raised {type_name(error)} when it was called again after a restart"
+                return _cannot_go_on(child.run, "plan.changed", why)
             self._entries[parent_id] = entries
         planned = [] if parent.run.children is None else [each.planned for each in parent.run.children]
         now = [(entry.name, entry.class_name) for entry in entries]

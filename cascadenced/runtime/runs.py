@@ -488,7 +488,7 @@ class Runs:
         if live.is_roused:
             self._sleepers.rouse(live.run_id)
             return
-        if live.run.wait is not None and live.run.wait.kind == "event":
+        if live.run.wait is not None and live.run.wait.kind == "event" and not live.run.paused:
             looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
             self._looking.add(looking)
             looking.add_done_callback(self._looking.discard)
@@ -517,23 +517,24 @@ class Runs:
             await live.read(self._log)
         if live.run.status in ENDED or live.run.paused:
             return
-        # The task of a child may have to be planned again, and that takes knowing whom it is for.
-        if live.run.parent_run_id is not None and not await self._identified(live):
-            return
         if not await self._found_entry(live):
             return
         assert live.entry is not None
         if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
             await self._hold(live, changed)
             return
-        if not await self._identified(live):
+        if not await self._found_identity(live):
             return
         if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
             await self._alone(live)
         else:
             await self._go_on(live)
 
-    async def _identified(self, live: LiveRun) -> bool:
+    async def _found(self, live: LiveRun) -> bool:
+        """Find all that the run's code needs. A run that cannot go on without it is held."""
+        return await self._found_entry(live) and await self._found_identity(live)
+
+    async def _found_identity(self, live: LiveRun) -> bool:
         """Find out whom the run is for; if the vault does not have it, the run is held."""
         if live.identity is None:
             context = live.context
@@ -553,7 +554,7 @@ class Runs:
                 reason = f"Unknown task: {run.task}"
                 await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
         else:
-            found = await self._children.entry_of(live, self._found_entry)
+            found = await self._children.entry_of(live, self._found)
             if isinstance(found, Event):
                 await record(self._log, self._clock, live, lambda run: Step.of(run, found))
             else:

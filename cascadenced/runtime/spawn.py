@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from cascadenced.errors import Unavailable
+from cascadenced.errors import Superseded, Unavailable
 from cascadenced.events.content import text_of, type_name
 
 T = TypeVar("T")
@@ -235,6 +235,8 @@ def _carried(error: BaseException) -> Exception | Suspended:
     """`error`, or an ordinary exception naming it: asyncio lets SystemExit and StopIteration end the loop or hang."""
     if type(error) is Suspended:
         return error
+    if type(error) is BaseExceptionGroup and error.split((Suspended, Superseded))[1] is None:
+        return Suspended("a task group was left with what waits in it")
     # Not isinstance, which asks the object itself what class it is of.
     if issubclass(type(error), Exception) and not issubclass(type(error), StopIteration):
         assert isinstance(error, Exception)

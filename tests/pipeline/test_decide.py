@@ -7,11 +7,30 @@ import itertools
 import pytest
 
 from cascadenced.events.base import Event
-from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunReleased, RunRequested, RunStarted
+from cascadenced.events.child import ChildEnded, ChildRequested, Planned
+from cascadenced.events.run import (
+    RunCancelled,
+    RunDoubted,
+    RunFailed,
+    RunFinished,
+    RunHeld,
+    RunPaused,
+    RunRefused,
+    RunReleased,
+    RunRequested,
+    RunResolved,
+    RunResumed,
+    RunStarted,
+)
+from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
-from cascadenced.pipeline.decide import decide, verdict
+from cascadenced.events.step import StepFailed, StepFinished, StepStarted
+from cascadenced.events.wait import WaitEnded, WaitStarted
+from cascadenced.pipeline.control import decide_resolution
+from cascadenced.pipeline.decide import code_changed, decide, verdict
 from cascadenced.pipeline.model import STAGES, Run, evolve, fold
-from tests.examples import every_event, example, run_of
+from cascadenced.pipeline.policy import Policy
+from tests.examples import AT_US, every_event, example, run_of
 from tests.spec import given
 
 COMBINATIONS = [hooks for n in range(len(STAGES) + 1) for hooks in itertools.combinations(STAGES, n)]
@@ -305,3 +324,392 @@ def test_a_repeated_start_names_the_same_skipped_stages():
 
 def test_an_empty_history_is_an_empty_run():
     assert fold([]) == Run()
+
+
+# ── waits, retries, pauses ───────────────────────────────────────────────────────────────────────────────────────────
+
+RUN = (*started("run", "verify"), example(StageStarted, stage="run"))
+LATER_US = AT_US + 5_000_000
+ASLEEP = (*RUN, example(WaitStarted, stage="run", seq=1, kind="sleep", name="", where={}, until_us=LATER_US))
+LISTENING = (*RUN, example(WaitStarted, stage="run", seq=1, kind="event", name="paid", until_us=LATER_US))
+TRIED = (*RUN, example(StageFailed, stage="run", fatal=False, retry_at_us=LATER_US))
+WOKEN = example(WaitEnded, stage="run", seq=1, kind="event", name="paid", position=12)
+QUEUED = started("run")[:1]
+ONCE = Policy(delivery="at_most_once")
+
+
+def test_a_failure_that_is_tried_again_later_starts_nothing_and_ends_nothing():
+    given(*RUN).when(example(StageFailed, stage="run", fatal=False, retry_at_us=LATER_US)).then_nothing()
+
+
+def test_a_run_that_waits_for_another_attempt_is_waiting_and_still_in_its_stage():
+    run = fold(TRIED)
+    assert (run.status, run.current, run.n_failed, run.wait.kind, run.wait.until_us) == (
+        "waiting", "run", 1, "retry", LATER_US
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("events", [ASLEEP, LISTENING, TRIED], ids=["sleep", "event", "retry"])
+def test_before_its_time_a_waiting_run_waits_on(events):
+    given(*events).when_the_daemon_starts_again(now_us=LATER_US - 1).then_nothing()
+
+
+def test_when_its_time_has_come_the_next_attempt_starts():
+    given(*TRIED).when_the_daemon_starts_again(now_us=LATER_US).then(StageStarted, stage="run", attempt=2)
+
+
+def test_when_its_time_has_come_a_sleep_is_over():
+    given(*ASLEEP).when_the_daemon_starts_again(now_us=LATER_US).then(
+        WaitEnded(task="example", stage="run", seq=1, kind="sleep", outcome="elapsed")
+    )
+
+
+def test_when_its_time_has_come_a_wait_for_an_event_has_timed_out():
+    given(*LISTENING).when_the_daemon_starts_again(now_us=LATER_US).then(
+        WaitEnded(task="example", stage="run", seq=1, kind="event", name="paid", outcome="timeout")
+    )
+
+
+def test_an_event_that_came_wins_over_the_time_that_is_up():
+    given(*LISTENING).when_the_daemon_starts_again(now_us=LATER_US, woken=WOKEN).then(WOKEN)
+
+
+def test_a_wait_without_a_time_limit_is_as_long_as_it_takes():
+    events = (*RUN, example(WaitStarted, stage="run", seq=1, kind="event", until_us=None))
+    given(*events).when_the_daemon_starts_again(now_us=2**62).then_nothing()
+
+
+def test_a_wait_for_children_is_not_over_by_the_passing_of_time():
+    events = (*RUN, example(WaitStarted, stage="run", seq=0, kind="children", name="", until_us=None))
+    given(*events).when_the_daemon_starts_again(now_us=2**62).then_nothing()
+
+
+def test_a_wait_that_has_ended_is_behind_the_stage_when_it_runs_again():
+    run = fold([*LISTENING, WOKEN])
+    assert (run.status, run.wait, run.current) == ("running", None, "run")
+    assert (run.marks[1].kind, run.marks[1].name, run.marks[1].output) == ("event", "paid", {"number": 7})
+    assert dict(run.heard) == {"paid": 12}
+
+
+def test_a_wait_is_no_crash_however_often_the_process_dies_meanwhile():
+    """Each life finds it waiting; the stage is not under way."""
+    assert verdict(fold(ASLEEP)) == "resume"
+    assert fold(ASLEEP).open_starts == 0
+
+
+def test_crashes_after_a_wait_are_counted_from_there():
+    run = fold([*ASLEEP, WOKEN, *[example(StageStarted, stage="run", attempt=n) for n in (2, 3)]])
+    assert (run.open_starts, verdict(run)) == (3, "alone")
+
+
+def test_a_step_that_ends_forgives_the_crashes_before_it():
+    run = fold([*crashed(4, "run"), example(StepFinished, stage="run", seq=1)])
+    assert verdict(run) == "resume"
+
+
+def test_a_crash_does_not_use_up_an_attempt_of_the_retries():
+    run = fold([*TRIED, *[example(StageStarted, stage="run", attempt=n) for n in (2, 3, 4)]])
+    assert (run.n_failed, run.attempt) == (1, 4)
+
+
+def test_failures_are_counted_for_one_stage_only():
+    run = fold(
+        [*TRIED, example(StageStarted, attempt=2), example(StageFinished), example(StageStarted, stage="verify")]
+    )
+    assert run.n_failed == 0
+
+
+def test_steps_belong_to_their_stage():
+    run = fold([*RUN, example(StepFinished, seq=1), example(StageFinished), example(StageStarted, stage="verify")])
+    assert run.marks == {}
+
+
+def test_steps_outlast_the_attempt():
+    run = fold([*RUN, example(StepFinished, seq=1), example(StageFailed, fatal=False, retry_at_us=1)])
+    assert set(run.marks) == {1}
+
+
+def test_a_paused_run_starts_nothing_new():
+    given(*RUN, example(RunPaused)).when(example(StageFinished, stage="run")).then_nothing()
+
+
+def test_a_paused_run_ends_all_the_same_when_nothing_is_left_to_do():
+    given(*started("run"), example(StageStarted, stage="run"), example(RunPaused)).when(
+        example(StageFinished, stage="run")
+    ).then(RunFinished)
+
+
+@pytest.mark.parametrize("events", [RUN, ASLEEP, LISTENING, TRIED, started("run")[:1]])
+def test_a_paused_run_is_left_alone_by_a_restart(events):
+    given(*events, example(RunPaused)).when_the_daemon_starts_again(now_us=2**62, woken=WOKEN).then_nothing()
+
+
+def test_a_run_goes_on_after_its_pause_with_the_next_stage():
+    given(
+        *RUN, example(RunPaused), example(StageFinished, stage="run"), example(RunResumed)
+    ).when_the_daemon_starts_again().then(StageStarted, stage="verify", attempt=1)
+
+
+@pytest.mark.parametrize(
+    "end", [example(RunFinished), example(RunFailed), example(RunCancelled)], ids=lambda e: type(e).__name__
+)
+def test_nothing_follows_after_the_end(end):
+    given(*RUN, end).when_the_daemon_starts_again(now_us=2**62).then_nothing()
+
+
+# ── being held keeps what there was ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("events", [ASLEEP, LISTENING, TRIED], ids=["sleep", "event", "retry"])
+def test_a_waiting_run_that_was_held_waits_on_for_the_same(events):
+    given(*events, example(RunHeld)).when_the_daemon_starts_again(now_us=LATER_US - 1).then(RunReleased)
+    assert fold([*events, example(RunHeld), example(RunReleased)]) == fold(events)
+
+
+def test_a_sleep_that_was_over_while_the_run_was_held_is_over():
+    given(*ASLEEP, example(RunHeld)).when_the_daemon_starts_again(now_us=LATER_US).then(RunReleased, WaitEnded)
+
+
+def test_a_run_in_doubt_that_was_held_is_in_doubt():
+    events = (*RUN, example(RunDoubted, stage="run"))
+    given(*events, example(RunHeld)).when_the_daemon_starts_again(policy=ONCE).then(RunReleased)
+    assert fold([*events, example(RunHeld), example(RunReleased)]).status == "in_doubt"
+
+
+def test_a_sleeping_run_that_was_held_is_not_in_doubt():
+    given(*ASLEEP, example(RunHeld)).when_the_daemon_starts_again(now_us=LATER_US - 1, policy=ONCE).then(RunReleased)
+
+
+def test_being_held_twice_is_being_held_once():
+    assert fold([*ASLEEP, example(RunHeld), example(RunHeld), example(RunReleased)]) == fold(ASLEEP)
+
+
+# ── what a run is told ───────────────────────────────────────────────────────────────────────────────────────────────
+
+TOLD = example(ContextAttached, shown="one")
+
+
+@pytest.mark.parametrize("stage", ["research", "plan", "run", "verify"])
+def test_research_plan_run_and_verify_begin_with_what_was_told_meanwhile(stage):
+    before = STAGES[STAGES.index(stage) - 1]
+    given(*started(before, stage), example(StageStarted, stage=before), TOLD).when(
+        example(StageFinished, stage=before)
+    ).then(ContextConsumed(task="example", stage=stage, shown=("one",)), StageStarted)
+
+
+def test_a_precheck_is_told_nothing_and_run_is_told_it_after():
+    given(*started("plan", "precheck", "run"), example(StageStarted, stage="plan"), TOLD).when(
+        example(StageFinished, stage="plan")
+    ).then(StageStarted, stage="precheck")
+    given(
+        *started("plan", "precheck", "run"),
+        example(StageStarted, stage="plan"),
+        TOLD,
+        example(StageFinished, stage="plan"),
+        example(StageStarted, stage="precheck"),
+    ).when(example(StageFinished, stage="precheck")).then(ContextConsumed, StageStarted, stage="run")
+
+
+def test_what_one_stage_was_told_the_next_is_not_told_again():
+    given(
+        *started("plan", "run"),
+        TOLD,
+        example(ContextConsumed, stage="plan", shown=("one",)),
+        example(StageStarted, stage="plan"),
+        example(ContextAttached, shown="two"),
+    ).when(example(StageFinished, stage="plan")).then(
+        ContextConsumed(task="example", stage="run", shown=("two",)), StageStarted
+    )
+
+
+@pytest.mark.parametrize(("events", "kind"), [(RUN, StageStarted), (TRIED, StageStarted), (ASLEEP, WaitEnded)])
+def test_a_stage_that_runs_again_is_told_what_came_meanwhile(events, kind):
+    followed = given(*events, TOLD).when_the_daemon_starts_again(now_us=LATER_US).events
+    assert {type(event) for event in followed} == {ContextConsumed, kind}
+
+
+# ── a doubt ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_effect_that_must_not_happen_twice_is_in_doubt_after_a_crash():
+    given(*RUN).when_the_daemon_starts_again(policy=ONCE).then(
+        RunDoubted, stage="run", attempt=1, step=None, reason="the process ended while it was under way"
+    )
+
+
+def test_after_an_orderly_stop_it_is_in_doubt_as_well():
+    given(*RUN, example(StageInterrupted)).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted)
+
+
+def test_a_stage_that_had_not_begun_is_not_in_doubt():
+    planned = (*started("plan", "run"), example(StageStarted, stage="plan"), example(StageFinished, stage="plan"))
+    given(*planned).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
+
+
+def test_a_stage_that_raised_is_not_in_doubt():
+    given(*TRIED).when_the_daemon_starts_again(policy=ONCE, now_us=LATER_US).then(StageStarted)
+
+
+def test_between_its_steps_a_stage_is_not_in_doubt():
+    given(*RUN, example(StepFinished, seq=1)).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
+
+
+def test_only_the_step_that_was_under_way_is_in_doubt():
+    given(*RUN, example(StepFinished, seq=1), example(StepStarted, seq=2, name="charge")).when_the_daemon_starts_again(
+        policy=ONCE
+    ).then(RunDoubted, step="charge", seq=2)
+
+
+def test_a_step_that_raised_is_not_in_doubt():
+    given(*RUN, example(StepFinished, seq=1), example(StepStarted), example(StepFailed)).when_the_daemon_starts_again(
+        policy=ONCE
+    ).then(StageStarted)
+
+
+def test_a_run_in_doubt_waits_for_somebody_over_restarts():
+    given(*RUN, example(RunDoubted)).when_the_daemon_starts_again(policy=ONCE, now_us=2**62).then_nothing()
+
+
+def test_the_policy_may_settle_the_doubt_by_another_attempt():
+    given(*RUN).when_the_daemon_starts_again(policy=Policy(delivery="at_most_once", on_doubt="retry")).then(
+        RunDoubted, RunResolved, StageStarted
+    )
+
+
+def test_the_policy_may_settle_the_doubt_by_failing():
+    followed = given(*RUN).when_the_daemon_starts_again(policy=Policy(delivery="at_most_once", on_doubt="fail"))
+    followed.then(RunDoubted, RunResolved, RunFailed)
+    assert (followed.events[1].by, followed.events[2].error_type) == (None, "in_doubt")
+
+
+def test_what_may_be_done_again_is_never_in_doubt():
+    given(*RUN).when_the_daemon_starts_again(policy=Policy(on_doubt="fail")).then(StageStarted)
+
+
+def test_a_crash_loop_ends_before_anybody_is_asked():
+    given(*crashed(5, "run")).when_the_daemon_starts_again(policy=ONCE).then(RunFailed, error_type="crash_loop")
+
+
+def test_a_retry_that_somebody_asked_for_is_performed():
+    """Resolved and not yet begun, in this life or the next: it is not in doubt once more for having been started."""
+    doubted = (*RUN, example(RunDoubted, stage="run", step=None))
+    settled = decide_resolution(fold(doubted), "retry", by=None, output=None, elapsed_s=0.0)
+    assert isinstance(settled[-1], StageStarted)
+
+
+# ── other code than before ───────────────────────────────────────────────────────────────────────────────────────────
+
+STOP = Policy(on_code_change="stop")
+
+
+def test_a_task_may_ask_to_be_held_when_its_code_has_changed():
+    held = code_changed(fold(RUN), STOP, "new")
+    assert held is not None
+    assert (held.code, held.task) == ("code_changed", "example")
+    assert "(from c0de to new)" in held.reason
+
+
+@pytest.mark.parametrize(
+    ("events", "policy", "code"),
+    [
+        (RUN, STOP, "c0de"),
+        (RUN, Policy(), "new"),
+        (QUEUED, STOP, "new"),
+        ((*RUN, example(RunFinished)), STOP, "new"),
+    ],
+    ids=["same code", "does not mind", "not started", "ended"],
+)
+def test_otherwise_nobody_is_held(events, policy, code):
+    assert code_changed(fold(events), policy, code) is None
+
+
+def test_the_code_of_the_newest_start_counts():
+    run = fold([*RUN, example(StageFinished), example(StageStarted, stage="verify", code="newer")])
+    assert code_changed(run, STOP, "newer") is None
+    assert code_changed(run, STOP, "c0de") is not None
+
+
+# ── children ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PLAN = example(StageFinished, stage="plan", children=(Planned("part", "Part"), Planned("part", "Part")), output=None)
+
+
+def test_a_plan_of_tasks_has_a_run_stage_also_where_the_task_has_none():
+    given(*started("plan", "verify"), example(StageStarted, stage="plan")).when(PLAN).then(
+        StageStarted, stage="run", skipped=("precheck",)
+    )
+
+
+def test_a_plan_without_tasks_and_without_run_skips_it():
+    given(*started("plan", "verify"), example(StageStarted, stage="plan")).when(
+        example(StageFinished, stage="plan", children=None)
+    ).then(StageStarted, stage="verify")
+
+
+def test_children_are_known_by_their_place():
+    run = fold(
+        [
+            *started("plan", "run"),
+            example(StageStarted, stage="plan"),
+            PLAN,
+            example(StageStarted, stage="run"),
+            example(ChildRequested, index=1, child_run_id="r-1"),
+            example(ChildEnded, index=1, child_run_id="r-1", output=5),
+        ]
+    )
+    assert [(child.run_id, child.is_done) for child in run.children] == [(None, False), ("r-1", True)]
+    assert run.child_results == [None, 5]
+
+
+def test_a_child_that_failed_is_not_done():
+    run = fold([*started("plan", "run"), PLAN, example(ChildEnded, index=0, status="error")])
+    assert not run.children[0].is_done
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**9])
+def test_a_place_that_the_plan_does_not_have_changes_nothing(index):
+    run = fold([*started("plan", "run"), PLAN])
+    assert evolve(run, example(ChildEnded, index=index)) == run
+
+
+# ── several steps that must not happen twice ─────────────────────────────────────────────────────────────────────────
+
+GATHERED = (*RUN, example(StepStarted, seq=1, name="charge"), example(StepStarted, seq=2, name="ship"))
+
+
+def test_steps_that_were_under_way_together_are_in_doubt_one_after_the_other():
+    [first] = given(*GATHERED).when_the_daemon_starts_again(policy=ONCE).events
+    resolved, second = decide_resolution(fold([*GATHERED, first]), "retry", by=None, output=None, elapsed_s=0.0)
+    assert (first.step, second.step) == ("charge", "ship")
+    events = (*GATHERED, first, resolved, second)
+    settled = decide_resolution(fold(events), "done", by=None, output=7, elapsed_s=0.0)
+    assert [type(event) for event in settled] == [RunResolved, StepFinished, StageStarted]
+    run = fold([*events, *settled])
+    assert (run.open_steps, {seq: mark.output for seq, mark in run.marks.items()}) == ({}, {2: 7})
+
+
+def test_a_step_that_ends_leaves_the_other_one_open():
+    events = (*GATHERED, example(StepFinished, seq=2, name="ship"))
+    given(*events).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, step="charge", seq=1)
+
+
+def test_the_policy_settles_all_of_them():
+    followed = given(*GATHERED).when_the_daemon_starts_again(policy=Policy(delivery="at_most_once", on_doubt="retry"))
+    followed.then(RunDoubted, RunResolved, RunDoubted, RunResolved, StageStarted)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        (example(StageFailed, fatal=False, retry_at_us=LATER_US),),
+        (example(WaitStarted, stage="run", seq=3, kind="sleep", until_us=LATER_US),),
+    ],
+    ids=["by an error", "to wait"],
+)
+def test_a_step_that_was_cancelled_when_its_stage_was_left_is_in_doubt_before_the_stage_runs_again(left):
+    followed = given(*RUN, example(StepStarted, seq=2), *left).when_the_daemon_starts_again(
+        policy=ONCE, now_us=LATER_US
+    )
+    assert followed.events[-1] == RunDoubted(
+        task="example", stage="run", attempt=1, step="charge", seq=2, reason="the stage was left while it was under way"
+    )

@@ -1,0 +1,124 @@
+"""What the crash sweep has found once, each in its smallest form: runs go on after a crash as if there had been none."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cascadenced import BaseTask
+from tests.doubles import World, ask, idle, until
+
+
+class Child(BaseTask):
+    name = "child"
+
+    async def run(self) -> str:
+        await self.sleep(60)
+        return f"done for {self.user_id}"
+
+
+class Family(BaseTask):
+    name = "family"
+
+    def plan(self) -> list[Child]:
+        return [Child()]
+
+    def run(self, results: list[str]) -> list[str]:
+        return results
+
+
+async def test_the_children_of_a_plan_go_on_after_a_crash() -> None:
+    world = World(Family)
+    first = await world.start()
+    run_id = (await ask(first, "family")).run_id
+    await until(lambda: len(first.runs._sleepers) == 2)
+    world.crash(first)
+    async with world.up() as second:
+        await until(lambda: len(second.runs._sleepers) == 2)
+        await world.clock.advance(61)
+        ended = await second.runs.ended(run_id)
+        assert (ended.run.status, ended.run.result) == ("success", ["done for alice"]), ended.run.reason
+
+
+class Counting(BaseTask):
+    name = "counting"
+    n_counted = 0
+
+    async def plan(self) -> list[Child]:
+        return [Child() for _ in range(await self.step("counted", self.count))]
+
+    async def count(self) -> int:
+        Counting.n_counted += 1
+        return 2
+
+
+async def test_a_plan_that_is_made_again_is_handed_the_steps_it_has_behind_it() -> None:
+    Counting.n_counted = 0
+    world = World(Counting)
+    first = await world.start()
+    run_id = (await ask(first, "counting")).run_id
+    await until(lambda: len(first.runs._sleepers) == 2)
+    world.crash(first)
+    async with world.up() as second:
+        await until(lambda: len(second.runs._sleepers) == 2)
+        await world.clock.advance(61)
+        await until(lambda: len(second.runs._sleepers) == 2)
+        await world.clock.advance(61)
+        ended = await second.runs.ended(run_id)
+        assert ended.run.status == "success", ended.run.reason
+    assert Counting.n_counted == 1
+
+
+async def test_a_plan_that_is_made_again_and_asks_for_more_steps_is_another_plan() -> None:
+    class Growing(Counting):
+        name = "growing"
+
+        async def plan(self) -> list[Child]:
+            planned = await super().plan()
+            if Growing.grown:
+                await self.step("one more", self.count)
+            return planned
+
+        grown = False
+
+    Counting.n_counted = 0
+    world = World(Growing)
+    first = await world.start()
+    run_id = (await ask(first, "growing")).run_id
+    await until(lambda: len(first.runs._sleepers) == 2)
+    world.crash(first)
+    Growing.grown = True
+    async with world.up() as second:
+        ended = await second.runs.ended(run_id)
+        assert ended.run.error_type == "plan.changed"
+    assert Growing.n_counted == Counting.n_counted == 1
+
+
+async def test_code_whose_attempt_is_over_does_no_further_step() -> None:
+    class Tardy(BaseTask):
+        name, timeout_s = "tardy", 5
+        said: str = ""
+
+        async def run(self) -> None:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass  # it goes on though nobody waits for it
+            await asyncio.sleep(0.3)
+            try:
+                await self.step("late", self.late)
+            except BaseException as error:
+                Tardy.said = type(error).__name__
+
+        async def late(self) -> None:
+            Tardy.said = "done"
+
+    world = World(Tardy)
+    async with world.up() as instance:
+        run_id = (await ask(instance, "tardy")).run_id
+        await idle()
+        await world.clock.advance(6)
+        assert (await instance.runs.ended(run_id)).run.error_type == "timeout"
+        async with asyncio.timeout(5):
+            while not Tardy.said:
+                await asyncio.sleep(0.01)
+    assert Tardy.said == "Superseded"
