@@ -27,7 +27,7 @@ from cascadenced.bus.base import (
     Sighting,
     Storage,
 )
-from cascadenced.bus.marks import Break, Marks, StreamMarks, compare, compare_own, digest, unexplained
+from cascadenced.bus.marks import Break, Marks, StreamMarks, compare, compare_own, digest, in_doubt, unexplained
 from cascadenced.bus.memory_server import MemoryServer
 from cascadenced.bus.memory_stream import Stored
 from cascadenced.clock import Clock
@@ -89,7 +89,7 @@ class MemoryBus:
         self.server.origin = instance_id
         self.server.on_ready = self._on_ready
         self._max_age_us = round(max_age_s * 1_000_000)
-        self.marks = marks or Marks()
+        self._marks = marks or Marks()
         self.line = 0
         self._news: deque[News] = deque()
         self._has_news = asyncio.Event()
@@ -118,6 +118,10 @@ class MemoryBus:
         self.server.redeliver()
 
     # What the daemon uses.
+
+    @property
+    def marks(self) -> Marks:
+        return in_doubt(self._marks) if any(isinstance(news, Doubt) for news in self._news) else self._marks
 
     def info(self) -> BusInfo:
         return BusInfo(
@@ -150,12 +154,12 @@ class MemoryBus:
 
     def _recognise(self) -> None:
         """Take the streams for what they were; say so when that is worth a closer look."""
-        seen = self.server.events.seen(self.marks.events, 0, self._max_age_us)
-        if self.marks.server not in (0, digest(self.info().server_id)):
+        seen = self.server.events.seen(self._marks.events, 0, self._max_age_us)
+        if self._marks.server not in (0, digest(self.info().server_id)):
             self._tell(Doubt("server_restarted"))
-        elif unexplained(self.marks.events, seen, self._n_erased, self._clock.now_us()):
+        elif unexplained(self._marks.events, seen, self._n_erased, self._clock.now_us()):
             self._tell(Doubt("fewer_messages"))
-        self._know(self.marks)
+        self._know(self._marks)
 
     def resume(self) -> None:
         if not self._held:
@@ -311,7 +315,7 @@ class MemoryBus:
         self._has_news.set()
 
     def _broken(self) -> Break | None:
-        marks = self.marks
+        marks = self._marks
         events = self.server.events.seen(marks.events, marks.own_seq, self._max_age_us)
         runs = self.server.runs.seen(marks.runs, 0, 0)
         now_us = self._clock.now_us()
@@ -324,7 +328,7 @@ class MemoryBus:
         self._tell(Broken(broken.reason, broken.stream, broken.detail, "", epoch))
 
     def _know(self, marks: Marks) -> None:
-        self.marks = msgspec.structs.replace(
+        self._marks = msgspec.structs.replace(
             marks,
             events=self.server.events.known_as(marks.events),
             runs=self.server.runs.known_as(marks.runs),
@@ -333,9 +337,9 @@ class MemoryBus:
         self._n_erased = 0
 
     def _mark_own(self, stored: Stored) -> None:
-        if stored.stream == self.server.events.name and stored.seq > self.marks.own_seq:
-            self.marks = msgspec.structs.replace(
-                self.marks,
+        if stored.stream == self.server.events.name and stored.seq > self._marks.own_seq:
+            self._marks = msgspec.structs.replace(
+                self._marks,
                 own_seq=stored.seq,
                 own_id=digest(stored.headers.get("Nats-Msg-Id", "")),
                 own_at_us=self._clock.now_us(),
@@ -343,10 +347,10 @@ class MemoryBus:
 
     def _mark_read(self, stored: Stored) -> None:
         field = "events" if stored.stream == self.server.events.name else "runs"
-        known: StreamMarks = getattr(self.marks, field)
+        known: StreamMarks = getattr(self._marks, field)
         if stored.seq > known.read_seq:
             known = msgspec.structs.replace(known, read_seq=stored.seq, read_at_us=stored.at_us)
-            self.marks = msgspec.structs.replace(self.marks, **{field: known})
+            self._marks = msgspec.structs.replace(self._marks, **{field: known})
 
     def _must_be_there(self) -> None:
         if not self._connected or self._closed:

@@ -12,10 +12,9 @@ from contextlib import aclosing
 
 import anyio
 import structlog
-from msgspec.structs import replace
 
 from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored, ScanStuck
-from cascadenced.bus.marks import Marks, from_numbers, to_numbers
+from cascadenced.bus.marks import Marks, from_numbers, in_doubt, to_numbers
 from cascadenced.clock import Clock, iso
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import DiskError, DiskFull, LogCorrupt, Unavailable
@@ -43,8 +42,6 @@ _MAX_STUCK = 3
 """A scan that sticks so often sticks for good (2.9 again)."""
 _MARK = "bus:"
 _TO_REPAIR = f"{_MARK}to_repair"
-_NO_SERVER = 1
-"""In the place of a server's digest, which has 63 bits."""
 
 _log = structlog.get_logger(__name__)
 
@@ -173,20 +170,20 @@ class BusKeeper:
     async def _check(self) -> None:
         while True:
             await self._clock.sleep(CHECK_EVERY_S)
-            self._save_marks()  # those of the last check, whose news have been heard by now
             await self._bus.check()
+            self._save_marks()
             if self._to_doubt_later:
                 self._on_doubt("fewer_messages")
 
     def _save_marks(self) -> None:
         """With the next commit. After a break they stay as they were until it is recorded.
 
-        They go on from what is there, also from a hole that nobody has looked for yet. So while there is a doubt, no
-        server is the one that is remembered: who starts next has that doubt again.
+        They go on from what is there, also from a hole that nobody has looked for yet: who starts next has that doubt
+        again.
         """
         marks = self._bus.marks
         if self._in_doubt or self._to_doubt_later:
-            marks = replace(marks, server=_NO_SERVER)
+            marks = in_doubt(marks)
         for name, number in to_numbers(marks).items():
             self._log.set_checkpoint(_MARK + name, number)
 

@@ -41,6 +41,7 @@ class Bug(msgspec.Struct, frozen=True):
 
 
 BUGS: dict[str, Bug] = {}
+_for_good = ExitStack()
 
 
 def _bug(within: int) -> Callable[[Any], Any]:
@@ -61,7 +62,7 @@ def planted(name: str) -> Iterator[None]:
 
 def plant(name: str) -> None:
     """For the rest of this process."""
-    planted(name).__enter__()
+    _for_good.enter_context(planted(name))
 
 
 # ── the bugs ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,7 +130,7 @@ def a_finished_stage_runs_again_after_a_restart(put: Callable[..., None]) -> Non
     put(LiveRun, "read", one_step_behind)
 
 
-@_bug(within=60)
+@_bug(within=100)
 def the_outbox_says_done_before_it_is(put: Callable[..., None]) -> None:
     async def ahead(
         log: Any, clock: Any, name: str, react: Callable[[Sequence[Recorded]], Awaitable[None]], skip: Any
@@ -184,7 +185,7 @@ def a_wrong_version_is_swallowed(put: Callable[..., None]) -> None:
     put(MemoryEventLog, "append", complacent)
 
 
-@_bug(within=60)
+@_bug(within=100)
 def a_late_outcome_is_recorded_all_the_same(put: Callable[..., None]) -> None:
     """The version it was decided at is not compared with the one that the stream has by now."""
     put(sequence, "_clash", lambda _append, _heads: None)

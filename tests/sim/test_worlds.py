@@ -64,3 +64,9 @@ def test_what_is_planted_is_pulled_out_again() -> None:
     with planted.planted("projections_skip_an_event"):
         assert simulate(0).faults
     assert not simulate(0).faults
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_other_processes_have_the_bug_that_was_asked_for() -> None:
+    assert all(outcome.faults for outcome in outcomes(range(3), bug="the_next_start_is_an_append_of_its_own"))
