@@ -87,7 +87,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     wait: what it waits for.  in_doubt: the effect that may have happened.  is_settled: it was in doubt, somebody has said
     what to make of that, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
-    children: what the plan asks for, None: no runs.  plan_marks: what it had behind it when it did.  heard: event name → position of the last one it was handed.
+    children: what the plan asks for, None: no runs.  heard: event name → position of the last one it was handed.
     """
 
     task: str = ""
@@ -117,7 +117,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     n_consumed: int = 0
     children: tuple[Child, ...] | None = None
     parallel: bool = False
-    plan_marks: Mapping[int, Mark] = {}
     heard: Mapping[str, int] = {}
     error_type: str | None = None
     reason: str | None = None
@@ -256,7 +255,6 @@ def _stage_finished(run: Run, event: StageFinished) -> Run:
         open_steps=_NO_STEPS,
         children=run.children if children is None else children,
         parallel=run.parallel or event.parallel,
-        plan_marks=run.plan_marks if children is None else run.marks,
     )
 
 

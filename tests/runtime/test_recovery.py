@@ -72,31 +72,6 @@ async def test_a_plan_that_is_made_again_is_handed_the_steps_it_has_behind_it() 
     assert Counting.n_counted == 1
 
 
-async def test_a_plan_that_is_made_again_and_asks_for_more_steps_is_another_plan() -> None:
-    class Growing(Counting):
-        name = "growing"
-
-        async def plan(self) -> list[Child]:
-            planned = await super().plan()
-            if Growing.grown:
-                await self.step("one more", self.count)
-            return planned
-
-        grown = False
-
-    Counting.n_counted = 0
-    world = World(Growing)
-    first = await world.start()
-    run_id = (await ask(first, "growing")).run_id
-    await until(lambda: len(first.runs._sleepers) == 2)
-    world.crash(first)
-    Growing.grown = True
-    async with world.up() as second:
-        ended = await second.runs.ended(run_id)
-        assert ended.run.error_type == "plan.changed"
-    assert Growing.n_counted == Counting.n_counted == 1
-
-
 async def test_code_whose_attempt_is_over_does_no_further_step() -> None:
     class Tardy(BaseTask):
         name, timeout_s = "tardy", 5
