@@ -10,7 +10,7 @@ import msgspec
 from cascadenced.errors import Invalid
 from cascadenced.events.base import Json
 from cascadenced.events.child import Planned
-from cascadenced.events.content import Unserialisable, cut, plain, recordable, type_name
+from cascadenced.events.content import Unserialisable, plain, recordable, type_name
 from cascadenced.plugins.base import ParallelPlan
 from cascadenced.plugins.describe import describe_once
 from cascadenced.runtime.children import MAX_CHILDREN
@@ -18,7 +18,7 @@ from cascadenced.runtime.tasks import TaskEntry
 
 
 class TaskPlan(msgspec.Struct, frozen=True):
-    """entries: in order.  text: how the plan shows itself."""
+    """entries: in order.  text: how the plan shows itself, neither redacted nor cut."""
 
     entries: Sequence[TaskEntry]
     parallel: bool
@@ -50,7 +50,7 @@ def read_plan(value: Any) -> Json | TaskPlan:
         )
     if len(items) > MAX_CHILDREN:
         raise Unserialisable(f"a plan has at most {MAX_CHILDREN} tasks, not {len(items)}", code="plan.too_long")
-    return TaskPlan([_entry(item, index) for index, item in enumerate(items)], parallel, cut(plain(repr(items))))
+    return TaskPlan([_entry(item, index) for index, item in enumerate(items)], parallel, plain(repr(items)))
 
 
 def _items(value: Any) -> tuple[list[Any] | None, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, cast
 
@@ -181,7 +181,7 @@ class _Replayer(StageRunner):
             return self._answers.divergence
         return _compared(each, cast(Outcome, outcome))
 
-    def _steps_of(self, live: LiveRun, redact: Redactor, behind: Mapping[int, Mark] | None = None) -> Steps:
+    def _steps_of(self, live: LiveRun, redact: Redactor) -> Steps:
         assert self._pass is not None
         self._answers = _Answers(self._clock, self._spawner, live, redact, self._pass)
         return self._answers

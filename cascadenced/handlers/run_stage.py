@@ -7,6 +7,7 @@ import contextvars
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from cascadenced.clock import Clock
@@ -17,18 +18,17 @@ from cascadenced.events.base import Event, Json
 from cascadenced.events.content import TooLarge, Unserialisable, cut, own_copy, recordable
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
-from cascadenced.handlers.failure import is_harmless, tell
+from cascadenced.handlers.failure import for_people, is_harmless, tell
 from cascadenced.handlers.plan import TaskPlan, read_plan
 from cascadenced.handlers.process_stage import FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline.decide import doubt
-from cascadenced.pipeline.model import Mark
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
-from cascadenced.runtime.children import MAX_NESTING
-from cascadenced.runtime.record import LiveRun, record_late
+from cascadenced.runtime.children import MAX_NESTING, PlanFailed
+from cascadenced.runtime.record import LiveRun, record_late, run_stream
 from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -114,9 +114,23 @@ class StageRunner:
     async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
         """See `runs.Perform`."""
         assert live.identity is not None
-        live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
-        steps = self._steps_of(live, live.redact, behind=live.run.plan_marks)
-        found = await self._output(live, "plan", steps)
+        then = LiveRun(live.run_id, live.context)
+        then.entry, then.identity = live.entry, live.identity
+        then.redact = redact = Redactor(live.identity, self._pseudonyms)
+        events = await self._log.read_stream(run_stream(live.run_id))
+        then.fold(list(takewhile(lambda recorded: not _is_end_of_plan(recorded.event), events)))
+        steps = Steps(self._log, self._clock, self._spawner, then, redact)
+        try:
+            found = await self._in_time(then, "plan", steps)
+            steps.refuse_rest()
+        except SpawnerClosed:
+            raise
+        except Suspended:
+            raise PlanFailed("it waits for something that it did not wait for before") from None
+        except Exception as error:  # noqa: BLE001 -- plan() is the task's own code
+            if steps.broken is not None:
+                raise steps.broken from None
+            raise PlanFailed((await self._spawner.call(tell, steps.mismatch or error, redact)).reason) from None
         return found.entries if isinstance(found, TaskPlan) else ()
 
     def let_go(self, live: LiveRun) -> None:
@@ -234,9 +248,9 @@ class StageRunner:
         assert live.identity is not None
         return await gather(query, live.identity, self._spawner)
 
-    def _steps_of(self, live: LiveRun, redact: Redactor, behind: Mapping[int, Mark] | None = None) -> Steps:
-        """What the stage under way works in steps with. behind: see `Steps`."""
-        return Steps(self._log, self._clock, self._spawner, live, redact, behind=behind)
+    def _steps_of(self, live: LiveRun, redact: Redactor) -> Steps:
+        """What the stage under way works in steps with."""
+        return Steps(self._log, self._clock, self._spawner, live, redact)
 
     def _make(self, live: LiveRun) -> None:
         entry, identity = live.entry, live.identity
@@ -285,7 +299,7 @@ class StageRunner:
             task=task,
             stage=stage,
             attempt=attempt,
-            shown=cut(redact(output.text)),
+            shown=for_people(output.text, redact),
             took_s=took_s,
             children=output.planned,
             parallel=output.parallel,
@@ -346,6 +360,10 @@ class StageRunner:
         recording = asyncio.get_running_loop().create_task(record_late(self._log, live, event))
         self._late.add(recording)
         recording.add_done_callback(self._late.discard)
+
+
+def _is_end_of_plan(event: Event) -> bool:
+    return type(event) is StageFinished and event.stage == "plan"
 
 
 def _late_end(tell_late: Callable[[BaseException | None], None]) -> Callable[[asyncio.Future[Any]], None]:

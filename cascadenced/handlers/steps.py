@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from cascadenced.clock import Clock
@@ -52,22 +52,12 @@ _within: contextvars.ContextVar[bool] = contextvars.ContextVar("within a step", 
 class Steps:
     """Of one attempt of one stage.
 
-    behind: what is recorded of a stage that has ended, whose code is run once more; None: of the one under way.
     suspended: what it waits for, once it does.  mismatch: what was wrong, if something was.  broken: the log is.
     """
 
-    def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        spawner: Spawner,
-        live: LiveRun,
-        redact: Redactor,
-        *,
-        behind: Mapping[int, Mark] | None = None,
-    ) -> None:
+    def __init__(self, log: EventLog, clock: Clock, spawner: Spawner, live: LiveRun, redact: Redactor) -> None:
         self._log, self._clock, self._spawner = log, clock, spawner
-        self._live, self._redact, self._behind = live, redact, behind
+        self._live, self._redact = live, redact
         self._loop = asyncio.get_running_loop()
         self._stage, self._attempt = live.run.current or "", live.run.attempt
         self._n = 0
@@ -173,7 +163,7 @@ class Steps:
         """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
         if self.mismatch is not None:
             raise self.mismatch
-        behind = self._marks
+        behind = self._live.run.marks
         if behind and self._n < max(behind):
             missing = behind[max(behind)]
             raise self._mismatch(f"place {max(behind)} was {_spelled(missing)}, and now the stage ends before it")
@@ -295,7 +285,7 @@ class Steps:
         """The next place, or the one that is named, and what is recorded there."""
         if self.suspended is not None:
             raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
-        if self._behind is None and not self._is_under_way(self._live.run):
+        if not self._is_under_way(self._live.run):
             raise self._over()
         if _within.get():
             what = _spelled(Mark(kind, name))
@@ -304,9 +294,7 @@ class Steps:
         self._n = max(self._n, place)
         if place > MAX_PLACES:
             raise Invalid(f"a stage has at most {MAX_PLACES} steps and waits", code="too_many_steps")
-        mark = self._marks.get(place)
-        if mark is None and self._behind is not None:
-            raise self._mismatch(f"now it asks for {_spelled(Mark(kind, name))} at place {place}")
+        mark = self._live.run.marks.get(place)
         if mark is not None and (mark.kind, mark.name) != (kind, name):
             asked = _spelled(Mark(kind, name))
             raise self._mismatch(f"place {place} was {_spelled(mark)}, and now the stage asks for {asked}")
@@ -321,10 +309,6 @@ class Steps:
             "order each time; put the old code back, or cancel the run, or fork it before this stage"
         )
         return self.mismatch
-
-    @property
-    def _marks(self) -> Mapping[int, Mark]:
-        return self._live.run.marks if self._behind is None else self._behind
 
     @property
     def _is_at_most_once(self) -> bool:

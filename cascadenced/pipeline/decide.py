@@ -139,11 +139,12 @@ def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list
         events += resolved
         for event in resolved:
             run = evolve(run, event)
-    return events
+    return [*events, *_again(run, run.code)] if run.status == "running" else events
 
 
 def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
-    """What `resolution` says of the doubt that `run` is in; it may be followed by the next one, of another step.
+    """What `resolution` says of the doubt that `run` is in; the next one, of another step, may follow. Nothing is
+    started with it: who drives the run does that.
 
     output: what the effect returned, if it was done.
     """
@@ -162,9 +163,10 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
             done = StepFinished(task=task, stage=stage, seq=doubted.seq, name=doubted.step, output=output)
             events.append(done)
             after = evolve(after, done)
-        return [*events, *([doubt(after, doubted.reason)] if after.open_steps else _again(after, run.code))]
+        return [*events, doubt(after, doubted.reason)] if after.open_steps else events
     finished = StageFinished(task=task, stage=stage, attempt=run.attempt, output=output)
-    return [resolved, finished, *decide(evolve(after, finished), finished, elapsed_s=elapsed_s)]
+    following = decide(evolve(after, finished), finished, elapsed_s=elapsed_s)
+    return [resolved, finished, *(event for event in following if type(event) is RunFinished)]
 
 
 def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Event]:
@@ -174,14 +176,14 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
     if verdict(run) == "give_up":
         reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
         return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
-    if policy.delivery == "at_most_once" and _may_have_happened(run):
+    if policy.delivery == "at_most_once" and _may_have_happened(run) and not run.is_settled:
         return in_doubt(run, policy, "the process ended while it was under way", elapsed_s=elapsed_s)
     return _again(run, code)
 
 
 def _may_have_happened(run: Run) -> bool:
     """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
-    return not run.settled and (bool(run.open_steps) or not run.marks)
+    return not run.is_settled and (bool(run.open_steps) or not run.marks)
 
 
 _LEFT = "the stage was left while it was under way"

@@ -9,9 +9,8 @@ import inspect
 import sys
 from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import lru_cache
 from typing import Any
-
-import msgspec
 
 from cascadenced.errors import Invalid
 from cascadenced.events.subjects import checked_event_name, checked_task_name
@@ -45,6 +44,10 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
 
     name: registers it under another name than its own. Raises Invalid saying what is wrong.
     """
+    return _described(target, name, once=False)
+
+
+def _described(target: object, name: str | None, *, once: bool) -> TaskEntry:
     event = getattr(target, EVENT_MARK, None)
     if event is not None and callable(target) and not isinstance(target, type):
         return _workflow(target, event)
@@ -71,7 +74,7 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
         hooks=hooks,
         code=_digest(cls),
         description=(inspect.getdoc(cls) or "").partition("\n")[0][:200] if cls.__doc__ else "",
-        make=_factory(target, registered),
+        make=(lambda: target) if once else _factory(target, registered),
         inert=isinstance(target, type) and _is_inert(target),
         class_name=cls.__qualname__,
         source=source,
@@ -81,10 +84,7 @@ def describe(target: object, *, name: str | None = None) -> TaskEntry:
 
 def describe_once(target: object) -> TaskEntry:
     """The entry of an object that is to be used as it is, for one run (`TaskPipeline(obj)`)."""
-    entry = describe(target)
-    if isinstance(target, type) or entry.listens_to is not None:
-        return entry
-    return msgspec.structs.replace(entry, make=lambda: target, inert=False)
+    return _described(target, None, once=not isinstance(target, type))
 
 
 _PLAIN = Hook(is_async=False, takes=False)
@@ -172,8 +172,12 @@ def _is_inert(cls: type) -> bool:
     return type(cls) in (type, ABCMeta) and plain and not any(hasattr(type(found), "__set__") for found in given)
 
 
+@lru_cache(maxsize=1_024)
 def _digest(target: object) -> str:
-    """16 hex digits that change when the source changes, that of base classes included; not with Python or with us."""
+    """16 hex digits that change when the source changes, that of base classes included; not with Python or with us.
+
+    Kept, because finding a class in its module means to parse that: some 50 ms, for each task of a plan.
+    """
     code = [base for base in target.__mro__ if _is_the_tasks_own(base)] if isinstance(target, type) else [target]
     return hashlib.sha256("\0".join(map(_source, code or [target])).encode(errors="replace")).hexdigest()[:16]
 

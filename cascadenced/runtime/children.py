@@ -6,6 +6,7 @@ after a restart the one that `plan()` gives when it is called again. While child
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -13,13 +14,13 @@ from cascadenced.clock import Clock
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event
 from cascadenced.events.child import ChildEnded, ChildRequested
-from cascadenced.events.content import type_name
 from cascadenced.events.run import RunCancelled, RunFailed, RunRequested
 from cascadenced.events.stage import StageFailed
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
 from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
+from cascadenced.pipeline.policy import Retry
 from cascadenced.runtime.record import Following, LiveRun, Step, record, run_stream
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -29,8 +30,12 @@ MAX_CHILDREN = 1_000
 """Of one plan."""
 
 
+class PlanFailed(Exception):
+    """`plan()` did not give a plan when it was called another time. Its text names nobody."""
+
+
 class PlanAgain(Protocol):
-    """What calls `plan()` another time (`runs.Perform`)."""
+    """What calls `plan()` another time (`runs.Perform`). Raises PlanFailed."""
 
     async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]: ...
 
@@ -42,6 +47,7 @@ class Children:
         self._log, self._perform = log, perform
         self._entries: dict[str, Sequence[TaskEntry]] = {}
         self._errors: dict[str, BaseException] = {}
+        self._planning: dict[str, asyncio.Lock] = {}
 
     def are_due(self, live: LiveRun) -> bool:
         """Whether the stage under way has to wait for runs of its plan first."""
@@ -110,31 +116,43 @@ class Children:
         self._entries.pop(parent.run_id, None)
         for child in parent.run.children or ():
             self._errors.pop(child.run_id or "", None)
+        self._planning.pop(parent.run_id, None)
 
-    async def entry_of(self, child: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]) -> TaskEntry | Event | None:
-        """A child's task; or the event that ends it, when there is nobody any more whom it could be for. None: the
-        parent's own task is not there now."""
-        parent_id = child.run.parent_run_id
-        assert parent_id is not None
-        parent = LiveRun(RunId(parent_id), Context())
+    async def parent_of(self, child: LiveRun) -> LiveRun:
+        """The run whose plan asked for it, as it is now."""
+        assert child.run.parent_run_id is not None
+        parent = LiveRun(RunId(child.run.parent_run_id), Context())
         await parent.read(self._log)
-        parent.identity = child.identity  # a plan is for the same people throughout
-        place = next((n for n, each in enumerate(parent.run.children or ()) if each.run_id == child.run_id), None)
-        if parent.run.status in ENDED or place is None:
-            why = f"the run that asked for it, {parent_id}, has ended"
-            return RunCancelled(
-                task=child.run.task, via="plan", reason=why, stage=child.run.current, started=bool(child.run.stages)
-            )
-        entries = self._entries.get(parent_id)
-        if entries is None:
-            if not await find(parent):
-                return None
-            try:
-                entries = await self._perform.plan_again(parent)
-            except Exception as error:  # noqa: BLE001 -- plan() is the task's own code
-                why = f"plan() of {parent.run.task} raised {type_name(error)} when it was called again after a restart"
-                return _cannot_go_on(child.run, "plan.changed", why)
-            self._entries[parent_id] = entries
+        parent.identity = child.identity  # children have their parent's
+        return parent
+
+    def orphaned(self, child: LiveRun, parent: LiveRun) -> RunCancelled | None:
+        """The end of a run that is nobody's any more."""
+        if parent.run.status not in ENDED and _place(child, parent) is not None:
+            return None
+        why = f"the run that asked for it, {parent.run_id}, has ended"
+        return RunCancelled(
+            task=child.run.task, via="plan", reason=why, stage=child.run.current, started=bool(child.run.stages)
+        )
+
+    async def entry_of(
+        self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]
+    ) -> TaskEntry | RunFailed | None:
+        """A child's task; or the event that ends it, when the plan does not have it any more. None: the parent's own
+        task is not there now."""
+        place = _place(child, parent)
+        assert place is not None
+        async with self._planning.setdefault(parent.run_id, asyncio.Lock()):
+            entries = self._entries.get(parent.run_id)
+            if entries is None:
+                if not await find(parent):
+                    return None
+                try:
+                    entries = await self._perform.plan_again(parent)
+                except PlanFailed as error:
+                    why = f"plan() of {parent.run.task} failed when it was called again: {error}"
+                    return _cannot_go_on(child.run, "plan.changed", why)
+                self._entries[parent.run_id] = entries
         planned = [] if parent.run.children is None else [each.planned for each in parent.run.children]
         now = [(entry.name, entry.class_name) for entry in entries]
         if now != [(each.name, each.kind) for each in planned]:
@@ -193,7 +211,7 @@ class Children:
         assert live.entry is not None
         retry = live.entry.policy.retries.get("run")
         n_failed = run.n_failed + 1
-        again = retry is not None and n_failed < retry.max_attempts
+        again = retry is not None and n_failed < retry.max_attempts and self._is_worth_it(retry, failed)
         delay_s = retry.delay_s(n_failed, f"{live.run_id}/run/{n_failed}") if retry is not None and again else 0.0
         failure = StageFailed(
             task=run.task,
@@ -206,6 +224,17 @@ class Children:
         )
         step = Step.of(run, *ended, over, failure)
         return Step.of(run, *step.events, *decide(step.run, failure, elapsed_s=live.elapsed_s(clock)))
+
+    def _is_worth_it(self, retry: Retry, failed: ChildEnded) -> bool:
+        """Whether the parent's policy wants another attempt after a child's error: of its class, if that is at hand."""
+        error = self._errors.get(failed.child_run_id)
+        if error is not None:
+            return retry.wants(error)
+        return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
+
+
+def _place(child: LiveRun, parent: LiveRun) -> int | None:
+    return next((n for n, each in enumerate(parent.run.children or ()) if each.run_id == child.run_id), None)
 
 
 def _next(run: Run) -> list[int]:

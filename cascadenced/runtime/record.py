@@ -42,7 +42,6 @@ class LiveRun:
     dormant: read from the log, and not gone on with yet: what it says is under way was so in an earlier life.
     drive: the asyncio task that drives it.
     planned: the tasks of its plan, if this process has made them.  n_told: contexts that its instance has heard.
-    is_roused: whether something happened meanwhile that it must not sleep through.
     printed: what its stage under way wrote to its output, in a process of its own.
     """
 
@@ -64,7 +63,6 @@ class LiveRun:
         self.planned: Sequence[TaskEntry] | None = None
         self.n_told = 0
         self.printed: str | None = None
-        self.is_roused = False
 
     def fold(self, recorded: Sequence[Recorded]) -> None:
         """Take in what the log has."""

@@ -119,6 +119,7 @@ class Runs:
         # A run is in the queue or in one of these three, or this process leaves it alone.
         self._asked: dict[str, LiveRun] = {}  # its first append is under way
         self._live: dict[str, LiveRun] = {}  # it is under way itself
+        self._missed: set[str] = set()  # those under way that are to be looked at once more before they sleep
         self._sleepers = Sleepers(clock, self._awake)
         log.observe(self._sleepers.hear)
         self._endings = Endings()
@@ -270,7 +271,13 @@ class Runs:
 
     def look_at(self, live: LiveRun) -> None:
         """Something was recorded of a run that changes what it does next."""
-        self._sleepers.rouse(live.run_id)
+        self._rouse(live.run_id)
+
+    def _rouse(self, run_id: str) -> None:
+        if run_id in self._live:
+            self._missed.add(run_id)  # it may have looked already, and be about to sleep
+        else:
+            self._sleepers.rouse(run_id)
 
     async def withdraw(self, live: LiveRun) -> None:
         """The run was ended from outside: it gives up its place, and what is under way of it is cancelled."""
@@ -471,6 +478,8 @@ class Runs:
         if self._live.get(live.run_id) is not live:
             return  # given up before, when its code did not heed being cancelled
         del self._live[live.run_id]
+        missed = live.run_id in self._missed
+        self._missed.discard(live.run_id)
         self._perform.let_go(live)
         run = live.run
         if run.status in ENDED:
@@ -479,15 +488,14 @@ class Runs:
             self._leave(live)
         elif run.wait is not None or run.in_doubt is not None or run.paused:
             self._sleep(live)
+            if missed:
+                self._sleepers.rouse(live.run_id)
         else:
             self._leave(live)
         self._free_slot(live.run_id)
 
     def _sleep(self, live: LiveRun) -> None:
         self._sleepers.add(live)
-        if live.is_roused:
-            self._sleepers.rouse(live.run_id)
-            return
         if live.run.wait is not None and live.run.wait.kind == "event" and not live.run.paused:
             looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
             self._looking.add(looking)
@@ -503,9 +511,7 @@ class Runs:
         parent = live.run.parent_run_id
         if parent is not None:
             self._children.ended(live)
-            self._sleepers.rouse(parent)
-            if parent in self._live:
-                self._live[parent].is_roused = True  # it looks at its children just now, or is about to fall asleep
+            self._rouse(parent)
 
     def _leave(self, live: LiveRun) -> None:
         """Whoever waits for a run that does not end in this process is told so."""
@@ -515,27 +521,31 @@ class Runs:
         """Start a run that was queued, or go on with one that a restart found unfinished, or that slept."""
         if live.version == 0:
             await live.read(self._log)
-        if live.run.status in ENDED or live.run.paused:
+        if live.run.status in ENDED:
             return
-        if not await self._found_entry(live):
+        if live.run.parent_run_id is not None and await self._is_orphan(live):
+            return
+        if live.run.paused or not await self._found_identity(live) or not await self._found_entry(live):
             return
         assert live.entry is not None
         if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
             await self._hold(live, changed)
-            return
-        if not await self._found_identity(live):
             return
         if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
             await self._alone(live)
         else:
             await self._go_on(live)
 
-    async def _found(self, live: LiveRun) -> bool:
-        """Find all that the run's code needs. A run that cannot go on without it is held."""
-        return await self._found_entry(live) and await self._found_identity(live)
+    async def _is_orphan(self, live: LiveRun) -> bool:
+        """Whether its parent has ended; then it ends too."""
+        cancelled = self._children.orphaned(live, await self._children.parent_of(live))
+        if cancelled is None:
+            return False
+        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, cancelled))
+        return True
 
     async def _found_identity(self, live: LiveRun) -> bool:
-        """Find out whom the run is for; if the vault does not have it, the run is held."""
+        """Find out whom it is for; if the vault cannot tell, the run is held."""
         if live.identity is None:
             context = live.context
             try:
@@ -546,7 +556,7 @@ class Runs:
         return live.identity is not None
 
     async def _found_entry(self, live: LiveRun) -> bool:
-        """Find the run's task; if there is none any more, the run is held, or cancelled if only its parent knew."""
+        """Find the run's task; if there is none any more, the run is held, or ends if its parent does not plan it."""
         run = live.run
         if run.parent_run_id is None:
             live.entry = self._tasks.get(run.task)
@@ -554,9 +564,11 @@ class Runs:
                 reason = f"Unknown task: {run.task}"
                 await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
         else:
-            found = await self._children.entry_of(live, self._found)
+            found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
             if isinstance(found, Event):
-                await record(self._log, self._clock, live, lambda run: Step.of(run, found))
+                await record(
+                    self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, found)
+                )
             else:
                 live.entry = found
         return live.entry is not None

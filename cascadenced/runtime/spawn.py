@@ -125,7 +125,9 @@ class ThreadSpawner:
             except BaseException as error:  # noqa: BLE001 -- raised again where it is waited for
                 ended.set_exception(error)
             finally:
-                self._calls.put(None)
+                # The lender may have taken what was meant for the others, and they would take what is meant for it.
+                for _ in range(self._n_threads + 1):
+                    self._calls.put(None)
 
         self._n_threads += 1
         thread = threading.Thread(target=run, name="loop", daemon=True)

@@ -293,7 +293,8 @@ def audit_effects(seen: Witnessed) -> list[str]:
 
 
 def at_rest(rows: Sequence[Row]) -> bool:
-    """Whether no run goes on by itself: each has ended, is in doubt, or waits for runs that are."""
+    """Whether nothing goes on by itself: each run has ended, and been answered if it failed, is in doubt, or waits for
+    runs that are."""
     state: dict[str, str] = {}
     children: Mapping[str, set[str]] = defaultdict(set)
     for row in _of_runs(rows):
@@ -301,7 +302,9 @@ def at_rest(rows: Sequence[Row]) -> bool:
         if row.type == "child.requested":
             children[run_id].add(row.data["child_run_id"])
         state[run_id] = (
-            "ended" if row.type in ENDS or state.get(run_id) == "ended"
+            "failed" if row.type == "run.failed" and row.data.get("via") != "plan"
+            else "ended" if row.type in (*ENDS, "followup.requested", "followup.skipped")
+            or state.get(run_id) == "ended"
             else "doubt" if row.type == "run.in_doubt"
             else "children" if row.type == "wait.started" and row.data["kind"] == "children"
             else state[run_id] if row.type in _ASIDE

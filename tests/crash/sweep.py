@@ -165,12 +165,14 @@ class Callers(Clients):
             return
         [task] = chance.choices(list(self._tasks), list(self._tasks.values()))
         key, body = self._wish(chance)
-        for n in range(20):
-            await self._ask_patiently({**body, "task": task, "idempotency_key": key, "wait": False})
-            if self.attempts.by_key[key].n_acknowledged > (n == 0 and chance.random() < 0.1):
-                break
-        if task in WAITING:
-            self.owed[key] = None  # not before: an event that comes before the run is none that it waits for
+        try:
+            for n in range(20):
+                await self._ask_patiently({**body, "task": task, "idempotency_key": key, "wait": False})
+                if self.attempts.by_key[key].n_acknowledged > (n == 0 and chance.random() < 0.1):
+                    break
+        finally:
+            if task in WAITING:
+                self.owed[key] = None  # not before: an event that comes before the run is none that it waits for
 
     async def _ask_patiently(self, body: dict[str, Any]) -> None:
         try:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from cascadenced import BaseTask
+from cascadenced.events.run import RunDoubted
+from cascadenced.events.stage import StageStarted
 from tests.doubles import World, ask, idle, until
 
 
@@ -68,31 +72,6 @@ async def test_a_plan_that_is_made_again_is_handed_the_steps_it_has_behind_it() 
     assert Counting.n_counted == 1
 
 
-async def test_a_plan_that_is_made_again_and_asks_for_more_steps_is_another_plan() -> None:
-    class Growing(Counting):
-        name = "growing"
-
-        async def plan(self) -> list[Child]:
-            planned = await super().plan()
-            if Growing.grown:
-                await self.step("one more", self.count)
-            return planned
-
-        grown = False
-
-    Counting.n_counted = 0
-    world = World(Growing)
-    first = await world.start()
-    run_id = (await ask(first, "growing")).run_id
-    await until(lambda: len(first.runs._sleepers) == 2)
-    world.crash(first)
-    Growing.grown = True
-    async with world.up() as second:
-        ended = await second.runs.ended(run_id)
-        assert ended.run.error_type == "plan.changed"
-    assert Growing.n_counted == Counting.n_counted == 1
-
-
 async def test_code_whose_attempt_is_over_does_no_further_step() -> None:
     class Tardy(BaseTask):
         name, timeout_s = "tardy", 5
@@ -122,3 +101,58 @@ async def test_code_whose_attempt_is_over_does_no_further_step() -> None:
             while not Tardy.said:
                 await asyncio.sleep(0.01)
     assert Tardy.said == "Superseded"
+
+
+class Careful(BaseTask):
+    name, delivery = "careful", "at_most_once"
+    done: list[str] = []
+    hangs_in = ""
+
+    async def intake(self) -> str:
+        Careful.done.append("intake")
+        if Careful.hangs_in == "intake":
+            await asyncio.Event().wait()
+        return "it came in"
+
+    async def run(self) -> str:
+        return await self.step("paid", self.pay)
+
+    async def pay(self) -> str:
+        Careful.done.append("paid")
+        if Careful.hangs_in == "paid":
+            await asyncio.Event().wait()
+        return "paid"
+
+
+async def in_doubt(world: World, *, about: str) -> str:
+    """A run whose process died while it did what `about` says."""
+    Careful.done, Careful.hangs_in = [], about
+    instance = await world.start()
+    run_id = (await ask(instance, "careful")).run_id
+    await until(lambda: about in Careful.done)
+    world.crash(instance)
+    Careful.done, Careful.hangs_in = [], ""
+    return run_id
+
+
+@pytest.mark.parametrize(
+    ("about", "resolution", "done"),
+    [
+        ("intake", "retry", ["intake", "paid"]),
+        ("intake", "done", ["paid"]),
+        ("paid", "retry", ["paid"]),
+        ("paid", "done", []),
+    ],
+)
+async def test_a_doubt_that_is_settled_is_over(about: str, resolution: str, done: list[str]) -> None:
+    world = World(Careful)
+    run_id = await in_doubt(world, about=about)
+    async with world.up() as instance:
+        await until(lambda: len(instance.runs._sleepers) == 1)
+        await instance.controls.resolve(run_id, resolution, by=None, output="it was done")
+        await idle(300)
+        assert (await instance.answers.run(run_id)).status == "success"
+    assert Careful.done == done
+    starts = [(event.stage, event.attempt) for event in world.events(StageStarted, run_id=run_id)]
+    assert len(starts) == len(set(starts))
+    assert len(world.events(RunDoubted, run_id=run_id)) == 1

@@ -381,3 +381,23 @@ async def test_inline_calls_run_on_the_loop_in_order():
     spawner = InlineSpawner()
     await asyncio.gather(*(spawner.call(seen.append, n) for n in range(10)))
     assert seen == list(range(10))
+
+
+def test_whoever_lends_its_thread_has_it_back_however_many_threads_there_were_besides() -> None:
+    """The word to leave must reach the lender, and not be taken by one of the others."""
+
+    async def main(spawner: ThreadSpawner) -> int:
+        results = await asyncio.gather(*(spawner.call(time.sleep, 0.001) for _ in range(8)))
+        spawner.close()
+        await asyncio.sleep(0.005)
+        return len(results)
+
+    for _ in range(20):
+        spawner, done = ThreadSpawner(8), threading.Event()
+
+        def lender(spawner: ThreadSpawner = spawner, done: threading.Event = done) -> None:
+            assert spawner.lend(main(spawner)) == 8
+            done.set()
+
+        threading.Thread(target=lender, daemon=True).start()
+        assert done.wait(5)
