@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import reduce
 from typing import Any
 
 from cascadenced.clock import Clock
-from cascadenced.errors import Conflict, Unknown
+from cascadenced.errors import Conflict, Unknown, VaultDamaged
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
-from cascadenced.identity import Redactor
+from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline import control
 from cascadenced.pipeline.model import Run
 from cascadenced.runtime.record import LiveRun, Step, record
 from cascadenced.runtime.runs import Runs
+from cascadenced.vault import VaultPort
 
 MAX_CONTEXT_CHARS = 3_072
 """Of a context's JSON text, as the predecessor counted."""
@@ -24,11 +26,12 @@ MAX_PREVIEW_CHARS = 256
 class Controls:
     """All of them raise Unknown for a run that is not there, and Conflict where its state forbids it.
 
-    by: pseudonym of whoever asks.
+    by: pseudonym of whoever asks. What they say for people to read has the run's own ids replaced, whoever says it.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, runs: Runs) -> None:
+    def __init__(self, log: EventLog, clock: Clock, runs: Runs, vault: VaultPort, pseudonyms: Pseudonyms) -> None:
         self._log, self._clock, self._runs = log, clock, runs
+        self._vault, self._pseudonyms = vault, pseudonyms
 
     async def pause(self, run_id: str, *, by: str | None) -> Run:
         """What is under way ends; nothing new starts until `resume`."""
@@ -41,6 +44,7 @@ class Controls:
         """End it now. Its code is cancelled if it is a coroutine, killed if it has a process, and left alone in a
         thread, where nothing can end it."""
         live = await self._runs.find(run_id)
+        reason = (await self._nameless(live))(reason)
         await self._record(
             live,
             lambda run: control.cancel(run, via=via, by=by, reason=reason, elapsed_s=live.elapsed_s(self._clock)),
@@ -49,11 +53,12 @@ class Controls:
         return live.run
 
     async def signal(self, run_id: str, payload: Json, *, via: str, by: str | None, redact: Redactor | None) -> bool:
-        """Tell the run something; whether no stage is under way, so that the next one is told at once."""
+        """Tell the run something; whether no stage is under way, so that the next one is told at once.
+
+        redact: of whoever asks.
+        """
         live = await self._runs.find(run_id)
-        shown = preview(payload)
-        if shown is not None and redact is not None:
-            shown = redact(shown)
+        shown = preview(payload, await self._nameless(live, redact))
         at_once = control.is_consumed_at_once(live.run)
         await self._record(live, lambda run: control.attach(run, payload, via=via, by=by, shown=shown))
         return at_once
@@ -69,6 +74,16 @@ class Controls:
         )
         self._runs.look_at(live)
         return live.run
+
+    async def _nameless(self, live: LiveRun, redact: Redactor | None = None) -> Callable[[str], str]:
+        """Replaces the ids of the run, and of whoever asks."""
+        if live.redact is None:
+            context = live.context
+            with suppress(Unknown, VaultDamaged):  # then the run is held, and nobody here knows them either
+                identity = live.identity or await self._vault.reveal(context.user_hash or "", context.group_hash or "")
+                live.redact = Redactor(identity, self._pseudonyms)
+        redactors = [each for each in (redact, live.redact) if each is not None]
+        return lambda text: reduce(lambda said, each: each(said), redactors, text)
 
     async def _with_children(
         self, run_id: str, rule: Callable[[Run], list[Event]], then: Callable[[LiveRun], Any]
@@ -86,17 +101,19 @@ class Controls:
         await record(self._log, self._clock, live, lambda run: Step.of(run, *rule(run)), wait_for_space=False)
 
 
-def preview(payload: Json) -> str | None:
-    """What of a context is shown in the audit trail: of a dict with `note` or `url` only these, each cut."""
+def preview(payload: Json, redact: Callable[[str], str] = str) -> str | None:
+    """What of a context is shown in the audit trail: of a dict with `note` or `url` only these, each cut.
+
+    Redacted first: a name that is cut in half is not found any more.
+    """
     if payload is None or payload in ("", {}, []):
         return None
     if isinstance(payload, dict):
         told = {key: payload[key] for key in ("note", "url") if key in payload}
         if told:
-            return repr({key: _cut(value) for key, value in told.items()})
-    return _cut(repr(payload))
+            return repr({key: _cut(redact(str(value))) for key, value in told.items()})
+    return _cut(redact(repr(payload)))
 
 
-def _cut(value: Json) -> str:
-    text = value if isinstance(value, str) else str(value)
+def _cut(text: str) -> str:
     return text if len(text) <= MAX_PREVIEW_CHARS else text[:MAX_PREVIEW_CHARS] + "..."

@@ -280,12 +280,14 @@ class Runs:
         if here is None:
             self._over(live)
             return
+        if here.version < live.version:
+            here.run, here.version = live.run, live.version  # it has just begun, and has not read its end
         drive = here.drive
         assert drive is not None
         drive.cancel()
         await asyncio.wait({drive}, timeout=CANCEL_PATIENCE_S)
-        if not drive.done():
-            self._let_go(here)  # its code does not heed it: nobody waits for it any more
+        # If its code does not heed it, nobody waits for it any more; and a drive that had not begun lets nothing go.
+        self._let_go(here)
 
     async def room(self) -> None:
         """Return when the queue has room: whoever can wait, waits here instead of being refused."""
