@@ -142,7 +142,7 @@ class Instance:
             max_running=config.max_concurrent_runs,
             max_queued=config.max_queued_runs,
         )
-        self.controls = Controls(log, clock, self.runs)
+        self.controls = Controls(log, clock, self.runs, vault, pseudonyms)
         self.runs.on_orphan = self._orphaned
         sources = Sources(log, pseudonyms)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)

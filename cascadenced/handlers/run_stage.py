@@ -159,6 +159,7 @@ class StageRunner:
                 return work.result()
         except asyncio.CancelledError:
             work.cancel()
+            work.add_done_callback(_late_end(self._ended_late))
             raise
         finally:
             timer.cancel()

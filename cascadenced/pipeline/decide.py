@@ -183,7 +183,7 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
 
 def _may_have_happened(run: Run) -> bool:
     """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
-    return not run.is_settled and (bool(run.open_steps) or not run.marks)
+    return bool(run.open_steps) or not run.marks
 
 
 _LEFT = "the stage was left while it was under way"

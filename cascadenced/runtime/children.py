@@ -7,7 +7,7 @@ after a restart the one that `plan()` gives when it is called again. While child
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from cascadenced.clock import Clock
@@ -41,13 +41,19 @@ class PlanAgain(Protocol):
 
 
 class Children:
-    """Of all runs of this instance. What it keeps in memory is the tasks of plans, until their parents end."""
+    """Of all runs of this instance. Until a parent ends, the tasks of its plan are kept in memory, and who is which.
+
+    Nothing here may cost more, the more children there are: each is looked up, and only those that have ended are.
+    """
 
     def __init__(self, log: EventLog, perform: PlanAgain) -> None:
         self._log, self._perform = log, perform
         self._entries: dict[str, Sequence[TaskEntry]] = {}
         self._errors: dict[str, BaseException] = {}
         self._planning: dict[str, asyncio.Lock] = {}
+        self._places: dict[str, int] = {}  # by child
+        self._watched: set[str] = set()  # parents that were looked at: from then on `ended` says which of theirs have
+        self._ended: dict[str, dict[str, Run]] = {}  # by parent, which has not taken them in yet
 
     def are_due(self, live: LiveRun) -> bool:
         """Whether the stage under way has to wait for runs of its plan first."""
@@ -72,12 +78,12 @@ class Children:
 
     async def collect(self, live: LiveRun, clock: Clock) -> list[LiveRun]:
         """Take in how children ended that have; ask for the next, or let the parent go on, or fail with them."""
-        ended: list[ChildEnded] = []
-        for index, child in enumerate(live.run.children or ()):
-            if child.run_id is not None and child.ended is None:
-                outcome = fold(r.event for r in await self._log.read_stream(run_stream(child.run_id)))
-                if outcome.status in ENDED:
-                    ended.append(_child_ended(live.run, index, child.run_id, outcome))
+        outcomes = await self._outcomes(live)
+        ended = [
+            _child_ended(live.run, index, child.run_id, outcomes[child.run_id])
+            for index, child in enumerate(live.run.children or ())
+            if child.run_id is not None and child.run_id in outcomes and child.ended is None
+        ]
         asked: list[LiveRun] = []
 
         def following(run: Run) -> Step | None:
@@ -99,6 +105,19 @@ class Children:
         await self._record(live, clock, following, asked)
         return asked
 
+    async def _outcomes(self, live: LiveRun) -> Mapping[str, Run]:
+        """Children that have ended, by id: all that were not taken in, or at least those since they were looked at."""
+        if live.run_id in self._watched:
+            return self._ended.pop(live.run_id, {})
+        self._watched.add(live.run_id)
+        outcomes: dict[str, Run] = {}
+        for child in live.run.children or ():
+            if child.run_id is not None and child.ended is None:
+                run = fold(r.event for r in await self._log.read_stream(run_stream(child.run_id)))
+                if run.status in ENDED:
+                    outcomes[child.run_id] = run
+        return outcomes
+
     async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> None:
         """Record the step, and let the children know what the log has of them."""
         receipt = await record(self._log, clock, live, following)
@@ -108,7 +127,11 @@ class Children:
 
     def ended(self, child: LiveRun) -> None:
         """A child has ended in this process: its exception is the parent's, if that fails of it."""
-        if child.error is not None and child.run.parent_run_id in self._entries:
+        self._places.pop(child.run_id, None)
+        parent_id = child.run.parent_run_id
+        if parent_id in self._watched:
+            self._ended.setdefault(parent_id, {})[child.run_id] = child.run
+        if child.error is not None and parent_id in self._entries:
             self._errors[child.run_id] = child.error
 
     def forget(self, parent: LiveRun) -> None:
@@ -117,6 +140,13 @@ class Children:
         for child in parent.run.children or ():
             self._errors.pop(child.run_id or "", None)
         self._planning.pop(parent.run_id, None)
+        self._ended.pop(parent.run_id, None)
+        self._watched.discard(parent.run_id)
+
+    def entry_at_hand(self, child: LiveRun) -> TaskEntry | None:
+        """A child's task, if its parent goes on in this process and has made its plan here."""
+        entries, place = self._entries.get(child.run.parent_run_id or ""), self._places.get(child.run_id)
+        return None if entries is None or place is None else entries[place]
 
     async def parent_of(self, child: LiveRun) -> LiveRun:
         """The run whose plan asked for it, as it is now."""
@@ -140,8 +170,9 @@ class Children:
     ) -> TaskEntry | RunFailed | None:
         """A child's task; or the event that ends it, when the plan does not have it any more. None: the parent's own
         task is not there now."""
-        place = _place(child, parent)
-        assert place is not None
+        self._places |= {
+            each.run_id: n for n, each in enumerate(parent.run.children or ()) if each.run_id and not each.ended
+        }
         async with self._planning.setdefault(parent.run_id, asyncio.Lock()):
             entries = self._entries.get(parent.run_id)
             if entries is None:
@@ -152,17 +183,15 @@ class Children:
                 except PlanFailed as error:
                     why = f"plan() of {parent.run.task} failed when it was called again: {error}"
                     return _cannot_go_on(child.run, "plan.changed", why)
+                if not _are_planned(entries, parent.run):
+                    return _cannot_go_on(
+                        child.run,
+                        "plan.changed",
+                        f"plan() of {parent.run.task} gave other tasks when it was called again after a restart: it "
+                        "must give the same ones for the same run",
+                    )
                 self._entries[parent.run_id] = entries
-        planned = [] if parent.run.children is None else [each.planned for each in parent.run.children]
-        now = [(entry.name, entry.class_name) for entry in entries]
-        if now != [(each.name, each.kind) for each in planned]:
-            return _cannot_go_on(
-                child.run,
-                "plan.changed",
-                f"plan() of {parent.run.task} gave other tasks when it was called again after a restart: it must give "
-                "the same ones for the same run",
-            )
-        return entries[place]
+        return entries[self._places[child.run_id]]
 
     def _step(
         self,
@@ -183,6 +212,7 @@ class Children:
             child = (after.children or ())[index]
             newborn = _newborn(live, run, index, child, clock)
             asked.append(newborn)
+            self._places[newborn.run_id] = index
             requested.append(
                 ChildRequested(
                     task=run.task,
@@ -231,6 +261,11 @@ class Children:
         if error is not None:
             return retry.wants(error)
         return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
+
+
+def _are_planned(entries: Sequence[TaskEntry], parent: Run) -> bool:
+    now = [(entry.name, entry.class_name) for entry in entries]
+    return now == [(each.planned.name, each.planned.kind) for each in parent.children or ()]
 
 
 def _place(child: LiveRun, parent: LiveRun) -> int | None:

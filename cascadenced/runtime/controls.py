@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import reduce
 
 import msgspec
 from msgspec.structs import replace
 
 from cascadenced.clock import Clock
-from cascadenced.errors import Conflict, Unknown
+from cascadenced.errors import Conflict, Unknown, VaultDamaged
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
-from cascadenced.identity import Redactor
+from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline import control
 from cascadenced.pipeline.model import Run
 from cascadenced.runtime.record import LiveRun, Step, record
 from cascadenced.runtime.runs import Runs
+from cascadenced.vault import VaultPort
 
 MAX_PREVIEW_CHARS = 256
 
@@ -34,11 +36,13 @@ class Controlled(msgspec.Struct, frozen=True):
 class Controls:
     """All of them raise Unknown for a run that is not there, and Conflict where its state forbids it.
 
-    by: pseudonym of whoever asks.  source: of the append; what was recorded under it is not recorded again.
+    by: pseudonym of whoever asks. What they say for people has the ids of the run and of whoever asks replaced.
+    source: of the append; what was recorded under it is not recorded again.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, runs: Runs) -> None:
+    def __init__(self, log: EventLog, clock: Clock, runs: Runs, vault: VaultPort, pseudonyms: Pseudonyms) -> None:
         self._log, self._clock, self._runs = log, clock, runs
+        self._vault, self._pseudonyms = vault, pseudonyms
 
     async def pause(self, run_id: str, *, by: str | None, source: str | None = None) -> Controlled:
         """What is under way ends; nothing new starts until `resume`."""
@@ -59,6 +63,7 @@ class Controls:
         """End it now. Its code is cancelled if it is a coroutine, killed if it has a process, and left alone in a
         thread, where nothing can end it."""
         live = await self._runs.find(run_id)
+        reason = (await self._nameless(live))(reason)
         done = await self._record(
             live,
             lambda run: control.cancel(run, via=via, by=by, reason=reason, elapsed_s=live.elapsed_s(self._clock)),
@@ -78,11 +83,9 @@ class Controls:
         redact: Redactor | None,
         source: str | None = None,
     ) -> Controlled:
-        """Tell the run something."""
+        """Tell the run something. redact: of whoever asks."""
         live = await self._runs.find(run_id)
-        shown = preview(payload)
-        if shown is not None and redact is not None:
-            shown = redact(shown)
+        shown = preview(payload, await self._nameless(live, redact))
         at_once = False
 
         def rule(run: Run) -> list[Event]:
@@ -106,6 +109,16 @@ class Controls:
         )
         self._runs.look_at(live)
         return done
+
+    async def _nameless(self, live: LiveRun, redact: Redactor | None = None) -> Callable[[str], str]:
+        """Replaces the ids of the run, and of whoever asks."""
+        if live.redact is None:
+            context = live.context
+            with suppress(Unknown, VaultDamaged):  # then the run is held, and nobody here knows them either
+                identity = live.identity or await self._vault.reveal(context.user_hash or "", context.group_hash or "")
+                live.redact = Redactor(identity, self._pseudonyms)
+        redactors = [each for each in (redact, live.redact) if each is not None]
+        return lambda text: reduce(lambda said, each: each(said), redactors, text)
 
     async def _with_children(
         self, run_id: str, rule: Callable[[Run], list[Event]], source: str | None = None
@@ -134,17 +147,19 @@ class Controls:
         return Controlled(live.run, changed=receipt is not None and not duplicate, duplicate=duplicate)
 
 
-def preview(payload: Json) -> str | None:
-    """What of a context is shown in the audit trail: of a dict with `note` or `url` only these, each cut."""
+def preview(payload: Json, redact: Callable[[str], str] = str) -> str | None:
+    """What of a context is shown in the audit trail: of a dict with `note` or `url` only these, each cut.
+
+    Redacted first: a name that is cut in half is not found any more.
+    """
     if payload is None or payload in ("", {}, []):
         return None
     if isinstance(payload, dict):
         told = {key: payload[key] for key in ("note", "url") if key in payload}
         if told:
-            return repr({key: _cut(value) for key, value in told.items()})
-    return _cut(repr(payload))
+            return repr({key: _cut(redact(str(value))) for key, value in told.items()})
+    return _cut(redact(repr(payload)))
 
 
-def _cut(value: Json) -> str:
-    text = value if isinstance(value, str) else str(value)
+def _cut(text: str) -> str:
     return text if len(text) <= MAX_PREVIEW_CHARS else text[:MAX_PREVIEW_CHARS] + "..."

@@ -37,6 +37,8 @@ _log = structlog.get_logger(__name__)
 
 MAX_QUEUED_IN_MEMORY = 1_000
 """Queued runs whose state is kept; of the others only the id is, and their stream is read when their turn comes."""
+MAX_PARENTS_IN_MEMORY = 1_000
+"""Likewise of runs that wait for those of their plans."""
 MAX_SUSPECT_BACKOFF_S = 30.0
 CANCEL_PATIENCE_S = 1.0
 """How long a stop waits for coroutines it has cancelled."""
@@ -119,6 +121,9 @@ class Runs:
         # A run is in the queue or in one of these three, or this process leaves it alone.
         self._asked: dict[str, LiveRun] = {}  # its first append is under way
         self._live: dict[str, LiveRun] = {}  # it is under way itself
+        self._parents: dict[
+            str, LiveRun
+        ] = {}  # asleep till their children end, each of which wakes them: they are kept
         self._missed: set[str] = set()  # those under way that are to be looked at once more before they sleep
         self._sleepers = Sleepers(clock, self._awake)
         log.observe(self._sleepers.hear)
@@ -256,7 +261,7 @@ class Runs:
 
     async def find(self, run_id: str) -> LiveRun:
         """The run as it is now, in this process or in the log. Raises Unknown."""
-        live = self._live.get(run_id) or self._fresh.get(run_id)
+        live = self._live.get(run_id) or self._fresh.get(run_id) or self._parents.get(run_id)
         if live is None or live.version == 0:
             live = LiveRun(RunId(run_id), Context())
             await live.read(self._log)
@@ -286,16 +291,19 @@ class Runs:
             self._fresh.pop(run_id, None)
             self._tell_room()
         self._sleepers.discard(run_id)
+        self._parents.pop(run_id, None)
         here = self._live.get(run_id)
         if here is None:
             self._over(live)
             return
+        if here.version < live.version:
+            here.run, here.version = live.run, live.version  # it has just begun, and has not read its end
         drive = here.drive
         assert drive is not None
         drive.cancel()
         await asyncio.wait({drive}, timeout=CANCEL_PATIENCE_S)
-        if not drive.done():
-            self._let_go(here)  # its code does not heed it: nobody waits for it any more
+        # If its code does not heed it, nobody waits for it any more; and a drive that had not begun lets nothing go.
+        self._let_go(here)
 
     async def room(self) -> int:
         """How many requests the queue has room for, as soon as it is at least one: whoever can wait, waits here instead
@@ -441,7 +449,7 @@ class Runs:
                 return
             self._tell_room()
             self._n_slots_taken += 1
-            live = self._fresh.pop(run_id) if run_id in self._fresh else LiveRun(RunId(run_id), Context())
+            live = self._fresh.pop(run_id, None) or self._parents.pop(run_id, None) or LiveRun(RunId(run_id), Context())
             self._drive(live, self._begin)
 
     def _awake(self, run_id: str, sleeper: Sleeper) -> None:
@@ -496,6 +504,12 @@ class Runs:
 
     def _sleep(self, live: LiveRun) -> None:
         self._sleepers.add(live)
+        if (
+            live.run.wait is not None
+            and live.run.wait.kind == "children"
+            and len(self._parents) < MAX_PARENTS_IN_MEMORY
+        ):
+            self._parents[live.run_id] = live
         if live.run.wait is not None and live.run.wait.kind == "event" and not live.run.paused:
             looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
             self._looking.add(looking)
@@ -523,8 +537,10 @@ class Runs:
             await live.read(self._log)
         if live.run.status in ENDED:
             return
-        if live.run.parent_run_id is not None and await self._is_orphan(live):
-            return
+        if live.run.parent_run_id is not None:
+            live.entry = self._children.entry_at_hand(live)
+            if live.entry is None and await self._is_orphan(live):
+                return
         if live.run.paused or not await self._found_identity(live) or not await self._found_entry(live):
             return
         assert live.entry is not None
@@ -563,7 +579,7 @@ class Runs:
             if live.entry is None:
                 reason = f"Unknown task: {run.task}"
                 await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
-        else:
+        elif live.entry is None:
             found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
             if isinstance(found, Event):
                 await record(

@@ -11,27 +11,19 @@ from typing import Any
 import pytest
 
 from cascadenced.events.content import MAX_SHOWN_CHARS
-from cascadenced.events.stage import StageFailed, StageFinished
+from cascadenced.events.stage import StageFailed
 from cascadenced.handlers.worker_outcome import printed_for_people, told
 from cascadenced.identity import Redactor
 from cascadenced.instance import Instance
 from cascadenced.pipeline.policy import Limits
-from cascadenced.runtime.record import LiveRun
-from cascadenced.runtime.worker import Died, Worker
+from cascadenced.runtime.worker import Died
 from cascadenced.runtime.worker_output import Printed
 from cascadenced.runtime.worker_protocol import (
-    Answer,
-    Ask,
     OutOfMemory,
     Raised,
-    Recorded,
-    Returned,
-    StageCall,
-    Wish,
 )
 from tests.doubles import ALICE, PSEUDONYMS, World, run
 from tests.runtime import hostile_tasks, worker_tasks
-from tests.runtime.worker_world import Bench, bench, source
 
 REDACT = Redactor(ALICE, PSEUDONYMS)
 ALICES = PSEUDONYMS.user("alice")
@@ -84,56 +76,22 @@ def test_what_was_printed_names_nobody_and_says_how_much_more_it_was() -> None:
 
 # ── from end to end ──────────────────────────────────────────────────────────────────────────────────────────────
 
-FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
-
-
-class InProcesses:
-    """Performs the stages of runs in workers, as a driver of runs would."""
-
-    def __init__(self, b: Bench, instance: Instance, classes: dict[str, type]) -> None:
-        self.b, self.instance, self.classes = b, instance, classes
-        self.workers: dict[str, Worker] = {}
-
-    async def __call__(self, live: LiveRun) -> StageFinished | StageFailed:
-        stage, run_ = live.run.current, live.run
-        assert stage is not None
-        assert live.entry is not None
-        assert live.identity is not None
-        live.redact = live.redact or Redactor(live.identity, PSEUDONYMS)
-        worker = self.workers.get(live.run_id)
-        given: dict[str, Any] = {}
-        if worker is None:
-            worker = self.workers[live.run_id] = await self.b.workers.start(source(self.classes[run_.task]))
-            given = {"user_id": live.identity.user_id, "group_id": live.identity.group_id, "run_id": live.run_id}
-            given |= {"args": run_.args, "context": []}
-        call = StageCall(stage=stage, attributes=given)
-        if live.entry.hooks[stage].takes:
-            call = StageCall(stage=stage, attributes=given, argument=run_.outputs.get(FED_BY[stage]))
-        outcome = (await worker.perform(call, self.answer)).outcome
-        common: dict[str, Any] = {"task": run_.task, "stage": stage, "attempt": run_.attempt}
-        if isinstance(outcome, Returned):
-            return StageFinished(**common, output=outcome.value)
-        assert isinstance(outcome, Raised | OutOfMemory | Died)
-        said = told(outcome, live.redact, Limits())
-        return StageFailed(
-            **common, error_type=said.error_type, reason=said.reason, partial=said.partial, shown=said.shown
-        )
-
-    async def answer(self, ask: Ask) -> Answer:
-        assert isinstance(ask, Wish)
-        return Recorded()
-
 
 @asynccontextmanager
-async def up(*tasks: type) -> AsyncIterator[tuple[World, Instance]]:
+async def up(monkeypatch: pytest.MonkeyPatch, *tasks: type) -> AsyncIterator[tuple[World, Instance]]:
+    """Tasks that ask for processes of their own."""
+    for task in tasks:
+        monkeypatch.setattr(task, "isolation", "process", raising=False)
     world = World(*tasks)
-    async with bench() as b, asyncio.timeout(40), world.up() as instance:
-        instance.runs._perform = InProcesses(b, instance, {task.__name__: task for task in tasks})
-        yield world, instance
+    async with asyncio.timeout(40), world.up() as instance:
+        try:
+            yield world, instance
+        finally:
+            await instance.stages.close()
 
 
-async def test_a_run_passes_its_stages_in_one_process_of_its_own() -> None:
-    async with up(worker_tasks.Stages) as (_, instance):
+async def test_a_run_passes_its_stages_in_one_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with up(monkeypatch, worker_tasks.Stages) as (_, instance):
         first, second = await asyncio.gather(run(instance, "Stages"), run(instance, "Stages"))
     assert first.run.status == second.run.status == "success"
     assert first.run.result["same"]
@@ -154,9 +112,9 @@ async def test_a_run_passes_its_stages_in_one_process_of_its_own() -> None:
     ],
 )
 async def test_a_run_that_would_end_the_daemon_ends_itself_with_the_reason(
-    task: type, args: dict[str, Any], error_type: str
+    monkeypatch: pytest.MonkeyPatch, task: type, args: dict[str, Any], error_type: str
 ) -> None:
-    async with up(task, worker_tasks.Plain) as (world, instance):
+    async with up(monkeypatch, task, worker_tasks.Plain) as (world, instance):
         ended = await run(instance, task.__name__, args=args)
         assert (ended.run.status, ended.run.error_type) == ("error", error_type)
         assert (await run(instance, "Plain")).run.status == "success"

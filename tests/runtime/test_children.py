@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,6 @@ from cascadenced.events.child import ChildEnded, ChildRequested
 from cascadenced.events.run import RunCancelled, RunFailed, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitStarted
-from cascadenced.instance import Instance
 from cascadenced.pipeline.policy import Retry
 from cascadenced.plugins.base import BaseTask
 from cascadenced.runtime.children import MAX_NESTING
@@ -209,28 +209,18 @@ async def test_an_object_in_a_plan_is_used_as_it_is_and_need_not_be_copied(make:
     assert await TaskPipeline(kid).run(**WHO) == 1
 
 
-async def test_a_plan_of_many_tasks_is_looked_at_quickly() -> None:
-    world = World(parent(lambda: ParallelPlan([Kid(n) for n in range(300)])))
-    async with world.up() as instance:
+@pytest.mark.parametrize("cls", [list, ParallelPlan])
+def test_a_child_does_not_cost_more_the_more_there_are(cls: Any, tmp_path: Path) -> None:
+    """Neither its class nor its parent's or its siblings' streams are read for each of them."""
+
+    def took_s(n: int) -> float:
+        plan = parent(lambda: cls([LateKid(k) for k in range(n)]), run=lambda self, results: len(results))
         began = time.monotonic()
-        await instance.runs._perform(await _planning(instance))
-        assert time.monotonic() - began < 2
+        assert TaskPipeline(plan, data_dir=tmp_path).run(**WHO) == n
+        return time.monotonic() - began
 
-
-async def _planning(instance: Instance) -> Any:
-    """A run whose plan is about to be made."""
-    instance.runs._perform, perform = asyncio.Event().wait, instance.runs._perform  # type: ignore[assignment, method-assign]
-    held = asyncio.Event()
-
-    async def hold(live: Any) -> Any:
-        await held.wait()
-
-    hold.let_go = lambda live: None  # type: ignore[attr-defined]
-    instance.runs._perform = hold  # type: ignore[assignment]
-    run_id = (await ask(instance, "parent")).run_id
-    await until(lambda: run_id in instance.runs._live)
-    instance.runs._perform = perform
-    return instance.runs._live[run_id]
+    took_s(10)
+    assert took_s(400) < 12 * took_s(100) + 1
 
 
 # ── whose they are ───────────────────────────────────────────────────────────────────────────────────────────────────
