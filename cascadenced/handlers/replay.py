@@ -171,7 +171,7 @@ class _Replayer(StageRunner):
 
     async def compared(self, live: LiveRun, each: Pass) -> Divergence | None:
         """Perform the stage of `each`. Returns the first thing that is not as recorded."""
-        live.run = msgspec.structs.replace(each.run, current=each.stage)
+        live.run = msgspec.structs.replace(each.run, current=each.stage, status="running", wait=None)
         if each.fresh:
             live.instance = None
         self._pass = each
