@@ -597,6 +597,8 @@ class Runs:
             if live.run.current is None or live.run.status != "running":
                 return
             if self._children.are_due(live):
+                if live.run.paused:
+                    return
                 self._start_children(await self._children.ask(live, self._clock))
                 continue
             outcome = await self._performed(live)
