@@ -82,6 +82,10 @@ class LiveRun:
         if self.started_at_us is None:
             self.started_at_us = next((r.at_us for r in recorded if type(r.event) is RunStarted), None)
 
+    def catch_up_with(self, other: Self) -> None:
+        """`other` is the same run, and what is known of it there is newer."""
+        self.run, self.version, self.last_event_id = other.run, other.version, other.last_event_id
+
     async def read(self, log: EventLog) -> None:
         """Take in the run's whole stream: what this was so far is only its id."""
         events = await log.read_stream(run_stream(self.run_id))

@@ -274,12 +274,12 @@ class Runs:
         if here is None:
             self._over(live)
             return
+        here.catch_up_with(live)  # what drives it may have read the log before
         drive = here.drive
         assert drive is not None
         drive.cancel()
         await asyncio.wait({drive}, timeout=CANCEL_PATIENCE_S)
-        if not drive.done():
-            self._let_go(here)  # its code does not heed it: nobody waits for it any more
+        self._let_go(here)  # its code may not heed it, or not have begun: nobody waits for it any more
 
     async def room(self) -> int:
         """How many requests the queue has room for, as soon as it is at least one: whoever can wait, waits here instead

@@ -203,3 +203,21 @@ async def test_a_parent_that_is_paused_just_before_it_asks_for_its_children_does
         await until(lambda: len(instance.runs._sleepers) == 2)
         await world.clock.advance(61)
         assert (await instance.runs.ended(run_id)).run.status == "success"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_child_that_is_cancelled_just_when_it_wakes_has_ended_for_its_parent_too(turns: int) -> None:
+    """The cancellation is recorded by what reads the log beside the child, which is being read as well."""
+    world = World(Family)
+    async with world.up() as instance:
+        parent = (await ask(instance, "family")).run_id
+        await until(lambda: len(instance.runs._sleepers) == 2)
+        [requested] = world.events(ChildRequested, run_id=parent)
+        child = requested.child_run_id
+        cancelling = asyncio.create_task(instance.controls.cancel(child, via="cli", by=None))
+        await idle(turns)
+        instance.runs._sleepers.rouse(child)
+        await cancelling
+        async with asyncio.timeout(5):
+            assert (await instance.runs.ended(child)).run.status == "cancelled"
+            assert (await instance.runs.ended(parent)).run.status == "error"
