@@ -68,7 +68,7 @@ class Children:
 
         def following(run: Run) -> Step | None:
             asked.clear()
-            if run.status != "running" or run.current != "run":
+            if run.status != "running" or run.current != "run" or run.paused:
                 return None
             wait = WaitStarted(task=run.task, stage="run", seq=0, kind="children")
             return self._step(live, run, clock, asked, [], wait)

@@ -13,12 +13,12 @@ from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, DiskFull, Unavailable, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Recorded
-from cascadenced.events.run import RunStarted
+from cascadenced.events.run import RunDoubted, RunStarted
 from cascadenced.events.signal import ContextConsumed
 from cascadenced.events.stage import StageStarted
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.decide import decide, in_doubt
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -81,6 +81,10 @@ class LiveRun:
         self.began_at = self.began_at or recorded[0].position
         if self.started_at_us is None:
             self.started_at_us = next((r.at_us for r in recorded if type(r.event) is RunStarted), None)
+
+    def catch_up_with(self, other: Self) -> None:
+        """`other` is the same run, and what is known of it there is newer."""
+        self.run, self.version, self.last_event_id = other.run, other.version, other.last_event_id
 
     async def read(self, log: EventLog) -> None:
         """Take in the run's whole stream: what this was so far is only its id."""
@@ -183,13 +187,13 @@ def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = Tru
     def following(run: Run) -> Step | None:
         if run.status in ENDED or run.current != stage or run.attempt != attempt or not run.open_starts:
             return None
-        after = evolve(run, outcome)
-        events = [outcome]
-        for event in decide(after, outcome, elapsed_s=live.elapsed_s(clock)):
-            if go_on or type(event) not in _STARTS:
-                after = evolve(after, event)
-                events.append(event)
-        return Step(events, after)
+        elapsed_s = live.elapsed_s(clock)
+        if type(outcome) is RunDoubted and live.entry is not None:
+            led_to = in_doubt(run, live.entry.policy, outcome.reason, elapsed_s=elapsed_s)
+        else:
+            led_to = [outcome, *decide(evolve(run, outcome), outcome, elapsed_s=elapsed_s)]
+        may_start = go_on and not run.paused
+        return Step.of(run, *(event for event in led_to if may_start or type(event) not in _STARTS))
 
     return following
 

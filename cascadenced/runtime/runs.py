@@ -296,14 +296,12 @@ class Runs:
         if here is None:
             self._over(live)
             return
-        if here.version < live.version:
-            here.run, here.version = live.run, live.version  # it has just begun, and has not read its end
+        here.catch_up_with(live)  # what drives it may have read the log before
         drive = here.drive
         assert drive is not None
         drive.cancel()
         await asyncio.wait({drive}, timeout=CANCEL_PATIENCE_S)
-        # If its code does not heed it, nobody waits for it any more; and a drive that had not begun lets nothing go.
-        self._let_go(here)
+        self._let_go(here)  # its code may not heed it, or not have begun: nobody waits for it any more
 
     async def room(self) -> int:
         """How many requests the queue has room for, as soon as it is at least one: whoever can wait, waits here instead
@@ -643,6 +641,8 @@ class Runs:
             if live.run.current is None or not live.run.open_starts or live.run.status != "running":
                 return
             if self._children.are_due(live):
+                if live.run.paused:
+                    return
                 self._start_children(await self._children.ask(live, self._clock))
                 continue
             outcome = await self._performed(live)

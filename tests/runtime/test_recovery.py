@@ -7,8 +7,11 @@ import asyncio
 import pytest
 
 from cascadenced import BaseTask
-from cascadenced.events.run import RunDoubted
+from cascadenced.events.run import RunDoubted, RunPaused
+from cascadenced.clock import Clock
+from cascadenced.events.child import ChildRequested
 from cascadenced.events.stage import StageStarted
+from cascadenced.runtime.record import LiveRun
 from tests.doubles import World, ask, idle, until
 
 
@@ -156,3 +159,65 @@ async def test_a_doubt_that_is_settled_is_over(about: str, resolution: str, done
     starts = [(event.stage, event.attempt) for event in world.events(StageStarted, run_id=run_id)]
     assert len(starts) == len(set(starts))
     assert len(world.events(RunDoubted, run_id=run_id)) == 1
+
+
+class Timed(Careful):
+    name, timeout_s, on_doubt = "timed", 5, "fail"
+
+
+class TimedAgain(Timed):
+    name, on_doubt = "timed_again", "retry"
+
+
+@pytest.mark.parametrize(("task", "status"), [("timed", "error"), ("timed_again", "success")])
+async def test_the_policy_settles_what_a_time_limit_leaves_in_doubt(task: str, status: str) -> None:
+    Careful.done, Careful.hangs_in = [], "intake"
+    world = World(Timed, TimedAgain)
+    async with world.up() as instance:
+        run_id = (await ask(instance, task)).run_id
+        await until(lambda: Careful.done)
+        Careful.hangs_in = ""
+        await world.clock.advance(6)
+        async with asyncio.timeout(5):
+            assert (await instance.runs.ended(run_id)).run.status == status
+
+
+async def test_a_parent_that_is_paused_just_before_it_asks_for_its_children_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(Family)
+    async with world.up() as instance:
+        really_ask = instance.runs._children.ask
+
+        async def ask_late(live: LiveRun, clock: Clock) -> list[LiveRun]:
+            await instance.controls.pause(live.run_id, by=None)
+            return await really_ask(live, clock)
+
+        monkeypatch.setattr(instance.runs._children, "ask", ask_late)
+        run_id = (await ask(instance, "family")).run_id
+        await until(lambda: world.events(RunPaused, run_id=run_id))
+        await idle(300)
+        assert world.events(ChildRequested, run_id=run_id) == []
+        monkeypatch.undo()
+        await instance.controls.resume(run_id, by=None)
+        await until(lambda: len(instance.runs._sleepers) == 2)
+        await world.clock.advance(61)
+        assert (await instance.runs.ended(run_id)).run.status == "success"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_child_that_is_cancelled_just_when_it_wakes_has_ended_for_its_parent_too(turns: int) -> None:
+    """The cancellation is recorded by what reads the log beside the child, which is being read as well."""
+    world = World(Family)
+    async with world.up() as instance:
+        parent = (await ask(instance, "family")).run_id
+        await until(lambda: len(instance.runs._sleepers) == 2)
+        [requested] = world.events(ChildRequested, run_id=parent)
+        child = requested.child_run_id
+        cancelling = asyncio.create_task(instance.controls.cancel(child, via="cli", by=None))
+        await idle(turns)
+        instance.runs._sleepers.rouse(child)
+        await cancelling
+        async with asyncio.timeout(5):
+            assert (await instance.runs.ended(child)).run.status == "cancelled"
+            assert (await instance.runs.ended(parent)).run.status == "error"
