@@ -699,9 +699,7 @@ async def test_the_runs_own_ids_are_replaced_whoever_tells_it_something() -> Non
     for state in ("running", "asleep"):
         world = World(anything())
         instance, run_id = await in_state(world, state)
-        await perform(
-            VERBS["signal"], instance, {**WHO, "run": run_id, "value": {"note": "bob asks alice"}}, via="cli"
-        )
+        await perform(VERBS["signal"], instance, {**WHO, "run": run_id, "value": {"note": "bob asks alice"}}, via="cli")
         await perform(VERBS["cancel"], instance, {**WHO, "run": run_id, "reason": "bob is tired of alice"}, via="cli")
         [attached], [cancelled] = world.events(ContextAttached), world.events(RunCancelled)
         assert attached.shown == f"{{'note': '{BOBS} asks {ALICES}'}}"
