@@ -103,7 +103,9 @@ async def sweep(
 ) -> Outcome:
     """So many kills, over `n_worlds` at once. dealt: to every world, instead of what the seed says.
 
-    tasks: that clients ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is found out."""
+    tasks: that clients ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is
+    found out.
+    """
     began = time.monotonic()
     async with _server(folder) as nats_url:
         zygote = await Zygote.start(defect)
