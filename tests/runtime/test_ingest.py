@@ -728,7 +728,7 @@ async def test_the_next_batch_is_begun_while_one_is_being_committed(inlet: Inlet
         for n in range(3):
             inlet.send("ume.idea", {"text": str(n)})
             await idle()
-        assert (len(inlet.bus._in_hand), inlet.events(IdeaRecorded)) == (3, [])
+        assert (len(inlet.bus.server.in_hand), inlet.events(IdeaRecorded)) == (3, [])
         commit()
         await inlet.take_in()
     assert inlet.events(IdeaRecorded) == [IdeaRecorded(text=str(n)) for n in range(3)]
@@ -756,7 +756,7 @@ async def test_what_comes_faster_than_it_can_be_recorded_stays_with_the_broker(
         for n in range(n_sent):
             inlet.send("ume.idea", {"text": str(n)})
         await idle(1_000)
-        assert len(inlet.bus._in_hand) == 10 * MAX_BATCHES
+        assert len(inlet.bus.server.in_hand) == 10 * MAX_BATCHES
         commit()
         await inlet.take_in()
     assert inlet.events(IdeaRecorded) == [IdeaRecorded(text=str(n)) for n in range(n_sent)]
@@ -837,10 +837,14 @@ async def test_no_more_is_fetched_than_there_is_room_for_so_that_nothing_has_to_
         for n in range(10):
             inlet.send("ume.run.request.gated", WHO, {"Nats-Msg-Id": f"m{n}"})
         await idle()
-        assert len(inlet.bus._in_hand) == 1 + 3  # though none of them is recorded yet
+        assert len(inlet.bus.server.in_hand) == 1 + 3  # though none of them is recorded yet
         commit()
         await idle()
-        assert (len(inlet.events(RunRequested)), len(inlet.bus._in_hand), len(inlet.bus._ready)) == (4, 0, 6)
+        assert (len(inlet.events(RunRequested)), len(inlet.bus.server.in_hand), len(inlet.bus.server.ready)) == (
+            4,
+            0,
+            6,
+        )
         gate.set()
         await until(lambda: len(inlet.events(RunFinished)) == 10)  # no clock has moved
 
@@ -922,7 +926,7 @@ async def test_a_message_that_our_code_fails_on_costs_the_others_of_its_batch_no
             inlet.send("ume.idea", {"text": str(n)})
         await idle()
         assert inlet.events(IdeaRecorded) == [IdeaRecorded(text="0"), IdeaRecorded(text="2")]
-        assert len(inlet.bus._in_hand) + len(inlet.bus._ready) <= 1
+        assert len(inlet.bus.server.in_hand) + len(inlet.bus.server.ready) <= 1
         running.cancel()
 
 

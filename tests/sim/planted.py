@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from cascadenced.errors import WrongVersion
 from cascadenced.eventlog import sequence
-from cascadenced.eventlog.base import Change, Receipt
+from cascadenced.eventlog.base import Change, Opening, Receipt
 from cascadenced.eventlog.folding import Folding
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.eventlog.sequence import Tail
@@ -99,12 +99,12 @@ def the_next_start_is_an_append_of_its_own(put: Callable[..., None]) -> None:
 
 @_bug(within=20)
 def recovery_skips_a_run(put: Callable[..., None]) -> None:
-    unfinished = MemoryEventLog.unfinished
+    openings = MemoryEventLog.openings
 
-    async def all_but_one(self: MemoryEventLog) -> list[str]:
-        return (await unfinished(self))[1:]
+    async def all_but_one(self: MemoryEventLog) -> list[Opening]:
+        return (await openings(self))[1:]
 
-    put(MemoryEventLog, "unfinished", all_but_one)
+    put(MemoryEventLog, "openings", all_but_one)
 
 
 @_bug(within=20)
