@@ -22,8 +22,9 @@ run: $(READY) ## the daemon, in the foreground
 test: $(READY) servers ## the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-crash: $(READY) ## kill the daemon N times under load, cut the power POWER times; SEED=… deals the same blows again
-	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(POWER),--power $(POWER)) $(ARGS)
+crash: $(READY) ## kill the daemon N times under load and KILLS times at durable runs, cut the power POWER times; SEED=… again
+	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(KILLS),--kills $(KILLS)) \
+	  $(if $(WORLDS),--worlds $(WORLDS)) $(if $(POWER),--power $(POWER)) $(ARGS)
 
 storm: $(READY) ## broken messages by the ten thousand, each accounted for (N=50000 SEED=1)
 	STORM_N=$(or $(N),50000) STORM_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/acceptance/test_storm.py $(ARGS)

@@ -339,7 +339,8 @@ class _Way:
     def _stage_started(self, data: Any) -> bool:
         first = self.state == "between" and bool(self.rest) and (data["stage"], data["attempt"]) == (self.rest[0], 1)
         again = (data["stage"], data["attempt"]) == (self.stage, self.attempt + 1) and (
-            self.state in ("under way", "interrupted", "failing") or (self.state == "settled" and self.verdict != "fail")
+            self.state in ("under way", "interrupted", "failing")
+            or (self.state == "settled" and self.verdict != "fail")
         )
         if first:
             self.marks, self.open_starts = set(), 0

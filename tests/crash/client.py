@@ -126,7 +126,9 @@ async def post(path: str, verb: str, body: Any, within_s: float = ANSWER_WITHIN_
 
     Raises OSError, TimeoutError, or ValueError if the answer breaks off."""
     method, content = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
-    head = f"{method} {verb} HTTP/1.0\r\nHost: daemon\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = (
+        f"{method} {verb} HTTP/1.0\r\nHost: daemon\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
     async with asyncio.timeout(within_s):
         reader, writer = await asyncio.open_unix_connection(path)
         try:

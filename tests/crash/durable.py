@@ -177,7 +177,12 @@ def what_was_granted_is_recorded(seen: Witnessed) -> Iterator[str]:
     types: dict[str, Counter[str]] = defaultdict(Counter)
     for row in _of_runs(seen.rows):
         types[_run(row)][row.type] += 1
-    needed = {"cancel": "run.cancelled", "pause_run": "run.paused", "resume_run": "run.resumed", "resolve": "run.resolved"}
+    needed = {
+        "cancel": "run.cancelled",
+        "pause_run": "run.paused",
+        "resume_run": "run.resumed",
+        "resolve": "run.resolved",
+    }
     for order in seen.orders:
         if order.answered_at_us is not None and not types[order.run_id][needed[order.verb]]:
             yield f"{order.verb} of {order.run_id} was granted and is not in the log"

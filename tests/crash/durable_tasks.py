@@ -303,7 +303,9 @@ WAITING = frozenset({cls.name for cls in ASKED_FOR if issubclass(cls, Async) and
 AT_MOST_ONCE = frozenset(
     {cls.name for cls in (*ASKED_FOR, OnceKid) if getattr(cls, "delivery", None) == "at_most_once"}
 )
-ASKING = frozenset({cls.name for cls in (*ASKED_FOR, OnceKid) if getattr(cls, "on_doubt", "ask") == "ask"}) & AT_MOST_ONCE
+ASKING = (
+    frozenset({cls.name for cls in (*ASKED_FOR, OnceKid) if getattr(cls, "on_doubt", "ask") == "ask"}) & AT_MOST_ONCE
+)
 """Those whose doubts somebody has to settle."""
 IN_THREADS = frozenset({Plain.name, OncePlainly.name, OnceOrNever.name, Late.name, Async.name, Once.name})
 """Whose effects may be done in a thread, which cannot be stopped."""

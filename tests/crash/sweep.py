@@ -100,14 +100,18 @@ async def sweep(
     defect: str = "",
     dealt: Sequence[Blow] | None = None,
     tasks: Sequence[str] = (),
+    rests_within_s: float = RESTS_WITHIN_S,
 ) -> Outcome:
     """So many kills, over `n_worlds` at once. dealt: to every world, instead of what the seed says.  tasks: that clients
-    ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is found out."""
+    ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is found out.
+    rests_within_s: how long the last life may take until everything has come to rest."""
     began = time.monotonic()
     async with _server(folder) as nats_url:
         zygote = await Zygote.start(defect)
         try:
             worlds = [World(folder / f"world-{n}", f"w{n}", zygote, nats_url, seed + n, tasks) for n in range(n_worlds)]
+            for world in worlds:
+                world.rests_within_s = rests_within_s
             shares = [n_kills // n_worlds + (n < n_kills % n_worlds) for n in range(n_worlds)]
             of_each = [dealt if dealt is not None else blows(seed + n, share) for n, share in enumerate(shares)]
             if dealt is None and of_each[0]:
@@ -120,7 +124,9 @@ async def sweep(
     for world in worlds:
         figures.update(world.figures)
     told = ", ".join(f"{n} {what}" for what, n in figures.items())
-    return Outcome([f for faults in outcomes for f in faults], f"{told}; {took_s:.0f} s, {figures['kills'] / took_s:.1f} kills/s")
+    return Outcome(
+        [f for faults in outcomes for f in faults], f"{told}; {took_s:.0f} s, {figures['kills'] / took_s:.1f} kills/s"
+    )
 
 
 @asynccontextmanager
@@ -253,6 +259,7 @@ class World:
         self._lives: list[Life] = []
         self._thawing: set[asyncio.Task[None]] = set()
         self.figures: Counter[str] = Counter()
+        self.rests_within_s = RESTS_WITHIN_S
         folder.mkdir(parents=True)
         self._sink.touch()
         self.callers = Callers(self.data_dir, seed, tasks)
@@ -395,7 +402,7 @@ class World:
             in_doubt = frozenset(await callers.listed("in_doubt"))
             rest_position = read_rows(self.data_dir / "log.db")[-1].position
         else:
-            faults.append(f"not everything had come to rest after {RESTS_WITHIN_S:g} s: {self._restless()}")
+            faults.append(f"not everything had come to rest after {self.rests_within_s:g} s: {self._restless()}")
         for _ in range(20):
             for run_id in (listed := await callers.listed("in_doubt")):
                 await callers.resolve(run_id, self._chance)
@@ -417,7 +424,7 @@ class World:
 
     async def _rests(self) -> bool:
         """Wait until nothing goes on by itself any more; False if that takes too long."""
-        deadline = time.monotonic() + RESTS_WITHIN_S
+        deadline = time.monotonic() + self.rests_within_s
         while time.monotonic() < deadline:
             status = await self.callers.status()
             if status["n_running"] == status["n_queued"] == 0 and at_rest(read_rows(self.data_dir / "log.db")):

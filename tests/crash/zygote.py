@@ -65,11 +65,6 @@ def main() -> NoReturn:
 
 
 def _import_all() -> None:
-    import cascadenced.bus.jetstream
-    import cascadenced.commands.log
-    import cascadenced.commands.up
-    import cascadenced.daemon
-    import cascadenced.http.app
     import tests.crash.durable_tasks  # noqa: F401
     from cascadenced.runtime import runs
 
@@ -167,7 +162,11 @@ class Zygote:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.crash.zygote", defect),
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith(("CASCADENCE", "NATS_", "UME_"))},
+            env={
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("CASCADENCE", "NATS_", "UME_"))
+            },
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from cascadenced import BaseTask
-from cascadenced.events.run import RunDoubted, RunPaused
 from cascadenced.clock import Clock
 from cascadenced.events.child import ChildRequested
+from cascadenced.events.run import RunDoubted, RunPaused
 from cascadenced.events.stage import StageStarted
 from cascadenced.runtime.record import LiveRun
 from tests.doubles import World, ask, idle, until
