@@ -143,8 +143,8 @@ def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list
 
 
 def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
-    """What `resolution` says of the doubt that `run` is in; it may be followed by the next one, of another step. Nothing
-    is started with it: who drives the run does that.
+    """What `resolution` says of the doubt that `run` is in; it may be followed by the next one, of another step.
+    Nothing is started with it: who drives the run does that.
 
     output: what the effect returned, if it was done.
     """

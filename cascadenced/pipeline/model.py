@@ -84,8 +84,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     n_failed: attempts of `current` that raised.
     marks: by place, what `current` has behind it.  open_steps: by place, names of steps that must not happen twice and
     have begun.
-    wait: what it waits for.  in_doubt: the effect that may have happened.  is_settled: it was in doubt, somebody has said
-    what to make of that, and `current` was not started since.
+    wait: what it waits for.  in_doubt: the effect that may have happened.  is_settled: somebody has said what to make
+    of the doubt it was in, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
     children: what the plan asks for, None: no runs.  heard: event name → position of the last one it was handed.
     """

@@ -68,7 +68,8 @@ def read_rows(path: Path) -> list[Row]:
     """All events of the log at `path`."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         found = connection.execute(
-            "SELECT position, id, stream, version, type, at_us, epoch, source, run_id, data FROM events ORDER BY position"
+            "SELECT position, id, stream, version, type, at_us, epoch, source, run_id, data "
+            "FROM events ORDER BY position"
         )
         return [
             Row(
@@ -258,8 +259,8 @@ def _walk(rows: Sequence[Row]) -> str | None:
 class _Way:
     """How far a run has come.
 
-    state: new, asked, between (stages), under way, interrupted, waiting, failing (to be tried again), in doubt, settled,
-    fallen, failed, finished, refused, cancelled.
+    state: new, asked, between (stages), under way, interrupted, waiting, failing (to be tried again), in doubt,
+    settled, fallen, failed, finished, refused, cancelled.
     """
 
     def __init__(self) -> None:

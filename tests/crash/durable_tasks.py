@@ -1,7 +1,7 @@
 """Tasks whose effects outlive the daemon: each is one line of a file, which any process may add to.
 
-A stage that works in steps leaves its effects to them and only says, with BEGUN, that its code has begun. What an effect
-returns names its line, so that what is recorded of it, and what is handed on, can be told from any other.
+A stage that works in steps leaves its effects to them and only says, with BEGUN, that its code has begun. What an
+effect returns names its line, so that what is recorded of it, and what is handed on, can be told from any other.
 """
 
 from __future__ import annotations

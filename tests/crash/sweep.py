@@ -1,7 +1,7 @@
 """Durable runs in many short lives of the daemon, each ended by a blow; in several worlds side by side. Then the audit.
 
-What makes lives short is `zygote.py`. Each world has a data folder, clients, and a file of effects of its own; they share
-a nats-server that stays. The seed deals the blows and what the clients do; when, depends on the machine.
+What makes lives short is `zygote.py`. Each world has a data folder, clients, and a file of effects of its own; they
+share a nats-server that stays. The seed deals the blows and what the clients do; when, depends on the machine.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ async def sweep(
     tasks: Sequence[str] = (),
     rests_within_s: float = RESTS_WITHIN_S,
 ) -> Outcome:
-    """So many kills, over `n_worlds` at once. dealt: to every world, instead of what the seed says.  tasks: that clients
-    ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is found out.
+    """So many kills, over `n_worlds` at once. dealt: to every world, instead of what the seed says.  tasks: that
+    clients ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is found out.
     rests_within_s: how long the last life may take until everything has come to rest."""
     began = time.monotonic()
     async with _server(folder) as nats_url:
