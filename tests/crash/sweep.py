@@ -40,6 +40,8 @@ STOPPED_FOR_S = 3.0
 """How long SIGSTOP lasts."""
 MAX_UNFINISHED = 14
 """Runs that clients ask for while so many are not over: a world must come to rest soon."""
+LOOKS_EVERY_S = 0.1
+"""How often clients do that."""
 
 PASSES = {
     "append.before_commit": 40,
@@ -156,6 +158,7 @@ class Callers(Clients):
         super().__init__(data_dir, seed, n_bus=0, n_socket=0)
         self._log_path = data_dir / "log.db"
         self._tasks = {cls.name: weight for cls, weight in ASKED_FOR.items() if not tasks or cls.name in tasks}
+        self._looked_at, self._n_unfinished = 0.0, 0
         self.owed: dict[str, None] = {}
         self.orders: list[Order] = []
         self._ways = [self._ask_for_one, self._ask_for_one, self._ask_for_one, self._tell, self._order_about]
@@ -165,7 +168,9 @@ class Callers(Clients):
 
     async def _ask_for_one(self, chance: random.Random) -> None:
         await asyncio.sleep(chance.random() * 0.04)
-        if len(self.unfinished()) >= MAX_UNFINISHED:
+        if time.monotonic() > self._looked_at + LOOKS_EVERY_S:
+            self._looked_at, self._n_unfinished = time.monotonic(), len(self.unfinished())
+        if self._n_unfinished >= MAX_UNFINISHED:
             return
         [task] = chance.choices(list(self._tasks), list(self._tasks.values()))
         key, body = self._wish(chance)
@@ -352,13 +357,13 @@ class World:
 
     async def _frozen_worker(self) -> bool:
         """Stop a process that a run's code has to itself, until the daemon is long gone; whether there was one."""
-        life = len(self._lives) + 1
+        life, since = len(self._lives) + 1, self._sink.stat().st_size
         body = {"user_id": "them", "group_id": "crew", "task": Stubborn.name, "wait": False}
         key, wish = self.callers._wish(self._chance)
         with suppress(OSError, ValueError, TimeoutError):
             await self.callers._ask({**wish, **body, "idempotency_key": key})
         for _ in range(100):
-            for line in self._lines():
+            for line in self._lines(since):
                 if (line.task, line.step, line.life) == (Stubborn.name, BEGUN, life):
                     await asyncio.sleep(0.02)  # it makes itself hard to kill first
                     with suppress(ProcessLookupError):
@@ -380,8 +385,10 @@ class World:
     def _tail(self) -> str:
         return "\n".join(self._output.read_text(errors="replace").splitlines()[-20:])
 
-    def _lines(self) -> list[Line]:
-        return [msgspec.json.decode(line, type=Line) for line in self._sink.read_bytes().splitlines()]
+    def _lines(self, since: int = 0) -> list[Line]:
+        with self._sink.open("rb") as file:
+            file.seek(since)
+            return [msgspec.json.decode(line, type=Line) for line in file.read().splitlines()]
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
