@@ -25,8 +25,9 @@ test: $(READY) servers ## the whole test suite
 sim: $(READY) ## SEEDS worlds in virtual time, each with crashes and a broker of its own; SEED=… shows one again
 	$(BIN)/python -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED)) $(if $(BUG),--bug $(BUG)) $(ARGS)
 
-crash: $(READY) ## kill the daemon N times under load, cut the power POWER times; SEED=… deals the same blows again
-	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(POWER),--power $(POWER)) $(ARGS)
+crash: $(READY) ## kill the daemon N times under load and KILLS times at durable runs, cut the power POWER times; SEED=… again
+	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(KILLS),--kills $(KILLS)) \
+	  $(if $(WORLDS),--worlds $(WORLDS)) $(if $(POWER),--power $(POWER)) $(ARGS)
 
 storm: $(READY) ## broken messages by the ten thousand, each accounted for (N=50000 SEED=1)
 	STORM_N=$(or $(N),50000) STORM_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/acceptance/test_storm.py $(ARGS)

@@ -263,4 +263,4 @@ def _figures(clients: Clients, rows: Sequence[Row]) -> str:
 
 def replay(seed: int, n_rounds: int) -> str:
     """The command that deals the same blows."""
-    return f"make crash SEED={seed} N={n_rounds} POWER=0"
+    return f"make crash SEED={seed} N={n_rounds} KILLS=0 POWER=0"

@@ -112,7 +112,7 @@ def at_most_once_is_never_twice(seen: Witnessed) -> Iterator[str]:
     once = {line.run_id for line in seen.lines if line.task in AT_MOST_ONCE}
     for key, n in _counts(seen.lines).items():
         if key[0] in once and n > 1 + allowed[key]:
-            yield f"{_spelled(key)} was done {n} times, and to be done at most once (allowed again: {allowed[key]})"
+            yield f"{_spelled(key)} was done {n} times, and was to be done at most once (again {allowed[key]} times)"
 
 
 def what_is_recorded_was_done(seen: Witnessed) -> Iterator[str]:
@@ -206,7 +206,7 @@ def cancelled_runs_do_nothing_more(seen: Witnessed) -> Iterator[str]:
 
 
 def attempts_that_are_over_do_nothing(seen: Witnessed) -> Iterator[str]:
-    """A step of code that began at an attempt that has ended since; anything by a process of a life that has."""
+    """Steps of code that began at an attempt which has ended since; anything by a process of a life that has."""
     ended_at = {life.number: life.ended_at_us for life in seen.lives}
     for line in seen.lines:
         if line.at_us > ended_at.get(line.life, line.at_us) + A_BREATH_US:
@@ -247,8 +247,8 @@ def children_are_asked_for_once(seen: Witnessed) -> Iterator[str]:
             places[_run(row), row.data["index"]].append(row)
     for child, n in asked.items():
         if n > 1 or requested[child] != 1 or ended[child] > 1:
-            n_times = f"asked for {n} times, requested {requested[child]}, taken in {ended[child]} times"
-            yield f"the child {child} was {n_times}"
+            times = f"{n} times, requested {requested[child]} times, and ended {ended[child]} times"
+            yield f"the child {child} was asked for {times}"
     for child, parent in parents.items():
         if parent is not None and not asked[child]:
             yield f"the run {child} is a child that {parent} never asked for"

@@ -40,6 +40,8 @@ STOPPED_FOR_S = 3.0
 """How long SIGSTOP lasts."""
 MAX_UNFINISHED = 14
 """Runs that clients ask for while so many are not over: a world must come to rest soon."""
+LOOKS_EVERY_S = 0.1
+"""How often clients do that."""
 
 PASSES = {
     "append.before_commit": 40,
@@ -100,17 +102,18 @@ async def sweep(
     defect: str = "",
     dealt: Sequence[Blow] | None = None,
     tasks: Sequence[str] = (),
+    rests_within_s: float = RESTS_WITHIN_S,
 ) -> Outcome:
-    """So many kills, over `n_worlds` at once. dealt: to every world, instead of what the seed says.
-
-    tasks: that clients ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is
-    found out.
-    """
+    """So many kills, over `n_worlds` at once. dealt: to every world, instead of what the seed says.  tasks: that
+    clients ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is found out.
+    rests_within_s: how long the last life may take until everything has come to rest."""
     began = time.monotonic()
     async with _server(folder) as nats_url:
         zygote = await Zygote.start(defect)
         try:
             worlds = [World(folder / f"world-{n}", f"w{n}", zygote, nats_url, seed + n, tasks) for n in range(n_worlds)]
+            for world in worlds:
+                world.rests_within_s = rests_within_s
             shares = [n_kills // n_worlds + (n < n_kills % n_worlds) for n in range(n_worlds)]
             of_each = [dealt if dealt is not None else blows(seed + n, share) for n, share in enumerate(shares)]
             if dealt is None and of_each[0]:
@@ -155,6 +158,7 @@ class Callers(Clients):
         super().__init__(data_dir, seed, n_bus=0, n_socket=0)
         self._log_path = data_dir / "log.db"
         self._tasks = {cls.name: weight for cls, weight in ASKED_FOR.items() if not tasks or cls.name in tasks}
+        self._looked_at, self._n_unfinished = 0.0, 0
         self.owed: dict[str, None] = {}
         self.orders: list[Order] = []
         self._ways = [self._ask_for_one, self._ask_for_one, self._ask_for_one, self._tell, self._order_about]
@@ -164,7 +168,9 @@ class Callers(Clients):
 
     async def _ask_for_one(self, chance: random.Random) -> None:
         await asyncio.sleep(chance.random() * 0.04)
-        if len(self.unfinished()) >= MAX_UNFINISHED:
+        if time.monotonic() > self._looked_at + LOOKS_EVERY_S:
+            self._looked_at, self._n_unfinished = time.monotonic(), len(self.unfinished())
+        if self._n_unfinished >= MAX_UNFINISHED:
             return
         [task] = chance.choices(list(self._tasks), list(self._tasks.values()))
         key, body = self._wish(chance)
@@ -258,6 +264,7 @@ class World:
         self._lives: list[Life] = []
         self._thawing: set[asyncio.Task[None]] = set()
         self.figures: Counter[str] = Counter()
+        self.rests_within_s = RESTS_WITHIN_S
         folder.mkdir(parents=True)
         self._sink.touch()
         self.callers = Callers(self.data_dir, seed, tasks)
@@ -350,13 +357,13 @@ class World:
 
     async def _frozen_worker(self) -> bool:
         """Stop a process that a run's code has to itself, until the daemon is long gone; whether there was one."""
-        life = len(self._lives) + 1
+        life, since = len(self._lives) + 1, self._sink.stat().st_size
         body = {"user_id": "them", "group_id": "crew", "task": Stubborn.name, "wait": False}
         key, wish = self.callers._wish(self._chance)
         with suppress(OSError, ValueError, TimeoutError):
             await self.callers._ask({**wish, **body, "idempotency_key": key})
         for _ in range(100):
-            for line in self._lines():
+            for line in self._lines(since):
                 if (line.task, line.step, line.life) == (Stubborn.name, BEGUN, life):
                     await asyncio.sleep(0.02)  # it makes itself hard to kill first
                     with suppress(ProcessLookupError):
@@ -378,8 +385,10 @@ class World:
     def _tail(self) -> str:
         return "\n".join(self._output.read_text(errors="replace").splitlines()[-20:])
 
-    def _lines(self) -> list[Line]:
-        return [msgspec.json.decode(line, type=Line) for line in self._sink.read_bytes().splitlines()]
+    def _lines(self, since: int = 0) -> list[Line]:
+        with self._sink.open("rb") as file:
+            file.seek(since)
+            return [msgspec.json.decode(line, type=Line) for line in file.read().splitlines()]
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -400,7 +409,7 @@ class World:
             in_doubt = frozenset(await callers.listed("in_doubt"))
             rest_position = read_rows(self.data_dir / "log.db")[-1].position
         else:
-            faults.append(f"not everything had come to rest after {RESTS_WITHIN_S:g} s: {self._restless()}")
+            faults.append(f"not everything had come to rest after {self.rests_within_s:g} s: {self._restless()}")
         for _ in range(20):
             for run_id in (listed := await callers.listed("in_doubt")):
                 await callers.resolve(run_id, self._chance)
@@ -422,7 +431,7 @@ class World:
 
     async def _rests(self) -> bool:
         """Wait until nothing goes on by itself any more; False if that takes too long."""
-        deadline = time.monotonic() + RESTS_WITHIN_S
+        deadline = time.monotonic() + self.rests_within_s
         while time.monotonic() < deadline:
             status = await self.callers.status()
             if status["n_running"] == status["n_queued"] == 0 and at_rest(read_rows(self.data_dir / "log.db")):

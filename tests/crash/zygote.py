@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,9 +66,19 @@ def main() -> NoReturn:
 
 
 def _import_all() -> None:
-    import tests.crash.durable_tasks  # noqa: F401
+    for name in ("bus.jetstream", "commands.line", "commands.log", "commands.up", "daemon", "http.app"):
+        import_module(f"cascadenced.{name}")
+    from cascadenced.errors import Invalid
+    from cascadenced.plugins.describe import describe
+    from cascadenced.plugins.discover import discover
     from cascadenced.runtime import runs
+    from tests.crash import durable_tasks
 
+    discover(())
+    for task in vars(durable_tasks).values():
+        if isinstance(task, type) and issubclass(task, durable_tasks.BaseTask) and task is not durable_tasks.BaseTask:
+            with suppress(Invalid):  # of those that only a plan makes
+                describe(task)  # finding its source takes long, and is remembered
     runs.MAX_SUSPECT_BACKOFF_S = 0.1  # lives are short here: suspects would never have their turn
 
 

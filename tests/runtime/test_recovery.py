@@ -1,9 +1,9 @@
-"""What the crash sweep has found once, each in its smallest form: runs go on as if there had been no crash."""
+"""What the crash sweep has found, each in its smallest form: runs go on after a crash as if there had been none."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from contextlib import suppress
 
 import pytest
 
@@ -82,7 +82,7 @@ async def test_code_whose_attempt_is_over_does_no_further_step() -> None:
         said: str = ""
 
         async def run(self) -> None:
-            with contextlib.suppress(asyncio.CancelledError):  # it goes on though nobody waits for it
+            with suppress(asyncio.CancelledError):  # it goes on though nobody waits for it
                 await asyncio.sleep(3600)
             await asyncio.sleep(0.3)
             try:
