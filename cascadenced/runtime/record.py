@@ -162,7 +162,9 @@ async def record(
                 raise
             await clock.sleep(NOT_WRITABLE_RETRY_S)
         except WrongVersion:
-            live.fold(await log.read_stream(run_stream(live.run_id), live.version))
+            missed = await log.read_stream(run_stream(live.run_id), live.version)
+            # Others who record of it with the same `live` may have been told of some of that meanwhile.
+            live.fold([recorded for recorded in missed if recorded.version > live.version])
         else:
             if receipt.duplicate:
                 live.fold(await log.read_stream(run_stream(live.run_id), live.version))

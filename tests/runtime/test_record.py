@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from cascadenced.clock import FakeClock
 from cascadenced.errors import CascadenceError, DiskError, DiskFull, Unavailable
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.memory import MemoryEventLog
-from cascadenced.events.base import Context, Event
+from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunFailed, RunFinished, RunRequested, RunResumed, RunStarted
+from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
 from cascadenced.ids import RunId, SeededIds
 from cascadenced.runtime.record import NOT_WRITABLE_RETRY_S, LiveRun, outcome_of, record, run_stream
@@ -108,6 +110,24 @@ async def test_another_writers_event_is_taken_in_first(clock: FakeClock) -> None
     await recording.end(PLANNED)
     assert recording.added == [RunResumed, StageFinished, StageStarted]
     assert recording.live.version == 6
+
+
+async def test_what_is_taken_in_while_the_log_is_read_is_not_taken_in_again(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who signals a run and who drives it have the same of it in memory, and may lose to a third at the same time."""
+    recording = await Recording.begun(clock)
+    live, really_read = recording.live, recording.log.read_stream
+    await recording.others(example(ContextAttached))
+
+    async def read_slowly(stream: str, after: int = 0) -> Sequence[Recorded]:
+        found = await really_read(stream, after)
+        live.fold([each for each in found if each.version > live.version])  # the other one was quicker
+        return found
+
+    monkeypatch.setattr(recording.log, "read_stream", read_slowly)
+    await recording.end(PLANNED)
+    assert len(live.run.contexts) == 1
 
 
 async def test_an_event_of_a_run_that_has_ended_meanwhile_is_dropped(clock: FakeClock) -> None:
