@@ -629,7 +629,9 @@ class Runs:
                 ),
             )
 
-        await record(self._log, self._clock, live, following)
+        recorded = await record(self._log, self._clock, live, following)
+        if not recorded and live.run.status == "running":
+            return  # it was paused meanwhile: what it says is under way was so in an earlier life
         live.dormant = False
         await self._to_its_end(live)
 

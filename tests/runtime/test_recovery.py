@@ -220,3 +220,19 @@ async def test_a_child_that_is_cancelled_just_when_it_wakes_has_ended_for_its_pa
         async with asyncio.timeout(5):
             assert (await instance.runs.ended(child)).run.status == "cancelled"
             assert (await instance.runs.ended(parent)).run.status == "error"
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_run_that_is_paused_just_when_a_restart_finds_it_does_nothing(turns: int) -> None:
+    world = World(Careful)
+    run_id = await in_doubt(world, about="intake")
+    async with world.up(recover=False) as instance:
+        await instance.runs.recover()
+        await idle(turns)
+        await instance.controls.pause(run_id, by=None)
+        await idle(300)
+        assert Careful.done == []
+        await instance.controls.resume(run_id, by=None)
+        await idle(300)
+        assert (await instance.answers.run(run_id)).status == "in_doubt"
+    assert Careful.done == []
