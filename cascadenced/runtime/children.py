@@ -169,10 +169,11 @@ class Children:
         self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]
     ) -> TaskEntry | RunFailed | None:
         """A child's task; or the event that ends it, when the plan does not have it any more. None: the parent's own
-        task is not there now."""
+        task is not there now, or the child has ended."""
         self._places |= {
             each.run_id: n for n, each in enumerate(parent.run.children or ()) if each.run_id and not each.ended
         }
+        place = self._places.get(child.run_id)  # now: it may end while the plan is made
         async with self._planning.setdefault(parent.run_id, asyncio.Lock()):
             entries = self._entries.get(parent.run_id)
             if entries is None:
@@ -191,7 +192,7 @@ class Children:
                         "must give the same ones for the same run",
                     )
                 self._entries[parent.run_id] = entries
-        return entries[self._places[child.run_id]]
+        return None if place is None else entries[place]
 
     def _step(
         self,

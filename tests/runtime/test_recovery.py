@@ -9,11 +9,19 @@ import pytest
 
 from cascadenced import BaseTask
 from cascadenced.clock import Clock
-from cascadenced.events.child import ChildRequested
-from cascadenced.events.run import RunDoubted, RunPaused
-from cascadenced.events.stage import StageStarted
+from cascadenced.eventlog.memory import MemoryEventLog
+from cascadenced.events.base import Context
+from cascadenced.events.child import ChildRequested, Planned
+from cascadenced.events.run import RunDoubted, RunPaused, RunRequested
+from cascadenced.events.stage import StageFinished, StageStarted
+from cascadenced.ids import RunId
+from cascadenced.pipeline.model import fold
+from cascadenced.plugins.describe import describe_once
+from cascadenced.runtime.children import Children
 from cascadenced.runtime.record import LiveRun
+from cascadenced.runtime.tasks import TaskEntry
 from tests.doubles import World, ask, idle, until
+from tests.examples import example
 
 
 class Child(BaseTask):
@@ -236,3 +244,24 @@ async def test_a_run_that_is_paused_just_when_a_restart_finds_it_does_nothing(tu
         await idle(300)
         assert (await instance.answers.run(run_id)).status == "in_doubt"
     assert Careful.done == []
+
+
+async def test_a_child_that_ends_while_its_plan_is_made_again_is_no_error() -> None:
+    """As the run in the middle of a plan within a plan does, when it is cancelled while its own child is looked at."""
+    child, parent = LiveRun(RunId("c"), Context()), LiveRun(RunId("p"), Context())
+    child.run = fold([example(RunRequested, task="child", parent_run_id="p")])
+    planned = example(StageFinished, stage="plan", children=(Planned("child", Child.__qualname__),))
+    asked = ChildRequested(task="family", index=0, child_task="child", child_run_id="c")
+    parent.run = fold([example(RunRequested), planned, asked])
+
+    class Perform:
+        async def plan_again(self, live: LiveRun) -> list[TaskEntry]:
+            children.ended(child)
+            return [describe_once(Child())]
+
+    async def find(live: LiveRun) -> bool:
+        return True
+
+    children = Children(MemoryEventLog, Perform())  # type: ignore[arg-type]
+    found = await children.entry_of(child, parent, find)
+    assert isinstance(found, TaskEntry)
