@@ -103,17 +103,19 @@ async def sweep(
     dealt: Sequence[Blow] | None = None,
     tasks: Sequence[str] = (),
     rests_within_s: float = RESTS_WITHIN_S,
+    cancels: float = 0.2,
 ) -> Outcome:
     """So many kills, over `n_worlds` at once. dealt: to every world, instead of what the seed says.  tasks: that
     clients ask for, instead of all.  defect: Python that the daemons are made with, to see whether it is found out.
-    rests_within_s: how long the last life may take until everything has come to rest."""
+    rests_within_s: how long the last life may take until everything has come to rest.  cancels: share of
+    cancellations among what is ordered."""
     began = time.monotonic()
     async with _server(folder) as nats_url:
         zygote = await Zygote.start(defect)
         try:
             worlds = [World(folder / f"world-{n}", f"w{n}", zygote, nats_url, seed + n, tasks) for n in range(n_worlds)]
             for world in worlds:
-                world.rests_within_s = rests_within_s
+                world.rests_within_s, world.callers.cancels = rests_within_s, cancels
             shares = [n_kills // n_worlds + (n < n_kills % n_worlds) for n in range(n_worlds)]
             of_each = [dealt if dealt is not None else blows(seed + n, share) for n, share in enumerate(shares)]
             if dealt is None and of_each[0]:
@@ -161,6 +163,7 @@ class Callers(Clients):
         self._looked_at, self._n_unfinished = 0.0, 0
         self.owed: dict[str, None] = {}
         self.orders: list[Order] = []
+        self.cancels = 0.0
         self._ways = [self._ask_for_one, self._ask_for_one, self._ask_for_one, self._tell, self._order_about]
 
     async def _post(self, verb: str, **body: Any) -> tuple[int, Any]:
@@ -202,7 +205,10 @@ class Callers(Clients):
 
     async def _order_about(self, chance: random.Random) -> None:
         await asyncio.sleep(chance.random() * 0.1)
-        if chance.random() < 0.25:
+        if chance.random() < self.cancels:
+            if unfinished := self.unfinished():
+                await self.order(chance.choice(unfinished), "cancel")
+        elif chance.random() < 0.3:
             for run_id in (await self.listed("in_doubt"))[:2]:
                 await self.resolve(run_id, chance)
         elif chance.random() < 0.5:
@@ -210,7 +216,7 @@ class Callers(Clients):
                 if chance.random() < 0.7:
                     await self.order(run_id, "resume_run")
         elif unfinished := self.unfinished():
-            await self.order(chance.choice(unfinished), "cancel" if chance.random() < 0.35 else "pause_run")
+            await self.order(chance.choice(unfinished), "pause_run")
 
     async def resolve(self, run_id: str, chance: random.Random) -> None:
         with closing(sqlite3.connect(f"file:{self._log_path}?mode=ro", uri=True)) as connection:

@@ -72,6 +72,15 @@ from cascadenced.handlers.steps import Steps
 Steps._is_under_way = lambda self, run: True
 """
 
+A_CANCELLATION_IS_NOT_PASSED_ON = """
+from cascadenced.runtime.runs import Runs
+
+async def withdraw(self, live):
+    pass
+
+Runs.withdraw = withdraw
+"""
+
 DOUBTS_ARE_NOT_LISTED = """
 from cascadenced.projections import runs
 from cascadenced.events.run import RunDoubted
@@ -105,6 +114,7 @@ LONG_LIVES = [Blow("kill", 1.5), Blow("kill", 1.5)]
         (AT_MOST_ONCE_IS_TREATED_AS_AT_LEAST_ONCE, BLOWS, ["once", "once_plainly"], {"at_most_once_is_never_twice"}),
         (A_CHILD_IS_REQUESTED_TWICE, BLOWS, ["parent", "crowd"], {"children_are_asked_for_once"}),
         (WHAT_IS_OVER_GOES_ON, BLOWS, ["late"], {"attempts_that_are_over_do_nothing", "runs_go_the_lawful_way"}),
+        (A_CANCELLATION_IS_NOT_PASSED_ON, LONG_LIVES, ["async", "flaky"], {"cancelled_runs_do_nothing_more"}),
         (DOUBTS_ARE_NOT_LISTED, BLOWS, ["once"], {"what_is_in_doubt_is_listed"}),
     ],
     ids=[
@@ -112,6 +122,7 @@ LONG_LIVES = [Blow("kill", 1.5), Blow("kill", 1.5)]
         "at least once",
         "child twice",
         "over goes on",
+        "cancel not passed on",
         "doubts not listed",
     ],
 )
@@ -122,7 +133,16 @@ async def test_a_defect_is_found_out(
         folder = tmp_path / str(seed)
         folder.mkdir()
         outcome = await sweep(
-            folder, seed, 0, print, n_worlds=1, dealt=dealt, tasks=tasks, defect=defect, rests_within_s=2
+            folder,
+            seed,
+            0,
+            print,
+            n_worlds=1,
+            dealt=dealt,
+            tasks=tasks,
+            defect=defect,
+            rests_within_s=2,
+            cancels=0.7 if dealt is LONG_LIVES else 0.0,
         )
         broken = {rule for rule in rules if any(f": {rule}: " in fault for fault in outcome.faults)}
         if broken:
