@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import threading
 from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import lru_cache
@@ -187,10 +188,15 @@ def _is_the_tasks_own(base: type) -> bool:
     return package != "cascadenced" and package not in sys.stdlib_module_names
 
 
+_parsing = threading.Lock()
+"""Plans are described in threads, and Python 3.11's parser raises SystemError now and then where two are in it."""
+
+
 def _source(target: object) -> str:
     """Its name where there is no source."""
     try:
-        return inspect.getsource(target)  # type: ignore[arg-type]
+        with _parsing:
+            return inspect.getsource(target)  # type: ignore[arg-type]
     except (OSError, TypeError):
         return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
 

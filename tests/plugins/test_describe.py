@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -437,3 +438,24 @@ def test_a_class_whose_slots_have_no_room_for_what_a_run_sets_is_refused(target:
 @pytest.mark.parametrize("target", [WithRoom, WithADict, Loose])
 def test_slots_with_room_are_fine(target: type) -> None:
     assert describe(target).name == target.__name__
+
+
+def test_sources_are_looked_for_one_at_a_time(monkeypatch):
+    """Tasks of plans are described in threads, and Python 3.11's parser may fail where two threads are in it."""
+    inside, most = [], []
+
+    def slowly(target):
+        inside.append(target)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.remove(target)
+        return "the source"
+
+    monkeypatch.setattr("inspect.getsource", slowly)
+    kinds = [type(f"Task{n}", (), {"__module__": "elsewhere", "run": lambda self: None}) for n in range(4)]
+    threads = [threading.Thread(target=describe, args=(kind,)) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
