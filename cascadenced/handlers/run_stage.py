@@ -25,6 +25,7 @@ from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline.decide import doubt
+from cascadenced.pipeline.policy import Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING, PlanFailed
@@ -107,7 +108,7 @@ class StageRunner:
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
-        if type(failure) is TimeUp and live.entry is not None and live.entry.policy.delivery == "at_most_once":
+        if type(failure) is TimeUp and live.entry is not None and _doubts(live.entry.policy):
             return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
@@ -353,6 +354,11 @@ class StageRunner:
         recording = asyncio.get_running_loop().create_task(record_late(self._log, live, event))
         self._late.add(recording)
         recording.add_done_callback(self._late.discard)
+
+
+def _doubts(policy: Policy) -> bool:
+    """Whether an effect whose time is up is in doubt. Where it may simply be tried again, its retries say how often."""
+    return policy.delivery == "at_most_once" and policy.on_doubt != "retry"
 
 
 def _is_end_of_plan(event: Event) -> bool:

@@ -13,12 +13,12 @@ from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, DiskFull, Unavailable, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Recorded
-from cascadenced.events.run import RunStarted
+from cascadenced.events.run import RunDoubted, RunStarted
 from cascadenced.events.signal import ContextConsumed
 from cascadenced.events.stage import StageStarted
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.decide import decide, settle
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -174,7 +174,12 @@ def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = Tru
             return None
         after = evolve(run, outcome)
         events = [outcome]
-        for event in decide(after, outcome, elapsed_s=live.elapsed_s(clock)):
+        elapsed_s = live.elapsed_s(clock)
+        if type(outcome) is RunDoubted and live.entry is not None:
+            follows = settle(after, live.entry.policy, code=live.entry.code, elapsed_s=elapsed_s)
+        else:
+            follows = decide(after, outcome, elapsed_s=elapsed_s)
+        for event in follows:
             if go_on or type(event) not in _STARTS:
                 after = evolve(after, event)
                 events.append(event)

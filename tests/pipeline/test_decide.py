@@ -590,13 +590,6 @@ def test_a_crash_loop_ends_before_anybody_is_asked():
     given(*crashed(5, "run")).when_the_daemon_starts_again(policy=ONCE).then(RunFailed, error_type="crash_loop")
 
 
-def test_a_retry_that_somebody_asked_for_is_performed():
-    """Resolved and not yet begun, in this life or the next: it is not in doubt once more for having been started."""
-    doubted = (*RUN, example(RunDoubted, stage="run", step=None))
-    settled = decide_resolution(fold(doubted), "retry", by=None, output=None, elapsed_s=0.0)
-    assert isinstance(settled[-1], StageStarted)
-
-
 # ── other code than before ───────────────────────────────────────────────────────────────────────────────────────────
 
 STOP = Policy(on_code_change="stop")
@@ -683,7 +676,7 @@ def test_steps_that_were_under_way_together_are_in_doubt_one_after_the_other():
     assert (first.step, second.step) == ("charge", "ship")
     events = (*GATHERED, first, resolved, second)
     settled = decide_resolution(fold(events), "done", by=None, output=7, elapsed_s=0.0)
-    assert [type(event) for event in settled] == [RunResolved, StepFinished, StageStarted]
+    assert [type(event) for event in settled] == [RunResolved, StepFinished]
     run = fold([*events, *settled])
     assert (run.open_steps, {seq: mark.output for seq, mark in run.marks.items()}) == ({}, {2: 7})
 
