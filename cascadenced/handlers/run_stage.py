@@ -51,6 +51,7 @@ _under_way: contextvars.ContextVar[tuple[LiveRun, str, int] | None] = contextvar
 _STEPPING = (BaseTask, WorkflowTask)
 _NEVER_AGAIN = (Unserialisable, TooLarge, StepMismatch, Swallowed)
 """What another attempt would not change."""
+_NAMES_OF_NEVER_AGAIN = frozenset(f"{kind.__module__}:{kind.__qualname__}" for kind in _NEVER_AGAIN)
 
 
 class StageRunner:
@@ -333,7 +334,10 @@ class StageRunner:
         retry, n_failed = live.entry.policy.retries.get(stage), live.run.n_failed + 1
         if retry is None or n_failed >= retry.max_attempts or type(error) in _NEVER_AGAIN:
             return None
-        if not (retry.wants_named(error.lineage) if isinstance(error, FailedThere) else retry.wants(error)):
+        if isinstance(error, FailedThere):
+            if error.lineage[0] in _NAMES_OF_NEVER_AGAIN or not retry.wants_named(error.lineage):
+                return None
+        elif not retry.wants(error):
             return None
         return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
 

@@ -11,27 +11,17 @@ from typing import Any
 import pytest
 
 from cascadenced.events.content import MAX_SHOWN_CHARS
-from cascadenced.events.stage import StageFailed, StageFinished
+from cascadenced.events.stage import StageFailed
 from cascadenced.handlers.worker_outcome import printed_for_people, told
 from cascadenced.identity import Redactor
 from cascadenced.instance import Instance
 from cascadenced.pipeline.policy import Limits
-from cascadenced.runtime.record import LiveRun
-from cascadenced.runtime.worker import Died, Worker
+from cascadenced.runtime.worker import Died
 from cascadenced.runtime.worker_output import Printed
-from cascadenced.runtime.worker_protocol import (
-    Answer,
-    Ask,
-    OutOfMemory,
-    Raised,
-    Recorded,
-    Returned,
-    StageCall,
-    Wish,
-)
+from cascadenced.runtime.worker_protocol import OutOfMemory, Raised
 from tests.doubles import ALICE, PSEUDONYMS, World, run
 from tests.runtime import hostile_tasks, worker_tasks
-from tests.runtime.worker_world import Bench, bench, source
+from tests.runtime.worker_world import children
 
 REDACT = Redactor(ALICE, PSEUDONYMS)
 ALICES = PSEUDONYMS.user("alice")
@@ -82,54 +72,26 @@ def test_what_was_printed_names_nobody_and_says_how_much_more_it_was() -> None:
     assert long.endswith("...... and 7 bytes more\n")
 
 
-# ── from end to end ──────────────────────────────────────────────────────────────────────────────────────────────
-
-FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
-
-
-class InProcesses:
-    """Performs the stages of runs in workers, as a driver of runs would."""
-
-    def __init__(self, b: Bench, instance: Instance, classes: dict[str, type]) -> None:
-        self.b, self.instance, self.classes = b, instance, classes
-        self.workers: dict[str, Worker] = {}
-
-    async def __call__(self, live: LiveRun) -> StageFinished | StageFailed:
-        stage, run_ = live.run.current, live.run
-        assert stage is not None
-        assert live.entry is not None
-        assert live.identity is not None
-        live.redact = live.redact or Redactor(live.identity, PSEUDONYMS)
-        worker = self.workers.get(live.run_id)
-        given: dict[str, Any] = {}
-        if worker is None:
-            worker = self.workers[live.run_id] = await self.b.workers.start(source(self.classes[run_.task]))
-            given = {"user_id": live.identity.user_id, "group_id": live.identity.group_id, "run_id": live.run_id}
-            given |= {"args": run_.args, "context": []}
-        call = StageCall(stage=stage, attributes=given)
-        if live.entry.hooks[stage].takes:
-            call = StageCall(stage=stage, attributes=given, argument=run_.outputs.get(FED_BY[stage]))
-        outcome = (await worker.perform(call, self.answer)).outcome
-        common: dict[str, Any] = {"task": run_.task, "stage": stage, "attempt": run_.attempt}
-        if isinstance(outcome, Returned):
-            return StageFinished(**common, output=outcome.value)
-        assert isinstance(outcome, Raised | OutOfMemory | Died)
-        said = told(outcome, live.redact, Limits())
-        return StageFailed(
-            **common, error_type=said.error_type, reason=said.reason, partial=said.partial, shown=said.shown
-        )
-
-    async def answer(self, ask: Ask) -> Answer:
-        assert isinstance(ask, Wish)
-        return Recorded()
+# ── from end to end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @asynccontextmanager
 async def up(*tasks: type) -> AsyncIterator[tuple[World, Instance]]:
-    world = World(*tasks)
-    async with bench() as b, asyncio.timeout(40), world.up() as instance:
-        instance.runs._perform = InProcesses(b, instance, {task.__name__: task for task in tasks})
-        yield world, instance
+    """A life whose tasks have processes of their own. Fails if one is left."""
+    isolated = [task_in(task) for task in tasks]
+    world = World(*isolated)
+    async with asyncio.timeout(40), world.up() as instance:
+        try:
+            yield world, instance
+        finally:
+            await instance.stages.close()
+    assert children() == []
+
+
+def task_in(task: type) -> type:
+    """The task as it is, for the daemon; `isolation` is looked at when it is registered, by nobody later."""
+    task.isolation = "process"  # type: ignore[attr-defined]
+    return task
 
 
 async def test_a_run_passes_its_stages_in_one_process_of_its_own() -> None:
