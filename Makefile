@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test crash storm broker servers lint bench bench-peers bench-docs clean
+.PHONY: help demo run test sim crash storm broker servers lint bench bench-peers bench-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ run: $(READY) ## the daemon, in the foreground
 # Most tests wait for processes and disks more than they compute, so as many run at once as there are cores.
 test: $(READY) servers ## the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+sim: $(READY) ## SEEDS worlds in virtual time, each with crashes and a broker of its own; SEED=… shows one again
+	$(BIN)/python -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED)) $(if $(BUG),--bug $(BUG)) $(ARGS)
 
 crash: $(READY) ## kill the daemon N times under load, cut the power POWER times; SEED=… deals the same blows again
 	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(POWER),--power $(POWER)) $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import commands, durable_runs, full_path, growth, ingest, rebuild, status_gets
+from bench import commands, durable_runs, full_path, growth, ingest, rebuild, status_gets, steps
 from bench.sides import Benchmark, Goal, Ratio, Side
 
 
@@ -38,6 +38,21 @@ IDLE = Benchmark(
     "other; beside one append of 512 bytes with fdatasync on the same disk",
     (Side("one_by_one", durable_runs.measure_idle, (500, 100, 10)),),
     (Ratio("run to fdatasync, p50", "one_by_one.p50_ms", "one_by_one.fdatasync_p50_ms", Goal(12, at_most=True)),),
+)
+
+STEPS = Benchmark(
+    "steps",
+    "what a recorded stage more, and a durable step more, adds to a run, 50 runs at once; and the memory of 1,000 runs "
+    "that sleep",
+    (
+        Side("beside_stages", steps.measure, (1_500, 400, 40)),
+        Side("sleeping", steps.measure_sleeping, (1_000, 1_000, 50)),
+    ),
+    (
+        Ratio("step to stage", "beside_stages.step_us", "beside_stages.stage_us", Goal(1.3, at_most=True)),
+        Ratio("CPU of a step to that of a stage", "beside_stages.step_cpu_us", "beside_stages.stage_cpu_us"),
+        Ratio("MiB for the runs that sleep", "sleeping.mib", goal=Goal(10, at_most=True)),
+    ),
 )
 
 INGEST = Benchmark(
@@ -131,4 +146,4 @@ COMMANDS = Benchmark(
     ),
 )  # fmt: skip
 
-BENCHMARKS = (DURABLE_RUNS, IDLE, GROWTH, INGEST, FULL_PATH, REBUILD, STATUS_GETS, COMMANDS)
+BENCHMARKS = (DURABLE_RUNS, IDLE, STEPS, GROWTH, INGEST, FULL_PATH, REBUILD, STATUS_GETS, COMMANDS)

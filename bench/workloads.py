@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cascadenced.identity import Identity
+from cascadenced.plugins.base import BaseTask
 
 SOMEBODY = Identity("bench", "bench")
 
@@ -49,4 +50,41 @@ class PlainStages:
         return "verified"
 
 
-STAGES = {"async": AsyncStages, "plain": PlainStages}
+class OneStage:
+    """One coroutine."""
+
+    name = "stages"
+
+    async def run(self) -> str:
+        return "done"
+
+
+N_STEPS = 20
+
+
+async def _nothing() -> str:
+    return "done"
+
+
+class Steps(BaseTask):
+    """One coroutine of `N_STEPS` steps."""
+
+    name = "stages"
+
+    async def run(self) -> str:
+        for n in range(N_STEPS):
+            await self.step(f"step {n}", _nothing)
+        return "done"
+
+
+class Sleeps(BaseTask):
+    """One coroutine that sleeps for a day."""
+
+    name = "stages"
+
+    async def run(self) -> str:
+        await self.sleep(86_400)
+        return "done"
+
+
+STAGES = {"async": AsyncStages, "plain": PlainStages, "one": OneStage, "steps": Steps, "sleeps": Sleeps}

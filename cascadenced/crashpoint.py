@@ -1,13 +1,15 @@
 """Named places where a test may kill the process; nothing otherwise.
 
 `CASCADENCED_CRASH_AT=append.after_commit` kills with SIGKILL at the first pass, `…=append.after_commit:3` at the third.
-The names are the keys of `CRASHPOINTS`, so that a test can walk all of them.
+The names are the keys of `CRASHPOINTS`, so that a test can walk all of them. A simulation, whose daemons have no
+process of their own, sets `on_pass` instead.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 CRASHPOINTS = {
     "append.before_commit": "events are written to the WAL, the transaction is open",
@@ -32,9 +34,14 @@ CRASHPOINTS = {
 _name, _, _nth = os.environ.get("CASCADENCED_CRASH_AT", "").partition(":")
 _passes_left = int(_nth or 1)
 
+on_pass: Callable[[str], None] | None = None
+"""Told of each pass; what it raises ends whoever passes."""
+
 
 def crashpoint(name: str) -> None:
     """Die here, if a test asked for it."""
+    if on_pass is not None:
+        on_pass(name)
     if name != _name:
         return
     global _passes_left

@@ -187,9 +187,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Open, work until `stop`, close."""
-        config = self._config
         async with AsyncExitStack() as stack:
-            instance = await stack.enter_async_context(open_instance(config, who="daemon", on_fatal=self._stop.fatal))
+            instance = await self._open(stack)
             instance.log.observe(narrate)
             instance.stages.on_failure = tell_traceback
             connected = await self._connect(stack, instance)
@@ -225,6 +224,9 @@ class Daemon:
                 carriers.cancel_scope.cancel()
 
     # ── up ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _open(self, stack: AsyncExitStack) -> Instance:
+        return await stack.enter_async_context(open_instance(self._config, who="daemon", on_fatal=self._stop.fatal))
 
     async def _connect(self, stack: AsyncExitStack, instance: Instance) -> Connected:
         """To the configured server, waiting for it as long as it takes; else to one of our own."""
@@ -306,6 +308,12 @@ class Daemon:
         n_read = await instance.dead_letters.redrive_parked()
         if n_read:
             _log.info("parked_letters_read", n_letters=n_read)
+        self._be_found(stack, instance, connected, http_url)
+        self._stop.on_early = None
+        self._ready = True
+
+    def _be_found(self, stack: AsyncExitStack, instance: Instance, connected: Connected, http_url: str) -> None:
+        """Leave word where we are. All that a start makes is there by now."""
         note = Note(
             pid=os.getpid(),
             http_url=http_url,
@@ -318,8 +326,6 @@ class Daemon:
         write_atomically(path, msgspec.json.encode(note._asdict()))
         stack.callback(path.unlink, missing_ok=True)
         stack.callback(watch_loop(instance.log, instance.runs))
-        self._stop.on_early = None
-        self._ready = True
         garbage.started()
 
     def _publications(self, instance: Instance) -> Publications:

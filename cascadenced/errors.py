@@ -119,17 +119,24 @@ class FutureSchema(BadMessage):
 class Refused(CascadenceError):
     """The rule says no. Each kind maps to one HTTP status (`refusals.py`).
 
-    recorded: whether an event of its own says so; else it is only counted.
+    recorded: whether an event of its own says so; else it is only counted.  event_id: that event's, if it is known.
     """
 
     code = "refused"
     recorded = False
+    event_id: str | None = None
 
 
 class Invalid(Refused):
     """The request itself is wrong: a missing, ill-formed or oversize value (HTTP 400)."""
 
     code = "invalid"
+
+
+class IllShaped(Invalid):
+    """JSON, but not of the shape that is asked for: a field too many, one missing, one of another type (HTTP 422)."""
+
+    code = "schema"
 
 
 class Unknown(Refused):

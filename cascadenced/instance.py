@@ -27,8 +27,10 @@ from cascadenced.events.inbound import UpdatePointer
 from cascadenced.events.subjects import checked_reported_name
 from cascadenced.events.task import TaskRejected
 from cascadenced.handlers.commands import BusCommands
+from cascadenced.handlers.control_requests import ControlRequests
 from cascadenced.handlers.dead_letters import DeadLetters
 from cascadenced.handlers.facts import Facts
+from cascadenced.handlers.forks import Forks
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.handlers.sources import Sources
@@ -144,6 +146,8 @@ class Instance:
         self.runs.on_orphan = self._orphaned
         sources = Sources(log, pseudonyms)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)
+        self.forks = Forks(log, self.runs, self.tasks, pseudonyms)
+        self.control_requests = ControlRequests(log, self.controls, self.runs, self.tasks, sources)
         self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
         self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
@@ -194,6 +198,11 @@ class Instance:
         cancelling = asyncio.get_running_loop().create_task(self._cancel(run_id, why), name=f"cancel-{run_id}")
         self._cancelling.add(cancelling)
         cancelling.add_done_callback(self._cancelling.discard)
+
+    async def orphans_cancelled(self) -> None:
+        """Return when runs whose parent has ended are ended as well."""
+        while self._cancelling:
+            await asyncio.wait(self._cancelling)
 
     async def _cancel(self, run_id: str, why: str) -> None:
         try:

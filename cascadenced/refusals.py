@@ -10,6 +10,7 @@ from cascadenced.errors import (
     Conflict,
     DiskError,
     DiskFull,
+    IllShaped,
     Invalid,
     NotAllowed,
     Overloaded,
@@ -20,6 +21,7 @@ from cascadenced.errors import (
 )
 
 _STATUS: tuple[tuple[type[BaseException], int], ...] = (
+    (IllShaped, 422),
     (Invalid, 400),
     (NotAllowed, 403),
     (Unknown, 404),
@@ -36,13 +38,14 @@ _STATUS: tuple[tuple[type[BaseException], int], ...] = (
 
 
 class ErrorBody(msgspec.Struct, omit_defaults=True):
-    """detail: a sentence for people.  error: a word for machines.
+    """detail: a sentence for people.  error: a word for machines.  event_id: of the event that says the same.
 
     run_id and error_type: the run that failed, if one did, and the class of the exception that ended it.
     """
 
     detail: str
     error: str
+    event_id: str | None = None
     run_id: str | None = None
     error_type: str | None = None
 
@@ -60,6 +63,8 @@ def answer(error: CascadenceError) -> Answer:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     retry_after = error.retry_after_s if isinstance(error, Overloaded) else 1.0 if status in (503, 507) else None
     body = ErrorBody(str(error), error.code)
+    if isinstance(error, Refused):
+        body.event_id = error.event_id
     if isinstance(error, RunFailedError):
         body.run_id, body.error_type = error.run_id, error.error_type
     return Answer(status, body, retry_after)

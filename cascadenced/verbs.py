@@ -7,6 +7,7 @@ A result is anything msgspec can encode; it is what the HTTP route of the same n
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -20,14 +21,18 @@ from cascadenced.events.base import Context, Json
 from cascadenced.events.inbound import MAX_PRIORITY, UpdatePointer
 from cascadenced.events.strict import shaped
 from cascadenced.events.subjects import checked_task_name
+from cascadenced.handlers.control_requests import Asker, Outcome
 from cascadenced.handlers.run_requests import Origin
-from cascadenced.identity import Identity, Redactor, checked, checked_hash
+from cascadenced.identity import Identity, Pseudonyms, Redactor, checked, checked_hash
 from cascadenced.instance import Instance
+from cascadenced.pipeline.access import Caller
 from cascadenced.pipeline.admission import Switch
+from cascadenced.pipeline.contexts import checked_context, checked_kind
 from cascadenced.pipeline.model import Run
+from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.audit_trail import Category
 from cascadenced.projections.runs import resolve_run_id
-from cascadenced.runtime.controls import MAX_CONTEXT_CHARS
+from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Accepted
 from cascadenced.vault_file import JobThread
 
@@ -76,12 +81,48 @@ class RunArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
     via: str = "cli"
 
 
-class SwitchArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Someone(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who asks, as claims of theirs; they may leave them out where the verb allows it.
+
+    idempotency_key: the same key of the same user is the same wish, for ever.
+    """
+
+    user_id: str | None = None
+    group_id: str | None = None
+    idempotency_key: str | None = None
+    via: str = "cli"
+
+    @property
+    def is_owner(self) -> bool:
+        return self.via in OWNERS_DOORS
+
+    def asker(self, pseudonyms: Pseudonyms) -> Asker:
+        """Raises Invalid for ids that cannot be any."""
+        user_id = None if self.user_id is None else checked(self.user_id, "user_id")
+        group_id = None if self.group_id is None else checked(self.group_id, "group_id")
+        return Asker(
+            caller=Caller(
+                None if user_id is None else pseudonyms.user(user_id),
+                None if group_id is None else pseudonyms.group(group_id),
+                is_owner=self.is_owner,
+            ),
+            via=self.via,
+            key=self.idempotency_key,
+            redact=None if user_id is None or group_id is None else Redactor(Identity(user_id, group_id), pseudonyms),
+        )
+
+
+class SwitchArguments(Someone, kw_only=True, forbid_unknown_fields=True):
     """Who asks is optional: a switch belongs to the task, and the audit row shows whoever is named."""
 
     task: str
-    user_id: str | None = None
-    group_id: str | None = None
+
+
+class PauseArguments(SwitchArguments, kw_only=True, forbid_unknown_fields=True):
+    """job_id: a run of the task. Without it the newest run of the task under way is meant (of those that whoever asks
+    may control), and the task itself if there is none."""
+
+    job_id: str | None = None
 
 
 class DispatchArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +169,14 @@ class ShowArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     run: str
 
 
+class DiffArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """left, right: runs, each by its id or the beginning of it.  times: whether to tell how long things took."""
+
+    left: str
+    right: str
+    times: bool = False
+
+
 class TrailArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
     task: str
     category: Category = "all"
@@ -141,8 +190,11 @@ class LetterArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     position: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 
 
-class RunControlArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
-    """run: its id, or the first 8 or more characters of it."""
+class RunControlArguments(Someone, kw_only=True, forbid_unknown_fields=True):
+    """run: its id, or the first 8 or more characters of it. Only the owner of the data folder may leave out who asks.
+
+    A run belongs to its user and to everybody of its group; for others it is not there.
+    """
 
     run: str
 
@@ -151,7 +203,6 @@ class CancelArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=T
     """reason: for the audit trail."""
 
     reason: str = ""
-    via: str = "cli"
 
 
 class SignalArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=True):
@@ -159,7 +210,6 @@ class SignalArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=T
 
     value: Json
     kind: str = "context"
-    via: str = "cli"
 
 
 class ResolveArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=True):
@@ -169,7 +219,24 @@ class ResolveArguments(RunControlArguments, kw_only=True, forbid_unknown_fields=
     output: Json = None
 
 
-_WISHES = (RunArguments, DispatchArguments, SwitchArguments, PointerArguments, RunControlArguments)
+OWNERS_DOORS = frozenset({"cli", "python"})
+"""What only the owner of the data folder may say they came through."""
+
+
+class ForkArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
+    """run: its id, or the first 8 or more characters of it.  stage: the first that is performed.
+
+    args: those that are to be other ones.  wait: as of `run`.
+    """
+
+    run: str
+    stage: str
+    args: dict[str, Json] = {}
+    wait: bool = True
+    via: str = "cli"
+
+
+_WISHES = (RunArguments, DispatchArguments, SwitchArguments, PointerArguments, RunControlArguments, ForkArguments)
 
 
 class RebuildArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -203,8 +270,13 @@ class RunResult(msgspec.Struct):
 
 
 class Switched(msgspec.Struct):
+    """run_id: the run that was paused or resumed, null if it was the task itself.  duplicate: whether the same was
+    asked before."""
+
     task: str
     changed: bool
+    run_id: str | None = None
+    duplicate: bool = False
 
 
 class DispatchResult(msgspec.Struct):
@@ -218,11 +290,12 @@ class DispatchResult(msgspec.Struct):
 
 
 class RunControlled(msgspec.Struct):
-    """status: how the run stands now."""
+    """status: how the run stands now.  duplicate: whether the same was asked before; nothing was done again."""
 
     run_id: str
     task: str
     status: str
+    duplicate: bool = False
 
 
 class Signalled(msgspec.Struct):
@@ -230,6 +303,7 @@ class Signalled(msgspec.Struct):
 
     run_id: str
     delivered: bool
+    duplicate: bool = False
 
 
 class PointerResult(msgspec.Struct):
@@ -242,7 +316,7 @@ def is_duplicate(result: object) -> bool:
     """Whether a verb answers that the same was asked for before."""
     if isinstance(result, PointerResult):
         return not result.stored
-    return isinstance(result, RunResult | DispatchResult) and result.duplicate
+    return isinstance(result, RunResult | DispatchResult | Switched | RunControlled | Signalled) and result.duplicate
 
 
 class Verified(msgspec.Struct):
@@ -289,7 +363,7 @@ async def _trigger(instance: Instance, asked: RunArguments) -> RunResult:
 
 async def _outcome(instance: Instance, accepted: Accepted, *, wait: bool) -> RunResult:
     if accepted.refused is not None:
-        raise _refusal(*accepted.refused)
+        raise await _refusal(instance, accepted.run_id, *accepted.refused)
     if not wait:
         return RunResult(accepted.run_id, "accepted", duplicate=accepted.duplicate)
     run = await _ended(instance, accepted.run_id)
@@ -300,28 +374,42 @@ async def _ended(instance: Instance, run_id: str) -> Run:
     """The run, ended well. Raises RunFailedError with the recorded reason, which names nobody; Conflict if refused."""
     run = (await instance.runs.ended(run_id)).run
     if run.status == "refused":
-        raise _refusal(run.error_type or "refused", run.reason or "refused")
+        raise await _refusal(instance, run_id, run.error_type or "refused", run.reason or "refused")
     if run.status != "success":
         raise RunFailedError(run.reason or run.status, error_type=run.error_type or "error", run_id=run_id)
     return run
 
 
-def _refusal(code: str, reason: str) -> Refused:
+async def _refusal(instance: Instance, run_id: str, code: str, reason: str) -> Refused:
     refusal = Unknown(reason, code=code) if code == "unknown_task" else Conflict(reason, code=code)
     refusal.recorded = True
+    refusal.event_id = (await instance.log.read_stream(run_stream(run_id)))[-1].id
     return refusal
 
 
 def _switch(switch: Switch) -> Callable[[Instance, SwitchArguments], Awaitable[Switched]]:
     async def do(instance: Instance, asked: SwitchArguments) -> Switched:
-        hashes = instance.pseudonyms
-        context = Context(
-            user_hash=None if asked.user_id is None else hashes.user(checked(asked.user_id, "user_id")),
-            group_hash=None if asked.group_id is None else hashes.group(checked(asked.group_id, "group_id")),
-        )
-        return Switched(asked.task, await instance.tasks.switch(asked.task, switch, context))
+        asker = asked.asker(instance.pseudonyms)
+        done = await instance.control_requests.switch(asked.task, switch, asker, _by(asker))
+        return Switched(asked.task, done.changed, duplicate=done.duplicate)
 
     return do
+
+
+async def _pause(instance: Instance, asked: PauseArguments) -> Switched:
+    asker = asked.asker(instance.pseudonyms)
+    done = await instance.control_requests.pause_by_name(asked.task, asker, _by(asker), asked.job_id)
+    return Switched(asked.task, done.changed, done.run_id, done.duplicate)
+
+
+async def _resume(instance: Instance, asked: PauseArguments) -> Switched:
+    asker = asked.asker(instance.pseudonyms)
+    done = await instance.control_requests.resume_by_name(asked.task, asker, _by(asker), asked.job_id)
+    return Switched(asked.task, done.changed, done.run_id, done.duplicate)
+
+
+def _by(asker: Asker) -> Context:
+    return Context(user_hash=asker.caller.user_hash, group_hash=asker.caller.group_hash)
 
 
 async def _dispatch(instance: Instance, asked: DispatchArguments) -> DispatchResult:
@@ -331,7 +419,7 @@ async def _dispatch(instance: Instance, asked: DispatchArguments) -> DispatchRes
     if dispatched.run_id is None:
         return DispatchResult(asked.event, None, "unhandled", duplicate=dispatched.duplicate)
     if dispatched.refused is not None:
-        raise _refusal(*dispatched.refused)
+        raise await _refusal(instance, dispatched.run_id, *dispatched.refused)
     if not asked.wait:
         return DispatchResult(asked.event, dispatched.run_id, "accepted", duplicate=dispatched.duplicate)
     run = await _ended(instance, dispatched.run_id)
@@ -342,48 +430,52 @@ _MAX_REASON_CHARS = 500
 
 
 async def _pause_run(instance: Instance, asked: RunControlArguments) -> RunControlled:
-    run_id, by = await _run_and_who(instance, asked)
-    return _controlled(run_id, await instance.controls.pause(run_id, by=by))
+    return _controlled(await instance.control_requests.pause(asked.run, _asker(instance, asked)))
 
 
 async def _resume_run(instance: Instance, asked: RunControlArguments) -> RunControlled:
-    run_id, by = await _run_and_who(instance, asked)
-    return _controlled(run_id, await instance.controls.resume(run_id, by=by))
+    return _controlled(await instance.control_requests.resume(asked.run, _asker(instance, asked)))
 
 
 async def _cancel(instance: Instance, asked: CancelArguments) -> RunControlled:
-    run_id, by = await _run_and_who(instance, asked)
-    reason = Redactor(asked.identity(), instance.pseudonyms)(asked.reason[:_MAX_REASON_CHARS])
-    run = await instance.controls.cancel(run_id, via=asked.via, by=by, reason=reason or "cancelled on request")
-    return _controlled(run_id, run)
+    asker = _asker(instance, asked)
+    reason = asked.reason[:_MAX_REASON_CHARS]
+    if asker.redact is not None:
+        reason = asker.redact(reason)
+    return _controlled(await instance.control_requests.cancel(asked.run, asker, reason or "cancelled on request"))
 
 
 async def _signal(instance: Instance, asked: SignalArguments) -> Signalled:
-    if asked.kind != "context":
-        raise Invalid("unsupported signal kind")
-    n_chars = len(msgspec.json.encode(asked.value).decode())
-    if n_chars > MAX_CONTEXT_CHARS:
-        raise Invalid("context payload too large")
-    run_id, by = await _run_and_who(instance, asked)
-    redact = Redactor(asked.identity(), instance.pseudonyms)
-    delivered = await instance.controls.signal(run_id, asked.value, via=asked.via, by=by, redact=redact)
-    return Signalled(run_id, delivered)
+    checked_kind(asked.kind)
+    payload = checked_context(asked.value)
+    done = await instance.control_requests.signal(asked.run, _asker(instance, asked), payload)
+    return Signalled(done.run_id or "", done.delivered, done.duplicate)
 
 
 async def _resolve(instance: Instance, asked: ResolveArguments) -> RunControlled:
-    run_id, by = await _run_and_who(instance, asked)
-    run = await instance.controls.resolve(run_id, asked.resolution, by=by, output=asked.output)
-    return _controlled(run_id, run)
+    asker = _asker(instance, asked)
+    return _controlled(await instance.control_requests.resolve(asked.run, asker, asked.resolution, asked.output))
 
 
-async def _run_and_who(instance: Instance, asked: RunControlArguments) -> tuple[str, str]:
-    """The run's whole id, and the pseudonym of whoever asks."""
-    by = instance.pseudonyms.user(asked.identity().user_id)
-    return await resolve_run_id(instance.log.tables, asked.run), by
+async def _fork(instance: Instance, asked: ForkArguments) -> RunResult:
+    identity, hashes = asked.identity(), instance.pseudonyms
+    caller = Caller(hashes.user(identity.user_id), hashes.group(identity.group_id), is_owner=False)
+    run_id = await resolve_run_id(instance.log.tables, asked.run, caller)
+    accepted = await instance.forks.fork(run_id, asked.stage, identity, asked.args, via=asked.via)
+    return await _outcome(instance, accepted, wait=asked.wait)
 
 
-def _controlled(run_id: str, run: Run) -> RunControlled:
-    return RunControlled(run_id, run.task, run.shown_status)
+def _asker(instance: Instance, asked: RunControlArguments) -> Asker:
+    """Who wants to control a run. Raises Invalid if they do not say so, and must."""
+    if not asked.is_owner:
+        checked(asked.user_id, "user_id")
+        checked(asked.group_id, "group_id")
+    return asked.asker(instance.pseudonyms)
+
+
+def _controlled(done: Outcome) -> RunControlled:
+    assert done.run is not None
+    return RunControlled(done.run_id or "", done.run.task, done.run.shown_status, done.duplicate)
 
 
 async def _status(instance: Instance, asked: TaskArguments) -> Any:
@@ -398,6 +490,32 @@ async def _runs(instance: Instance, asked: RunsArguments) -> Any:
 
 async def _show(instance: Instance, asked: ShowArguments) -> Any:
     return await instance.answers.run(asked.run)
+
+
+_TICK = re.compile(r"[^@]+@\d{4}-\d\d-\d\d([T ].*)?")
+"""A due instant of a schedule: `report@2026-11-30T09:00`."""
+
+
+async def _explain(instance: Instance, asked: ShowArguments) -> Any:
+    if _TICK.fullmatch(asked.run):
+        raise Invalid(
+            f"{asked.run[:80]} is a due instant of a schedule, and those cannot be explained yet: give the id of a run",
+            code="not_supported",
+        )
+
+    def policy(task: str) -> Policy | None:
+        entry = instance.catalogue.tasks.get(task)
+        return None if entry is None else entry.policy
+
+    # What reads without a daemon is no Instance, and goes on with nothing.
+    is_up, limit = isinstance(instance, Instance), instance.config.max_concurrent_runs
+    return await instance.answers.explain(
+        asked.run, limit=limit, policy=policy, is_up=is_up, now_us=instance.clock.now_us()
+    )
+
+
+async def _diff(instance: Instance, asked: DiffArguments) -> Any:
+    return await instance.answers.diff(asked.left, asked.right, times=asked.times)
 
 
 async def _trail(instance: Instance, asked: TrailArguments) -> Any:
@@ -516,8 +634,8 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("trigger", RunArguments, _trigger, "run a manual task"),
         _verb("enable", SwitchArguments, _switch("enable"), "accept runs again"),
         _verb("disable", SwitchArguments, _switch("disable"), "refuse new runs"),
-        _verb("pause", SwitchArguments, _switch("pause"), "refuse new runs for now"),
-        _verb("resume", SwitchArguments, _switch("resume"), "accept runs again after a pause"),
+        _verb("pause", PauseArguments, _pause, "pause the newest run of a task, or the task if none is under way"),
+        _verb("resume", PauseArguments, _resume, "let the newest paused run of a task go on, or the task itself"),
         _verb(
             "pause_run", RunControlArguments, _pause_run, "let what is under way of a run end, and start nothing new"
         ),
@@ -525,10 +643,13 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("cancel", CancelArguments, _cancel, "end a run now"),
         _verb("signal", SignalArguments, _signal, "tell a run something"),
         _verb("resolve", ResolveArguments, _resolve, "say what became of a run in doubt"),
+        _verb("fork", ForkArguments, _fork, "a new run that begins with the results of another one"),
         _verb("dispatch", DispatchArguments, _dispatch, "dispatch an event to its workflow"),
         _verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
         _verb("runs", RunsArguments, _runs, "runs, newest first"),
         _verb("show", ShowArguments, _show, "one run in full"),
+        _verb("explain", ShowArguments, _explain, "why a run is as it is"),
+        _verb("diff", DiffArguments, _diff, "where two runs differ"),
         _verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
         _verb("pointers", PointersArguments, _pointers, "pointers"),
         _verb("pointer_add", PointerArguments, _pointer_add, "add a pointer to a pointer task"),
@@ -564,9 +685,9 @@ async def perform(verb: Verb[Any], instance: Instance, value: Json, *, via: str 
         arguments = shaped(value, verb.takes)
     except BadMessage as error:
         raise Invalid(str(error)) from None
-    if isinstance(arguments, RunArguments | DispatchArguments | CancelArguments | SignalArguments):
+    if isinstance(arguments, RunArguments | DispatchArguments | Someone | ForkArguments):
         if via is not None:
             arguments = msgspec.structs.replace(arguments, via=via)
-        elif arguments.via not in ("cli", "python"):
+        elif arguments.via not in OWNERS_DOORS:
             raise Invalid("via must be cli or python")
     return await verb.do(instance, arguments)

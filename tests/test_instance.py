@@ -111,13 +111,13 @@ async def test_a_full_queue_refuses_and_records_nothing(gated: type[Gated]) -> N
 async def test_whoever_can_wait_waits_for_room_in_the_queue(gated: type[Gated]) -> None:
     async with World(gated, max_concurrent_runs=1, max_queued_runs=1).up() as instance:
         await ask(instance, "gated")
-        await instance.runs.room()
+        assert await instance.runs.room() == 1
         await ask(instance, "gated")
         room = asyncio.ensure_future(instance.runs.room())
         await idle()
         assert not room.done()
         gated.gate.set()
-        await room
+        assert await room == 1
 
 
 async def test_requests_at_the_same_moment_do_not_overfill_the_queue(gated: type[Gated]) -> None:

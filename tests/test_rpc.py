@@ -289,3 +289,23 @@ async def test_each_refusal_on_the_bus_has_its_status(world: World, asked: dict[
         _, headers = await bus.request("run", json.dumps({**WHO, **asked}).encode())
         assert headers["Nats-Service-Error-Code"] == code
         assert headers["Nats-Service-Error"]
+
+
+# ── controls over the bus ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("verb", "more"),
+    [("pause_run", {}), ("cancel", {}), ("signal", {"value": {"note": "n"}}), ("resolve", {"resolution": "retry"})],
+)
+async def test_over_the_bus_a_run_of_others_is_not_there(world: World, verb: str, more: dict[str, Any]) -> None:
+    async with world.up() as instance:
+        bus = await served(world, instance)
+        reply, _ = await bus.request("run", json.dumps({**WHO, "task": "adds", "args": {"numbers": []}}).encode())
+        asked = {"run": json.loads(reply)["run_id"], "via": "cli", **more}
+        _, headers = await bus.request(verb, json.dumps({**asked, "user_id": "bob", "group_id": "ops"}).encode())
+        assert headers["Nats-Service-Error-Code"] == "404"
+        _, headers = await bus.request(verb, json.dumps(asked).encode())
+        assert headers["Nats-Service-Error"] == "user_id is required"
+        _, headers = await bus.request(verb, json.dumps({**asked, **WHO}).encode())
+        assert headers["Nats-Service-Error-Code"] == "409"

@@ -125,6 +125,14 @@ async def test_remembering_twice_or_nobody_changes_nothing(vault: VaultPort):
     assert await vault.reveal(*hashes(ALICE)) == ALICE
 
 
+async def test_who_is_kept_is_known_by_both_pseudonyms(vault: VaultPort):
+    assert not vault.knows(*hashes(ALICE))
+    await vault.remember([ALICE], NAMES)
+    assert vault.knows(*hashes(ALICE))
+    assert not vault.knows(NAMES.user(ALICE.user_id), NAMES.group("sales"))
+    assert not vault.knows(NAMES.user("bob"), NAMES.group(ALICE.group_id))
+
+
 @pytest.mark.parametrize("user_id", ["é", "е\u0301", "👩‍🚀", "x" * 256, "' OR 1=1 --", "a,b\\c"])
 async def test_any_permitted_id_comes_back_as_it_was(vault: VaultPort, user_id: str):
     identity = Identity(user_id, user_id)

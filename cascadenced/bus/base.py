@@ -187,7 +187,11 @@ class Bus(Protocol):
 
     @property
     def marks(self) -> Marks:
-        """What is to be stored now and then, and handed to the bus of the next start."""
+        """What is to be stored now and then, and handed to the bus of the next start.
+
+        As long as a `Doubt` is in the news that nobody has heard, they are in doubt (`marks.in_doubt`): whoever starts
+        with them has it again. Once it is heard, the hearer sees to that.
+        """
         ...
 
     def info(self) -> BusInfo:

@@ -64,7 +64,7 @@ from cascadenced.bus.jetstream_setup import (
     shortest_window,
 )
 from cascadenced.bus.jetstream_witness import Witness, storage
-from cascadenced.bus.marks import Break, Marks
+from cascadenced.bus.marks import Break, Marks, in_doubt
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.errors import CascadenceError, Unavailable
 from cascadenced.events.outgoing import Outgoing
@@ -190,7 +190,8 @@ class JetStreamBus:
 
     @property
     def marks(self) -> Marks:
-        return self._witness.marks
+        marks = self._witness.marks
+        return in_doubt(marks) if any(isinstance(news, Doubt) for news in self._news) else marks
 
     def info(self) -> BusInfo:
         client = self._client

@@ -1,4 +1,4 @@
-"""Broker → fetch. Our own pull requests, answered through one subscription into one bounded buffer.
+"""Broker → fetch. Our own pull requests, answered through one subscription into a bounded buffer for each consumer.
 
 A request asks one consumer for some messages within 5 s. It ends when they all came (silently) or with a status message
 that says how many are still owed (`Nats-Pending-Messages`), so that of each consumer we only count what is still to
@@ -9,6 +9,7 @@ while somebody fetches, and empties while nobody does.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -22,9 +23,11 @@ from cascadenced.bus.jetstream_setup import Consumer
 from cascadenced.clock import Clock
 from cascadenced.errors import Unavailable
 
-IN_FLIGHT = 320
-"""Messages of one consumer that are asked for or buffered; times six consumers: 1,920."""
+IN_FLIGHT = 1_024
+"""Messages of one consumer that are asked for or buffered; times six consumers: 6,000."""
 _IN_FLIGHT_BYTES = 8 * 1024 * 1024
+"""What one request may bring. When it had to end for that, there is no other one before all it brought is fetched; as
+one more may be under way already, a consumer has at most twice as much in flight."""
 _PULL_EXPIRES_S = 5
 _GRACE_S = 1.0
 _NO_HEADERS: Mapping[str, str] = {}
@@ -127,15 +130,17 @@ def _is_acknowledgement_subject(reply: str) -> bool:
 
 
 class _Flow:
-    """What is in flight of one consumer. owed: asked for and not here. buffered: here and not fetched."""
+    """What is in flight of one consumer. owed: asked for and not here.  buffer: here and not fetched.  is_heavy: the
+    last request brought as many bytes as it could."""
 
-    __slots__ = ("buffered", "due", "eraser", "index", "line", "next_message", "owed", "sender")
+    __slots__ = ("buffer", "due", "eraser", "index", "is_heavy", "line", "next_message", "owed", "sender")
 
     def __init__(self, index: int, consumer: Consumer, sender: Sender, eraser: Erase) -> None:
         self.index, self.sender, self.eraser = index, sender, eraser
         self.next_message = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.durable}"
         self.owed = 0
-        self.buffered = 0
+        self.buffer: deque[JetStreamDelivery] = deque()
+        self.is_heavy = False
         self.line = 0
         """Ends of deliveries from before it changed are void: under their sequences may be other messages now."""
         self.due = 0.0
@@ -157,11 +162,12 @@ class Pulls:
         broken: Callable[[], None],
         read: Callable[[Place], None] = lambda _last: None,
     ) -> None:
-        """read: called with where the last message of each `fetch` lies."""
+        """read: called with where the last message of each consumer lies that a `fetch` handed out."""
         self._eraser, self._read = eraser, read
         self._own_origin, self._clock, self._complaints, self._broken = own_origin, clock, complaints, broken
         self._flows = [_Flow(n, consumer, sender, eraser) for n, consumer in enumerate(consumers)]
-        self._buffer: deque[JetStreamDelivery] = deque()
+        self._in_turn = list(self._flows)
+        """Whoever was fetched from last stands last."""
         self._arrived = asyncio.Event()
         self._pulling = False
         self._held = False
@@ -184,8 +190,7 @@ class Pulls:
         """Ask all consumers anew: after (re)connecting, or when they were made anew."""
         self._generation += 1
         self._pulling, self._held, self._stale = True, False, ()
-        if self._buffer:
-            self._arrived.set()
+        self._arrived.set()
         for flow in self._flows:
             flow.owed = 0
             self._refill(flow)
@@ -193,8 +198,9 @@ class Pulls:
     def stop(self) -> None:
         """Ask no more, and wake whoever waits in `fetch`. What is buffered goes back at once."""
         self._pulling, self._closed = False, True
-        while self._buffer:
-            self._buffer.popleft().retry_later(0)
+        for flow in self._flows:
+            while flow.buffer:
+                flow.buffer.popleft().retry_later(0)
         self._arrived.set()
 
     def pause(self) -> None:
@@ -207,25 +213,27 @@ class Pulls:
         stale: streams whose consumers begin again then, so that what still comes of them is not even kept.
         """
         self._pulling, self._held, self._stale = False, True, stale
-        self._buffer.clear()
         for flow in self._flows:
-            flow.buffered = 0
+            flow.buffer.clear()
             flow.line += 1
 
     async def fetch(self, max_messages: int) -> list[JetStreamDelivery]:
-        while not self._buffer or self._held:
+        """See `base.Bus`. Each consumer has its share: a flood from one of them keeps nothing else waiting."""
+        while self._held or not (waiting := [flow for flow in self._in_turn if flow.buffer]):
             if self._closed:
                 raise Unavailable("the bus is closed")
             self._arrived.clear()
             await self._arrived.wait()
-        buffer = self._buffer
-        taken = [buffer.popleft() for _ in range(min(max_messages, len(buffer)))]
-        for delivery in taken:
-            delivery.flow.buffered -= 1
-        for flow in self._flows:
+        taken: list[JetStreamDelivery] = []
+        while waiting and len(taken) < max_messages:
+            share = math.ceil((max_messages - len(taken)) / len(waiting))
+            flow = waiting.pop(0)
+            taken += [flow.buffer.popleft() for _ in range(min(share, len(flow.buffer)))]
             self._refill(flow)
-        if taken:
-            self._read(parse_reply(taken[-1].reply))
+            if taken:
+                self._read(parse_reply(taken[-1].reply))
+            self._in_turn.remove(flow)
+            self._in_turn.append(flow)
         return taken
 
     async def watch(self) -> None:
@@ -244,9 +252,10 @@ class Pulls:
             await self._clock.sleep(min(pending, default=now + _PULL_EXPIRES_S) - now)
 
     def _refill(self, flow: _Flow) -> None:
-        wanted = IN_FLIGHT - flow.owed - flow.buffered
-        if not self._pulling or wanted < IN_FLIGHT // 2:
+        wanted = IN_FLIGHT - flow.owed - len(flow.buffer)
+        if not self._pulling or wanted < IN_FLIGHT // 2 or (flow.is_heavy and flow.buffer):
             return
+        flow.is_heavy = False
         flow.owed += wanted
         flow.due = self._clock.monotonic() + _PULL_EXPIRES_S + _GRACE_S
         flow.sender.send(
@@ -270,10 +279,8 @@ class Pulls:
         if headers.get("Cascadence-Origin") == self._own_origin:
             delivery.ack()
         elif not (self._closed or self._is_stale(delivery) or self._is_going(delivery)):
-            if not self._buffer:
-                self._arrived.set()
-            flow.buffered += 1
-            self._buffer.append(delivery)
+            self._arrived.set()
+            flow.buffer.append(delivery)
             return
         self._refill(flow)
 
@@ -297,7 +304,8 @@ class Pulls:
             return
         still_owed = headers.get("Nats-Pending-Messages", "")
         flow.owed = max(0, flow.owed - int(still_owed)) if still_owed.isdigit() else 0
-        if status in _GONE and "maxbytes" not in why.lower() and "batch completed" not in why.lower():
+        flow.is_heavy = "maxbytes" in why.lower()
+        if status in _GONE and not flow.is_heavy and "batch completed" not in why.lower():
             # The consumer, its stream or JetStream itself went away (or its leader moved): asking again at once would
             # spin, so whoever mends it starts us again.
             self._complaints.warn("pull_refused", status=status, why=why, consumer=flow.next_message)

@@ -13,6 +13,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+NO_SERVER = 1
+"""In the place of a server's digest, which has 63 bits: no server is the one that these marks are of."""
+
 
 class StreamMarks(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of one stream; 0 for what is not known.
@@ -90,6 +93,14 @@ class Break(msgspec.Struct, frozen=True):
     def misleads_consumers(self) -> bool:
         """Whether consumers of the stream must begin again, because what they remember is about other messages."""
         return self.reason in ("stream_recreated", "end_lost", "messages_hidden")
+
+
+def in_doubt(marks: Marks) -> Marks:
+    """`marks` for as long as nobody has looked whether something is missing that they pass over.
+
+    Whatever server a bus is opened at with them, it is another one than the last, and worth a look.
+    """
+    return msgspec.structs.replace(marks, server=NO_SERVER)
 
 
 def digest(text: str) -> int:

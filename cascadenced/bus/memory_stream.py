@@ -61,6 +61,11 @@ class Stream:
     def holds(self, stored: Stored) -> bool:
         return self.messages.get(stored.seq) is stored
 
+    def drop(self, stored: Stored) -> None:
+        """It is gone, and so is its id."""
+        del self.messages[stored.seq]
+        self.known_ids.pop(stored.headers.get("Nats-Msg-Id", ""), None)
+
     def at(self, seq: int) -> Kept | None:
         found = self.messages.get(seq)
         return None if found is None else Kept(found.at_us, found.headers.get("Nats-Msg-Id", ""))

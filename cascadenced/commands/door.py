@@ -19,24 +19,26 @@ from cascadenced.errors import (
     Conflict,
     DiskError,
     DiskFull,
+    IllShaped,
     Invalid,
     LogCorrupt,
     LogHeld,
     NotAllowed,
     Overloaded,
+    Refused,
     RunFailedError,
     Unavailable,
     Unknown,
 )
 
 READING = frozenset(
-    {"list", "status", "runs", "show", "trail", "pointers", "schedules", "followups", "dead_letters"}
+    {"list", "status", "runs", "show", "explain", "diff", "trail", "pointers", "schedules", "followups", "dead_letters"}
 )  # fmt: skip
 """Verbs that need no writable log."""
-_LONG = frozenset({"run", "trigger", "dispatch", "redrive", "log_backup", "log_rebuild", "log_verify"})
+_LONG = frozenset({"run", "trigger", "fork", "dispatch", "redrive", "log_backup", "log_rebuild", "log_verify"})
 """Verbs that take as long as the work they wait for."""
-ONCE = frozenset({"run", "trigger", "dispatch", "redrive"})
-"""Verbs that do more when they are repeated, unless the caller names an idempotency key."""
+ONCE = frozenset({"run", "trigger", "fork", "dispatch", "redrive", "cancel", "signal", "resolve"})
+"""Verbs that do more when they are repeated, or refuse that, unless the caller names an idempotency key."""
 _ANSWER_WITHIN_S = 30.0
 _TRY_AGAIN_S = 0.05
 
@@ -46,7 +48,7 @@ _CLASSES: dict[int, type[CascadenceError]] = {
     404: Unknown,
     409: Conflict,
     413: Invalid,
-    422: Invalid,
+    422: IllShaped,
     503: Unavailable,
     507: DiskFull,
 }
@@ -132,7 +134,10 @@ def error_of(status: int, body: bytes) -> CascadenceError:
     if status == 429:
         return Overloaded(said.detail)
     cls = DiskError if said.error in _DISK else _CLASSES.get(status, CascadenceError)
-    return cls(said.detail, code=said.error)
+    error = cls(said.detail, code=said.error)
+    if isinstance(error, Refused):
+        error.event_id = said.event_id
+    return error
 
 
 def _json(arguments: dict[str, Any]) -> bytes:

@@ -28,9 +28,23 @@ from cascadenced.eventlog.database import unreadable
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.eventlog.reader import Reader
-from cascadenced.events.base import Json, Recorded
-from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.events.base import Event, Json, Recorded
+from cascadenced.events.run import (
+    RunCancelled,
+    RunDoubted,
+    RunFailed,
+    RunFinished,
+    RunHeld,
+    RunPaused,
+    RunRefused,
+    RunReleased,
+    RunRequested,
+    RunResolved,
+    RunResumed,
+)
+from cascadenced.events.stage import StageFailed, StageStarted
 from cascadenced.events.strict import shaped
+from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.identity import Pseudonyms
 from cascadenced.ids import SystemIds
 from cascadenced.instance import Instance, Status, open_instance
@@ -41,8 +55,20 @@ from cascadenced.projections import all_projections, task_status
 from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
 from cascadenced.projections.task_status import StoredTask, TaskStatus
-from cascadenced.verbs import LOCAL_VERBS, VERBS, BackupArguments, DispatchResult, RunResult, Verb, perform
+from cascadenced.verbs import (
+    LOCAL_VERBS,
+    VERBS,
+    BackupArguments,
+    DispatchArguments,
+    DispatchResult,
+    RunArguments,
+    RunResult,
+    Verb,
+    perform,
+)
 
+_LOOKS_BACK_S = 0.1
+"""How long a run that begins to wait for an event may take to find that it came before."""
 _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
 
@@ -80,7 +106,7 @@ class Shelf:
     """Of an `Instance`, what reading takes."""
 
     def __init__(self, config: Config, log: Reader | MemoryEventLog) -> None:
-        self.config, self.log = config, log
+        self.config, self.log, self.clock = config, log, SystemClock()
         self.tables = log if isinstance(log, Reader) else log.tables
         self.answers = Answers(self.tables, log.read_stream, self.states)
         self.board = Board({})
@@ -162,16 +188,25 @@ async def write(config: Config, name: str, arguments: dict[str, Json]) -> Any:
     verb = _verb(name)
     config = config._replace(lock_wait_s=0.0)
     async with open_instance(config, who=f"the command {name}") as instance:
-        own = OwnRuns(instance)
+        own = OwnRuns(instance, patient=bool(arguments.get("wait", True)))
+        work = asyncio.ensure_future(_performed(verb, instance, arguments))
+        still = asyncio.ensure_future(own.stand_still())
+        waiting: list[asyncio.Future[Any]] = [work, still]
         try:
-            # Its error must not keep the runs it has started from their end.
-            outcome = (await asyncio.gather(_performed(verb, instance, arguments), return_exceptions=True))[0]
-            await own.ended()
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                # Its error must not keep the runs it has started from their end.
+                waiting.append(asyncio.ensure_future(own.ended()))
+                await asyncio.wait(waiting[1:], return_when=asyncio.FIRST_COMPLETED)
+            await instance.orphans_cancelled()
         finally:
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
             await instance.runs.stop(0.0)  # after Ctrl-C something is under way: it is recorded as interrupted
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return _as_json(outcome)
+        if work.cancelled():
+            raise Unavailable(own.why(), code="waiting")
+        return _as_json(work.result())
 
 
 async def backup(config: Config, arguments: dict[str, Json]) -> Any:
@@ -193,7 +228,7 @@ async def backup(config: Config, arguments: dict[str, Json]) -> Any:
 
 
 async def _performed(verb: Verb[Any], instance: Instance, arguments: dict[str, Json]) -> Any:
-    if not arguments.get("idempotency_key"):
+    if not arguments.get("idempotency_key") or not issubclass(verb.takes, RunArguments | DispatchArguments):
         return await perform(verb, instance, arguments)
     first: RunResult | DispatchResult = await perform(verb, instance, {**arguments, "wait": False})
     if first.duplicate and first.run_id is not None:
@@ -212,11 +247,16 @@ async def _performed(verb: Verb[Any], instance: Instance, arguments: dict[str, J
 
 
 class OwnRuns:
-    """The runs that were asked for since this instance was opened."""
+    """The runs that were asked for since this instance was opened.
 
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
-        self._open: dict[str, None] = {}
+    patient: whether a time to pass is waited for. Nothing else that a run waits for can come while this process has the
+    data folder for itself, but what its other runs do.
+    """
+
+    def __init__(self, instance: Instance, *, patient: bool) -> None:
+        self._instance, self._patient = instance, patient
+        self._open: dict[str, str | None] = {}  # → what it stands still for
+        self._changed = asyncio.Event()
         instance.log.observe(self._grew)
 
     async def ended(self) -> None:
@@ -227,13 +267,52 @@ class OwnRuns:
                 await self._instance.runs.ended(run_id)
             self._open.pop(run_id, None)
 
+    async def stand_still(self) -> None:
+        """Return when there are any, and none of them goes on here."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._stands_still():
+                await asyncio.sleep(_LOOKS_BACK_S)
+                if self._stands_still():
+                    return
+
+    def why(self) -> str:
+        run_id, why = next((each for each in self._open.items() if each[1] is not None), ("", ""))
+        return f"run {run_id} {why}: it goes on when a daemon is up (`cascadenced up`)"
+
+    def _stands_still(self) -> bool:
+        return bool(self._open) and None not in self._open.values()
+
     def _grew(self, batch: Sequence[Recorded]) -> None:
         for recorded in batch:
+            run_id = recorded.run_id or ""
             match recorded.event:
                 case RunRequested():
-                    self._open[recorded.run_id or ""] = None
+                    self._open[run_id] = None
                 case RunFinished() | RunFailed() | RunRefused() | RunCancelled():
-                    self._open.pop(recorded.run_id or "", None)
+                    self._open.pop(run_id, None)
+                case event if run_id in self._open:
+                    self._open[run_id] = self._why(event, self._open[run_id])
+        self._changed.set()
+
+    def _why(self, event: Event, before: str | None) -> str | None:
+        match event:
+            case WaitStarted(kind="event", name=name):
+                return f"waits for the event {name}"
+            case WaitStarted(kind="children"):
+                return "waits for the runs of its plan"
+            case WaitStarted() | StageFailed(retry_at_us=int()):
+                return None if self._patient else "waits for a time to pass"
+            case RunPaused():
+                return "is paused"
+            case RunDoubted():
+                return "is in doubt"
+            case RunHeld(reason=reason):
+                return f"is held ({reason})"
+            case WaitEnded() | StageStarted() | RunResumed() | RunReleased() | RunResolved():
+                return None
+        return before
 
 
 def _verb(name: str) -> Verb[Any]:

@@ -60,10 +60,11 @@ class Command(click.Command):
         self.params += shared()
 
 
-class JsonObject(click.ParamType[dict[str, Any]]):
-    """An argument that is a JSON object."""
+class JsonValue(click.ParamType[Any]):
+    """An argument that is JSON."""
 
     name = "json"
+    expected = "JSON is expected, such as '{\"amount\": 2}' or '\"text\"'."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -71,12 +72,26 @@ class JsonObject(click.ParamType[dict[str, Any]]):
         from cascadenced.events.strict import scan
 
         try:
-            scanned = scan(value.encode(errors="surrogateescape"))
+            return scan(value.encode(errors="surrogateescape"))
         except BadMessage as error:
-            self.fail(f"{error}. A JSON object is expected, such as '{{\"seconds\": 2}}'.", param, ctx)
+            self.fail(f"{error}. {self.expected}", param, ctx)
+
+
+class JsonObject(JsonValue):
+    """An argument that is a JSON object."""
+
+    expected = "A JSON object is expected, such as '{\"seconds\": 2}'."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        scanned = super().convert(value, param, ctx)
         if not isinstance(scanned, dict):
             self.fail("it must be a JSON object, such as '{\"seconds\": 2}'.", param, ctx)
         return scanned
+
+
+def looks_like_run(text: str) -> bool:
+    """Whether it may be a run's id, or the beginning of one."""
+    return 8 <= len(text) <= 32 and all(char in "0123456789abcdef" for char in text)
 
 
 user_id = click.option("--user-id", required=True, metavar="ID", help="Whom this is for, 1–256 characters.")
@@ -85,3 +100,8 @@ limit = click.option(
     "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, metavar="N", help="At most so many rows."
 )
 after = click.option("--after", metavar="CURSOR", help="Go on after the last page; the cursor is printed with it.")
+key = click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="The same key of the same user is the same wish, for ever: repeating the command is safe.",
+)

@@ -10,25 +10,48 @@ from cascadenced.commands.options import Command, after, limit
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import coloured, content, fields, plain, table, took, when
 
+_RESOLVE = "cascadenced resolve {} retry|done|fail, when you know whether it happened"
+
 
 @click.command(cls=Command)
 @click.option("--task", metavar="NAME", help="Only runs of this task.")
-@click.option("--status", metavar="STATUS", help="Only runs that stand so: queued, running, waiting, success, error …")
+@click.option(
+    "--status",
+    metavar="STATUS",
+    help="Only runs that stand so: queued, running, waiting, paused, in_doubt, success, error, cancelled, refused.",
+)
+@click.option(
+    "--in-doubt", is_flag=True, help="Only runs of which an effect may have happened: `resolve` says what became of it."
+)
 @limit
 @after
 @pass_session
-def runs(session: Session, task: str | None, status: str | None, limit: int, after: str | None) -> None:
+def runs(session: Session, task: str | None, status: str | None, in_doubt: bool, limit: int, after: str | None) -> None:
     """List runs, newest first.
 
     \b
     Example: cascadenced runs --task example --status error --limit 20
     """
+    if in_doubt:
+        if status not in (None, "in_doubt"):
+            raise click.UsageError("--in-doubt and --status ask for different runs")
+        status = "in_doubt"
     page = session.ask("runs", task=task, status=status, limit=limit, after=after)
     rows = [
-        (run["run_id"], run["task"], run["status"], run["stage"], when(run["requested_at"]), when(run["finished_at"]))
+        (
+            run["run_id"],
+            run["task"],
+            run["status"],
+            run["stage"],
+            run["attempt"],
+            when(run["requested_at"]),
+            when(run["finished_at"]),
+            run["waits_for"] and run["waits_for"]["text"],
+        )
         for run in page["items"]
     ]
-    text = table(("RUN", "TASK", "STATUS", "STAGE", "REQUESTED", "FINISHED"), rows) if rows else "no runs"
+    headers = ("RUN", "TASK", "STATUS", "STAGE", "ATTEMPT", "REQUESTED", "FINISHED", "WAITS FOR")
+    text = table(headers, rows) if rows else "no runs"
     session.show_page(page, text)
 
 
@@ -36,7 +59,14 @@ def runs(session: Session, task: str | None, status: str | None, limit: int, aft
 @click.argument("run")
 @pass_session
 def show(session: Session, run: str) -> None:
-    """Show one run in full. RUN is its id, or the first 8 or more characters of it."""
+    """Show one run in full.
+
+    How it stands and what it waits for, its stages with their steps and waits, and the runs of its plan. RUN is its id,
+    or the first 8 or more characters of it.
+
+    \b
+    Example: cascadenced show 01a0c4506c00
+    """
     view = session.ask("show", run=run)
     session.show(view, _run(view))
 
@@ -75,12 +105,15 @@ def audit(session: Session, task: str, category: str, limit: int, after: str | N
 
 
 def _run(run: dict[str, Any]) -> str:
-    error = run["error"]
+    error, waits_for = run["error"], run["waits_for"]
     head = fields(
         [
             ("run", run["run_id"]),
             ("task", plain(run["task"])),
             ("status", coloured(run["status"])),
+            ("waits for", waits_for and plain(waits_for["text"])),
+            ("because", waits_for and waits_for["reason"] and plain(waits_for["reason"])),
+            ("resolve", _RESOLVE.format(run["run_id"]) if run["status"] == "in_doubt" else None),
             ("error", error and f"{plain(error['message'])} ({plain(error['type'])})"),
             ("user", run["user_hash"]),
             ("group", run["group_hash"]),
@@ -92,14 +125,27 @@ def _run(run: dict[str, Any]) -> str:
             ("result", content(run["result"], None) if run["status"] == "success" else None),
         ]
     )
-    stages = [
-        (
-            stage["stage"],
-            stage["status"],
-            stage["attempt"] or None,
-            took(stage["took_s"]),
-            None if stage["output"] is None else content(stage["output"]),
-        )
-        for stage in run["stages"]
-    ]
-    return f"{head}\n\n{table(('STAGE', 'STATUS', 'ATTEMPT', 'TOOK', 'OUTPUT'), stages)}"
+    parts = [head, table(("STAGE", "STATUS", "ATTEMPT", "TOOK", "OUTPUT"), _stages(run["stages"]))]
+    if run["children"]:
+        children = [
+            (child["index"] + 1, child["task"], child["run_id"], child["status"], child["attempt"] or None)
+            for child in run["children"]
+        ]
+        parts.append(table(("PLACE", "TASK", "RUN", "STATUS", "ATTEMPT"), children))
+    return "\n\n".join(parts)
+
+
+def _stages(stages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """A row for each stage, and one below it for each of its steps and waits."""
+    rows: list[tuple[Any, ...]] = []
+    for stage in stages:
+        output = None if stage["output"] is None else content(stage["output"])
+        rows.append((stage["stage"], stage["status"], stage["attempt"] or None, took(stage["took_s"]), output))
+        left_out = stage["n_steps"] - len(stage["steps"])
+        if left_out:
+            rows.append((f"  … {left_out} before", "", "", "", ""))
+        for step in stage["steps"]:
+            name = step["name"] or step["kind"]
+            shown = name if step["kind"] == "step" else f"{step['kind']} {step['name']}".rstrip()
+            rows.append((f"  {step['seq']} {shown}", step["status"], "", took(step["took_s"]), ""))
+    return rows

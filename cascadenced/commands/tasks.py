@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from cascadenced.commands.options import Command, JsonObject, group_id, user_id
+from cascadenced.commands.options import Command, JsonObject, group_id, key, looks_like_run, user_id
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import coloured, fields, plain, table, when
-from cascadenced.errors import RunFailedError
+from cascadenced.errors import RunFailedError, Unknown
 
 
 @click.command("list", cls=Command)
@@ -33,11 +33,7 @@ def _run_command(name: str, line: str, text: str) -> click.Command:
     @user_id
     @group_id
     @click.option("--args", type=JsonObject(), metavar="JSON", help="What the task finds in `self.args`: an object.")
-    @click.option(
-        "--idempotency-key",
-        metavar="KEY",
-        help="The same key of the same user names the same run, for ever: repeating the command is safe.",
-    )
+    @key
     @click.option("--no-wait", is_flag=True, help="Return when the run is recorded, not when it has ended.")
     @pass_session
     def command(
@@ -72,7 +68,7 @@ def _run_command(name: str, line: str, text: str) -> click.Command:
 _RUN_HELP = """Run the task NAME and wait for its end.
 
     Prints run-id<TAB>ID. A run that fails prints its id as well, then `error: <reason>`, and exits 1; `show ID` tells
-    the rest. Without a daemon the run happens in this process, and --no-wait returns only when it is over.
+    the rest. Without a daemon the run happens in this process, and --no-wait returns only when it is over, or waits.
 
     \b
     Example: cascadenced run countdown --user-id alice --group-id eng --args '{"seconds": 0.2}'
@@ -110,14 +106,81 @@ def _switch_command(name: str, done: str, text: str) -> click.Command:
     return command
 
 
-enable = _switch_command("enable", "enabled", "Accept runs of the task NAME again.")
+enable = _switch_command(
+    "enable",
+    "enabled",
+    """Accept runs of the task NAME again.
+
+    \b
+    Example: cascadenced enable example --group-id eng
+""",
+)
 disable = _switch_command(
     "disable",
     "disabled",
-    "Refuse new runs of the task NAME until it is enabled.\n\nIt stays so over restarts; runs under way go on.",
+    """Refuse new runs of the task NAME until it is enabled.
+
+    It stays so over restarts; runs under way go on.
+
+    \b
+    Example: cascadenced disable example --group-id eng
+""",
 )
-pause = _switch_command("pause", "paused", "Refuse new runs of the task NAME until it is resumed.")
-resume = _switch_command("resume", "resumed", "Accept runs of the task NAME again after a pause.")
+
+
+def _pause_command(name: str, done: str, text: str) -> click.Command:
+    @click.command(name, cls=Command, help=text)
+    @click.argument("target", metavar="NAME|RUN")
+    @click.option("--job-id", metavar="RUN", help="Which run of the task NAME.")
+    @click.option("--user-id", metavar="ID", help="Who does this; needed where a run of the task NAME is under way.")
+    @group_id
+    @key
+    @pass_session
+    def command(
+        session: Session,
+        target: str,
+        job_id: str | None,
+        user_id: str | None,
+        group_id: str,
+        idempotency_key: str | None,
+    ) -> None:
+        who = {"user_id": user_id, "group_id": group_id, "idempotency_key": idempotency_key}
+        try:
+            result = session.ask(name, task=target, job_id=job_id, **who)
+        except Unknown as error:
+            if error.code == "not_running" or job_id is not None or not looks_like_run(target):
+                raise
+            result = session.ask(f"{name}_run", run=target, **who)
+        session.show(result, f"{plain(target)} {done}")
+
+    return command
+
+
+pause = _pause_command(
+    "pause",
+    "paused",
+    """Pause a run, or a task.
+
+    Of the task NAME its newest run under way is paused: the stage under way ends, and nothing new starts until
+    `resume`. Where no run is under way, the task itself is: new runs are refused. RUN is a run's id, or the first 8 or
+    more characters of it.
+
+    \b
+    Example: cascadenced pause example --user-id alice --group-id eng
+             cascadenced pause 01a0c4506c00 --group-id eng
+""",
+)
+resume = _pause_command(
+    "resume",
+    "resumed",
+    """Let a paused run or task go on.
+
+    Of the task NAME its newest paused run goes on; where none is paused, the task itself accepts runs again.
+
+    \b
+    Example: cascadenced resume example --user-id alice --group-id eng
+""",
+)
 
 
 @click.command(cls=Command)

@@ -4,6 +4,7 @@ base.py       EventLog, Tables, Projection: the contracts, with their promises
 sequence.py   the rule of a commit: numbers, chain, refusals; shared by both logs
 chain.py      the hash chain
 sqlite.py     the real log: writer thread, natural group commit
+intake.py     what waits for that thread, in order
 database.py   opening the file, pragmas, migrations, checking the chain on disk
 rows.py bulk.py script.py   rows ⇄ events; many rows in few statements; SQL scripts
 folding.py    projections inside the transaction; frozen when they raise

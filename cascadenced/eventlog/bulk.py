@@ -13,10 +13,12 @@ from typing import Any
 
 from cascadenced.eventlog.base import Connection, Row
 
-_SIZES = (256, 128, 64, 32, 16)
+_SIZES = (1024, 512, 256, 128, 64, 32, 16)
 _FEW = 16
 """Rows per statement: one of these sizes, and what is left, less than the last, as it is. So a few dozen statements
-are prepared once, and most batches take two or three."""
+are prepared once, and most batches take two or three. While the loop is busy each may wait 5 ms for the lock, so the
+largest is almost as large as SQLite takes it (32,766 values; events have 18 each); that one has 4 MB of memory.
+"""
 
 
 def insert_many(connection: Connection, insert: str, rows: Sequence[Sequence[Any]], conflict: str = "") -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cascadenced.clock import Clock
-from cascadenced.errors import CascadenceError, DiskError
+from cascadenced.crashpoint import crashpoint
+from cascadenced.errors import CascadenceError, DiskError, Unavailable
 from cascadenced.eventlog.base import Change, Observer, Opening, Projection, ProjectionState, Receipt, Row
 from cascadenced.eventlog.chain import header_of, verify
 from cascadenced.eventlog.database import migrate
@@ -43,9 +44,15 @@ class MemoryTables:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.closed = False
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        return self._connection.execute(sql, parameters).fetchall()
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except sqlite3.ProgrammingError:
+            if self.closed:
+                raise Unavailable("the log is closed") from None
+            raise
 
 
 class MemoryEventLog:
@@ -123,7 +130,7 @@ class MemoryEventLog:
             future.set_exception(DiskError("the log is closed"))
             return future
         if not self._waiting:
-            self._loop.call_soon(self._commit)
+            self._commit_soon()
         self._waiting.append(prepare(changes, source, self._clock, self._ids, future))
         return future
 
@@ -181,7 +188,12 @@ class MemoryEventLog:
         self._closed = True
         self.file.checkpoints.update(self._checkpoints)
         self._live.close()
+        self.tables.closed = True
         self._connection.close()
+
+    def _commit_soon(self) -> None:
+        """Something waits. A simulation lets it take as long as a disk does."""
+        self._loop.call_soon(self._commit)
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -196,6 +208,7 @@ class MemoryEventLog:
             batch = self._tail.sequence(waiting, lambda _: self.file.versions, lambda _: self.file.sources)
             if batch.recorded:
                 self._write(batch)
+                crashpoint("append.before_commit")
         except Exception as error:  # noqa: BLE001 -- the callers hear what happened
             self._failed(waiting, DiskError(str(error)) if isinstance(error, sqlite3.Error) else error)
             return
@@ -209,6 +222,7 @@ class MemoryEventLog:
         file.checkpoints.update(self._checkpoints)
         self._checkpoints = {}
         self._tail.advance(batch)
+        crashpoint("append.after_commit")
         self._live.grew(batch.recorded, batch.n_bytes)
         for outcome in batch.outcomes:
             if outcome.future.done():

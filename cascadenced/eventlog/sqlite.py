@@ -1,7 +1,7 @@
 """The real log: one connection in one thread writes; callers await its group commit.
 
-Whatever gathered while the last commit ran is the next batch: no timer, one `executemany` per table, one wake-up of
-the loop. A commit that fails fails its callers and nobody else.
+Whatever gathered while the last commit ran is the next batch (`intake.py`): no timer, few statements per table, one
+wake-up of the loop. A commit that fails fails its callers and nobody else.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 
-import msgspec
 import structlog
 
 from cascadenced.clock import Clock
@@ -25,6 +23,7 @@ from cascadenced.eventlog.bulk import delete_many, insert_many, select_many
 from cascadenced.eventlog.chain import check_end
 from cascadenced.eventlog.database import connect, migrate, translated, verify_chain
 from cascadenced.eventlog.folding import Folding
+from cascadenced.eventlog.intake import Intake, Job
 from cascadenced.eventlog.place import Place
 from cascadenced.eventlog.reader import Reader
 from cascadenced.eventlog.rows import COLUMNS, from_row, write
@@ -36,8 +35,8 @@ from cascadenced.ids import EventId, Ids
 
 _log = structlog.get_logger(__name__)
 
-MAX_BATCH_EVENTS = 2_000
-"""Events in one transaction; more wait for the next, so that no caller waits long."""
+MAX_BATCH_EVENTS = 2_048
+"""Events in one transaction; more wait for the next, so that no caller waits long. Two of the largest statements."""
 VERIFIED_EVERY = 10_000
 """How often the checkpoint from which a start checks the chain moves on."""
 
@@ -48,19 +47,11 @@ _REBUILD_AT_ONCE = 5_000
 """Events folded together: many runs have begun and ended within one such batch, and are written once."""
 
 _VERIFIED = "verified"
-_SAVE_CHECKPOINT = (
-    "INSERT INTO checkpoints (name, position) VALUES (?, ?) "
-    "ON CONFLICT (name) DO UPDATE SET position = excluded.position"
-)
+_CHECKPOINTS = "INSERT INTO checkpoints (name, position) VALUES"
+_MOVE_CHECKPOINT = "ON CONFLICT (name) DO UPDATE SET position = excluded.position"
+_SAVE_CHECKPOINT = f"{_CHECKPOINTS} (?, ?) {_MOVE_CHECKPOINT}"
 _HEADS = "SELECT stream, max(version) FROM events WHERE stream IN ({}) GROUP BY stream"
 _POSITIONS = "SELECT source, position FROM events WHERE source IN ({})"
-
-
-class Job(msgspec.Struct, eq=False):
-    """Something else for the writer thread to do between two commits, e.g. a rebuild."""
-
-    work: Callable[[], object]
-    future: asyncio.Future[object]
 
 
 class SqliteEventLog:
@@ -95,8 +86,7 @@ class SqliteEventLog:
         self._saved = {_VERIFIED: tail.position}  # what of that is committed; only the writer thread changes it
         self._wal = path.with_name(f"{path.name}-wal")
         self._wal_bytes = 0  # when we last asked
-        self._queue: SimpleQueue[Pending | Job] = SimpleQueue()
-        self._next: Job | None = None  # what ended the last batch; only the writer thread has it
+        self._intake = Intake(self._loop)
         self._stopping = self._ended = self._closed = False
         self._written = asyncio.Event()
         self._thread = threading.Thread(target=self._write, name="event-log-writer", daemon=True)
@@ -172,7 +162,7 @@ class SqliteEventLog:
         if self._broken is not None or self._stopping:
             future.set_exception(self._broken or DiskError("the log is closed"))
             return future
-        self._queue.put(prepare(changes, source, self._clock, self._ids, future))
+        self._intake.put(prepare(changes, source, self._clock, self._ids, future))
         return future
 
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
@@ -253,7 +243,7 @@ class SqliteEventLog:
     async def close(self) -> None:
         if not self._stopping:
             self._stopping = True
-            self._queue.put(Job(self._end, self._loop.create_future()))
+            self._intake.put(Job(self._end, self._loop.create_future()))
         await self._written.wait()
         if self._closed:
             return
@@ -266,34 +256,19 @@ class SqliteEventLog:
         if self._stopping:
             raise DiskError("the log is closed")
         future: asyncio.Future[object] = self._loop.create_future()
-        self._queue.put(Job(work, future))
+        self._intake.put(Job(work, future))
         return await future
 
     # ── the writer thread ────────────────────────────────────────────────────────────────────────────────────
 
     def _write(self) -> None:
         while not self._ended:
-            waiting = self._take()
+            waiting = self._intake.take(MAX_BATCH_EVENTS)
             if isinstance(waiting, Job):
                 self._do(waiting)
             else:
                 self._commit(waiting)
         self._tell(self._written.set)
-
-    def _take(self) -> list[Pending] | Job:
-        """What the next transaction holds: appends up to the bound, or one job. Waits for the first of them."""
-        item, self._next = self._next or self._queue.get(), None
-        if isinstance(item, Job):
-            return item
-        taken, n_events = [item], item.n_events
-        while n_events < MAX_BATCH_EVENTS and not self._queue.empty():
-            item = self._queue.get()
-            if isinstance(item, Job):
-                self._next = item
-                break
-            taken.append(item)
-            n_events += item.n_events
-        return taken
 
     def _end(self) -> None:
         """The last job."""
@@ -367,7 +342,7 @@ class SqliteEventLog:
                 delete_many(connection, "DELETE FROM unfinished WHERE stream IN ({})", batch.closed)
             self._folding.fold(batch.recorded)
             if checkpoints:
-                connection.executemany(_SAVE_CHECKPOINT, list(checkpoints.items()))
+                insert_many(connection, _CHECKPOINTS, list(checkpoints.items()), _MOVE_CHECKPOINT)
             self._place.check()  # what is committed into a file that nobody finds again is not recorded
             crashpoint("append.before_commit")
         self._saved.update(checkpoints)

@@ -176,3 +176,6 @@ _STAGES: Mapping[type[Event], Callable[[Any], list[StageRow]]] = {
     RunResumed: lambda event: [StageRow(event.task, "resumed")],
     ContextAttached: lambda event: [StageRow(event.task, "context_attached")],
 }
+
+SHOWN: frozenset[type[Event]] = frozenset({*_AUDIT, *_STAGES})
+"""Events that rows are read out of; each of them names its task."""

@@ -24,7 +24,8 @@ class StageStarted(Event, tag="stage.started", frozen=True, kw_only=True):
 
 
 class StageFinished(Event, tag="stage.finished", frozen=True, kw_only=True):
-    """The stage returned. output: content, stored exactly.  took_s: seconds, monotonic.
+    """The stage returned. output: content, stored exactly.  took_s: seconds, monotonic.  attempt: 0 if it was taken
+    over from the run that this one is a fork of.
 
     children: what a plan of tasks asks for, in order.  parallel: at the same time.  printed: what a process of its own
     wrote to its output, redacted and cut.

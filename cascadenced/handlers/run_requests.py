@@ -8,7 +8,7 @@ from itertools import count
 import msgspec
 from msgspec.structs import replace
 
-from cascadenced.errors import Conflict, Invalid, Unknown
+from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Json
 from cascadenced.events.content import recordable
@@ -16,7 +16,7 @@ from cascadenced.events.run import RunRefused, RunRequested
 from cascadenced.events.subjects import checked_event_name, checked_reported_name
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.people import Person
-from cascadenced.handlers.sources import Sources
+from cascadenced.handlers.sources import Sources, canonical, used_otherwise
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import RunId
 from cascadenced.runtime.record import LiveRun, workflow_stream
@@ -167,14 +167,11 @@ class RunRequests:
         before = await self._sources.recorded(source)
         match before[0].event:
             case RunRequested(args=args_before) | EventDispatched(payload=args_before):
-                same = _canonical(args_before) == _canonical(args)
+                same = canonical(args_before) == canonical(args)
             case _:
                 same = False
         if not same or before[0].group_hash != self._pseudonyms.group(identity.group_id):
-            raise Conflict(
-                "the idempotency key was used before with other arguments: choose another key for another request",
-                code="idempotency.conflict",
-            )
+            raise used_otherwise()
         was_refused = any(isinstance(recorded.event, RunRefused) for recorded in before)
         return was_refused and self._tasks.refusal(task) is None
 
@@ -203,8 +200,3 @@ def _context(person: Person, origin: Origin, run_id: RunId | None = None) -> Con
         correlation=origin.correlation or run_id,
         traceparent=origin.traceparent,
     )
-
-
-def _canonical(value: Json) -> bytes:
-    """1, 1.0 and True are equal in Python, and three different arguments."""
-    return msgspec.json.encode(value, order="sorted")

@@ -81,7 +81,7 @@ class StageRunner:
         assert stage is not None
         assert live.identity is not None
         redact = live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
-        steps = Steps(self._log, self._clock, self._spawner, live, redact)
+        steps = self._steps_of(live, redact)
         _under_way.set((live, stage, attempt))
         live.printed = None
         crashpoint("stage.before_effect")
@@ -244,8 +244,16 @@ class StageRunner:
         return await self._answered(live, value) if stage == "research" else value
 
     async def _answered(self, live: LiveRun, query: Any) -> Json:
+        return await self._spawner.call(recordable, await self._answer(live, query))
+
+    async def _answer(self, live: LiveRun, query: Any) -> Any:
+        """To the question that `research` returned. Raises ResearchFailed."""
         assert live.identity is not None
-        return await self._spawner.call(recordable, await gather(query, live.identity, self._spawner))
+        return await gather(query, live.identity, self._spawner)
+
+    def _steps_of(self, live: LiveRun, redact: Redactor) -> Steps:
+        """What the stage under way works in steps with."""
+        return Steps(self._log, self._clock, self._spawner, live, redact)
 
     def _make(self, live: LiveRun) -> None:
         entry, identity = live.entry, live.identity

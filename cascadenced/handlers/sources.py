@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from cascadenced.errors import Invalid
+import msgspec
+
+from cascadenced.errors import Conflict, Invalid
 from cascadenced.eventlog.base import EventLog
-from cascadenced.events.base import Recorded
+from cascadenced.events.base import Json, Recorded
 from cascadenced.events.inbound import MAX_KEY_CHARS, MAX_MESSAGE_ID_CHARS
 from cascadenced.handlers.people import Person
 from cascadenced.identity import Identity, Pseudonyms, Redactor
@@ -39,6 +41,11 @@ class Sources:
         """The source of the `nth` event under a key."""
         return self._of_key("event-key", name, who, key, nth)
 
+    def of_control(self, user_hash: str | None, key: str, redact: Redactor | None) -> str:
+        """The source of a control under a key: one key of one user is one wish, about whatever run or task."""
+        _check_key(key)
+        return f"control-key:{user_hash or ''}:{key if redact is None else _unnamed(key, redact)}"
+
     async def recorded(self, source: str) -> Sequence[Recorded]:
         """What was recorded with the request of this source, first its own event; empty if nothing was."""
         rows = await self._log.tables.fetch(_POSITION, (source,))
@@ -49,11 +56,28 @@ class Sources:
         return first, *(recorded for recorded in rest if run_id is not None and recorded.run_id == run_id)
 
     def _of_key(self, family: str, what: str, who: Identity, key: str, nth: int) -> str:
-        if not 1 <= len(key) <= MAX_KEY_CHARS:
-            raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
+        _check_key(key)
         if nth > 1:
             family = f"{family}.{nth}"
         return f"{family}:{what}:{self._pseudonyms.user(who.user_id)}:{_unnamed(key, Redactor(who, self._pseudonyms))}"
+
+
+def used_otherwise() -> Conflict:
+    """The refusal of a key that was used for something else."""
+    return Conflict(
+        "the idempotency key was used before with other arguments: choose another key for another request",
+        code="idempotency.conflict",
+    )
+
+
+def canonical(value: Json) -> bytes:
+    """For comparing: 1, 1.0 and True are equal in Python, and three different arguments."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def _check_key(key: str) -> None:
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
 
 
 def _unnamed(words: str, redact: Redactor) -> str:

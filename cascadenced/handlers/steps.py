@@ -234,7 +234,7 @@ class Steps:
 
         def following(run: Run) -> Step | None:
             nonlocal recorded
-            recorded = run.status == "running" and run.current == self._stage and run.attempt == self._attempt
+            recorded = self._is_under_way(run)
             return Step.of(run, event) if recorded else None
 
         try:
@@ -244,7 +244,13 @@ class Steps:
             self.broken = error
             raise
         if not recorded:
-            raise Superseded(f"attempt {self._attempt} of the stage {self._stage} is over")
+            raise self._over()
+
+    def _is_under_way(self, run: Run) -> bool:
+        return run.status == "running" and run.current == self._stage and run.attempt == self._attempt
+
+    def _over(self) -> Superseded:
+        return Superseded(f"attempt {self._attempt} of the stage {self._stage} is over")
 
     def _wait(self, recording: Coroutine[Any, Any, None]) -> None:
         """In a thread: until it is recorded."""
@@ -279,6 +285,8 @@ class Steps:
         """The next place, or the one that is named, and what is recorded there."""
         if self.suspended is not None:
             raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
+        if not self._is_under_way(self._live.run):
+            raise self._over()
         if _within.get():
             what = _spelled(Mark(kind, name))
             raise Invalid(f"{what} cannot be taken within another one: do it before or after", code="step.nested")

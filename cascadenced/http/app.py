@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from cascadenced.events.strict import MAX_BYTES
+from cascadenced.http.control import CONTROL
 from cascadenced.http.face import FACE, Face, metrics_of
 from cascadenced.http.guard import nobody, strangers
 from cascadenced.http.listen import close_all, tcp_sockets, unix_socket, url_of
@@ -26,16 +27,18 @@ SHUTDOWN_S = 1.0
 """How long requests under way may take when the server closes; streams and waiting verbs end by themselves at once."""
 IDLE_S = 75.0
 """How long a connection may be silent, or take to send the head of a request."""
+PUBLIC = (*READ, *CONTROL)
+"""What is served over TCP."""
 MAX_CONNECTIONS = 500
 """At once, for each server; more are closed at once, because the log needs file descriptors, too."""
 
 
 def build_app(instance: Instance, ready: Callable[[], bool], metrics: Metrics | None = None) -> web.Application:
-    """The public application: reading only.
+    """The public application: reading for everybody, control for those who say who they are.
 
     ready: whether the daemon has started and is not stopping.  metrics: when somebody else has made them already.
     """
-    return _build(READ, Face(instance, ready, metrics or metrics_of(instance)), strangers(lambda: instance.config))
+    return _build(PUBLIC, Face(instance, ready, metrics or metrics_of(instance)), strangers(lambda: instance.config))
 
 
 def build_socket_app(
@@ -60,7 +63,7 @@ def _build(
         face.stopping.set()
 
     async def stopped(_app: web.Application) -> None:
-        for work in face.work:
+        for work in list(face.work):
             work.cancel()
 
     app.on_shutdown.append(stopping)

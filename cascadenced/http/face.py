@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -16,14 +17,15 @@ class Face:
     """One application's view of the instance.
 
     ready: whether the daemon has finished starting and is not stopping.  stopping: set when the application closes;
-    whoever holds a request open watches it.  n_streams: open event streams.  work: verbs under way, kept referenced.
+    whoever holds a request open watches it.  n_streams: open event streams.  work: verbs under way, with the requests
+    they are for.
     """
 
     def __init__(self, instance: Instance, ready: Callable[[], bool], metrics: Metrics) -> None:
         self.instance, self.ready, self.metrics = instance, ready, metrics
         self.stopping = asyncio.Event()
         self.n_streams = 0
-        self.work: set[asyncio.Task[object]] = set()
+        self.work: dict[asyncio.Task[Any], web.Request] = {}
 
 
 FACE: web.AppKey[Face] = web.AppKey("face", Face)

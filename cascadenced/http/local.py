@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
@@ -10,16 +9,14 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from cascadenced.errors import Unavailable, Unknown
+from cascadenced.errors import Unknown
 from cascadenced.http.face import FACE
 from cascadenced.http.query import arguments
 from cascadenced.http.replies import json_bytes, json_reply, refusal
 from cascadenced.http.routes import Route
+from cascadenced.http.work import performed
 from cascadenced.rpc import call
 from cascadenced.verbs import LOCAL_VERBS, VERBS
-
-STOP_PATIENCE_S = 0.5
-"""How long a verb under way may still take when the application closes."""
 
 _VERBS = {**VERBS, **LOCAL_VERBS}
 
@@ -68,18 +65,5 @@ async def _perform(request: web.Request) -> web.Response:
     verb = _VERBS.get(name)
     if verb is None:
         raise Unknown(f"no verb {name[:40]!r}; there are {', '.join(sorted(_VERBS))}")
-    # A task of its own: cancelling the request in the middle of an append would leave a run that nobody drives.
-    work = asyncio.create_task(call(face.instance, verb, await request.read(), via=None))
-    face.work.add(work)
-    work.add_done_callback(face.work.discard)
-    stopping = asyncio.create_task(face.stopping.wait())
-    try:
-        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            await asyncio.wait({work}, timeout=STOP_PATIENCE_S)
-    finally:
-        stopping.cancel()
-    if not work.done():
-        raise Unavailable("the daemon is stopping; what is recorded goes on at its next start", code="stopping")
-    status, body, refused = work.result()
+    status, body, refused = await performed(request, call(face.instance, verb, await request.read(), via=None))
     return json_bytes(body, status) if refused is None else refusal(refused)

@@ -9,11 +9,14 @@ from typing import Any
 import msgspec
 
 from cascadenced import __version__
-from cascadenced.http.routes import Items, Route
+from cascadenced.http.auth import GROUP_HEADER, KEY_HEADER, USER_HEADER
+from cascadenced.http.routes import Answered, Items, Route, Rows
+from cascadenced.identity import MAX_ID_CHARS
 from cascadenced.instance import Status
 from cascadenced.projections.task_status import TaskRow
 from cascadenced.refusals import ErrorBody
 
+_JSON = "application/json"
 _REF = "#/components/schemas/{name}"
 
 
@@ -25,7 +28,10 @@ def document(table: tuple[Route, ...]) -> bytes:
             "info": {
                 "title": "Cascadence",
                 "version": __version__,
-                "description": "Read from the event log of one instance. People appear by pseudonyms only.",
+                "description": (
+                    "One instance and its event log. People appear by pseudonyms only. Routes with the headers "
+                    "X-User-ID and X-Group-ID change something, or tell what those may see."
+                ),
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "security": [{}, {"token": []}],
@@ -58,18 +64,42 @@ def _operation(route: Route) -> dict[str, Any]:
         responses[str(status)] = {"description": meaning}
         if status >= 400:
             # Of a health check the refusal is an answer like any other.
-            responses[str(status)]["content"] = content if status == 503 else _ERROR
+            responses[str(status)]["content"] = content if status == 503 and not route.identified else _ERROR
+        elif route.accepted is not None:
+            responses[str(status)]["content"] = {_JSON: {"schema": _schema(route.accepted)}}
     responses["default"] = {"description": "Refused", "content": _ERROR}
     operation: dict[str, Any] = {
         "operationId": f"{route.method.lower()}_{route.name or 'overview'}",
         "summary": route.summary,
         "responses": responses,
     }
-    if route.takes is not None:
-        operation["parameters"] = list(_parameters(route.path, route.takes))
+    parameters = [] if route.takes is None else list(_parameters(route.path, route.takes))
+    if route.identified:
+        parameters += _HEADERS if route.method == "POST" else _HEADERS[:2]
+    if parameters:
+        operation["parameters"] = parameters
     if route.method == "POST":
-        operation["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+        body = {"type": "object"} if route.body is None else _schema(route.body)
+        required = route.body is not None and any(field.required for field in msgspec.structs.fields(route.body))
+        operation["requestBody"] = {"required": required, "content": {_JSON: {"schema": body}}}
     return operation
+
+
+def _header(name: str, description: str, *, required: bool) -> dict[str, Any]:
+    schema = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+    return {"name": name, "in": "header", "required": required, "description": description, "schema": schema}
+
+
+_HEADERS = [
+    _header(USER_HEADER, "who asks; a claim, kept by pseudonym only", required=True),
+    _header(GROUP_HEADER, "the group they act for; a claim, kept by pseudonym only", required=True),
+    _header(
+        KEY_HEADER,
+        "the caller's word for this request: the same word of the same user gives the first answer's run or effect, "
+        "for ever; with other arguments 409",
+        required=False,
+    ),
+]
 
 
 def _parameters(path: str, takes: type[msgspec.Struct]) -> Iterator[dict[str, Any]]:
@@ -84,10 +114,12 @@ def _parameters(path: str, takes: type[msgspec.Struct]) -> Iterator[dict[str, An
             yield {"name": name, "in": "query", "schema": schema}
 
 
-def _schema(kind: type[msgspec.Struct] | Items | None) -> dict[str, Any]:
+def _schema(kind: Answered) -> dict[str, Any]:
     match kind:
         case None:
             return {}
+        case Rows(row=row):
+            return {"type": "array", "items": {"$ref": _REF.format(name=row.__name__)}}
         case Items(row=row):
             return {
                 "type": "object",
@@ -105,15 +137,15 @@ def _schema(kind: type[msgspec.Struct] | Items | None) -> dict[str, Any]:
             return {"$ref": _REF.format(name=struct.__name__)}
 
 
-_ERROR = {"application/json": {"schema": _schema(ErrorBody)}}
+_ERROR = {_JSON: {"schema": _schema(ErrorBody)}}
 
 
 def _schemas(table: tuple[Route, ...]) -> dict[str, Any]:
     structs: dict[type[msgspec.Struct], None] = {ErrorBody: None, TaskRow: None}
     for route in table:
-        for kind in route.answers.values():
+        for kind in (*route.answers.values(), route.accepted, route.body):
             if kind is not None:
-                structs[kind.row if isinstance(kind, Items) else kind] = None
+                structs[kind.row if isinstance(kind, Items | Rows) else kind] = None
     _, schemas = msgspec.json.schema_components(structs, ref_template=_REF)
     # Kept encoded in the struct, so that msgspec cannot know what it holds.
     schemas[Status.__name__]["properties"]["tasks"] = {"type": "array", "items": _schema(TaskRow)}

@@ -14,7 +14,7 @@ from cascadenced.http.health import alive
 from cascadenced.http.html import Child, Html, tag
 from cascadenced.instance import Instance, Status
 from cascadenced.projections.page import Page
-from cascadenced.projections.runs import RunRow, RunView, StageView
+from cascadenced.projections.runs import ChildView, RunRow, RunView, StageView, StepView, WaitView
 from cascadenced.projections.task_status import TaskRow
 
 N_RUNS = 25
@@ -23,12 +23,15 @@ MAX_LINE_CHARS = 60
 MAX_SHOWN_CHARS = 4_000
 """Of a value on a page; all of it is in the run's events."""
 
+MAX_CHILDREN_SHOWN = 200
+"""All of them are in the JSON."""
+
 _NOTHING = tag("span", "—", class_="none")
 _MARKS = {
     "success": "✓", "enabled": "✓", "ok": "✓", "connected": "✓",
     "error": "✕", "failing": "✕", "disconnected": "✕", "failed": "✕",
     "running": "▶", "started": "▶",
-    "queued": "○", "pending": "○", "skipped": "–", "foreign": "–",
+    "queued": "○", "pending": "○", "planned": "○", "timeout": "◔", "skipped": "–", "foreign": "–",
     "waiting": "◔", "paused": "‖", "degraded": "!", "in_doubt": "?", "cancelled": "■", "disabled": "⊘", "refused": "⊘",
 }  # fmt: skip
 """A sign for each status, so that colour is never all that tells them apart."""
@@ -49,7 +52,7 @@ async def overview(instance: Instance) -> str:
 
 
 def run_page(run: RunView) -> str:
-    """One run: how it stands, its six stages, what went in and came out."""
+    """One run: how it stands, its six stages and their steps, the runs of its plan, what went in and came out."""
     error = run.error
     ended = run.status in ("success", "error", "refused", "cancelled")
     body = [
@@ -58,6 +61,7 @@ def run_page(run: RunView) -> str:
         _facts(
             ("Task", run.task),
             ("Status", _status(run.status)),
+            *_waiting(run.waits_for),
             ("Requested", _time(run.requested_at)),
             ("Started", _time(run.started_at)),
             ("Finished", _time(run.finished_at)),
@@ -69,6 +73,9 @@ def run_page(run: RunView) -> str:
         ),
         tag("section", tag("h2", "Error"), _error(error.type, error.message)) if error else None,
         tag("section", tag("h2", "Stages"), _stages(run.stages), aria_label="Stages"),
+        tag("section", tag("h2", "Runs of its plan"), _children(run.children), aria_label="Runs of its plan")
+        if run.children
+        else None,
         tag("section", tag("h2", "Arguments"), _value(run.args)) if run.args else None,
         tag("section", tag("h2", "Result"), _value(run.result)) if run.status == "success" else None,
         tag("p", tag("a", "All events of this run (JSON)", href=f"/runs/{quote(run.run_id, safe='')}/events")),
@@ -173,12 +180,13 @@ def _runs(rows: Sequence[RunRow]) -> Html:
         hint = tag("code", "task run example --user-id you --group-id team")
         return tag("p", "No run yet. Try ", hint, class_="empty")
     return _table(
-        ("Run", "Task", "Status", "Stage", "Requested", "Took"),
+        ("Run", "Task", "Status", "Waits for", "Stage", "Requested", "Took"),
         [
             (
                 _run_link(row.run_id),
                 row.task,
                 _status(row.status),
+                _waits(row.waits_for),
                 row.stage or _NOTHING,
                 _time(row.requested_at),
                 _took(row.started_at, row.finished_at),
@@ -193,7 +201,7 @@ def _stages(stages: Sequence[StageView]) -> Html:
         ("Stage", "Status", "Started", "Took", "Attempt", "Output"),
         [
             (
-                view.stage,
+                tag("div", view.stage, _steps(view.steps, view.n_steps)) if view.steps else view.stage,
                 _status(view.status),
                 _time(view.started_at),
                 _NOTHING if view.took_s is None else _duration(view.took_s),
@@ -203,6 +211,54 @@ def _stages(stages: Sequence[StageView]) -> Html:
             for view in stages
         ],
     )
+
+
+def _steps(steps: Sequence[StepView], n_steps: int) -> Html | None:
+    """In the order of the code: what is done, and where it stands."""
+    if not steps:
+        return None
+    left_out = n_steps - len(steps)
+    return tag(
+        "ol",
+        tag("li", f"{left_out:,} before", class_="none") if left_out else None,
+        [
+            tag(
+                "li",
+                _status(step.status),
+                " ",
+                step.name if step.kind == "step" else f"{step.kind} {step.name}".rstrip(),
+                None if step.took_s is None else tag("span", f" {_duration(step.took_s)}", class_="none"),
+            )
+            for step in steps
+        ],
+        class_="steps",
+    )
+
+
+def _children(children: Sequence[ChildView]) -> Html:
+    return _table(
+        ("Place", "Task", "Run", "Status", "Attempt"),
+        [
+            (
+                child.index + 1,
+                child.task,
+                _run_link(child.run_id),
+                _status(child.status),
+                child.attempt or _NOTHING,
+            )
+            for child in children[:MAX_CHILDREN_SHOWN]
+        ],
+    )
+
+
+def _waiting(wait: WaitView | None) -> list[tuple[str, Child]]:
+    if wait is None:
+        return []
+    return [("Waits for", wait.text), *([("Because", wait.reason)] if wait.reason else [])]
+
+
+def _waits(wait: WaitView | None) -> Html:
+    return _NOTHING if wait is None else tag("span", wait.text, title=wait.reason, class_="waits")
 
 
 def _facts(*facts: tuple[str, Child]) -> Html:

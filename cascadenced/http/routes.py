@@ -1,4 +1,4 @@
-"""Everything that can be asked with GET: one table, which the application, the OpenAPI document and the tests read."""
+"""What everybody may ask, with GET: one table, which the application, the OpenAPI document and the tests read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from cascadenced.http.query import arguments
 from cascadenced.http.replies import json_bytes, json_reply, text_reply
 from cascadenced.http.stream import StreamArguments, stream
 from cascadenced.instance import Instance, Status
+from cascadenced.pipeline.explain import Explanation
 from cascadenced.projections.answers import EventView, TaskView
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.followups import FollowupRow
 from cascadenced.projections.pointers import PointerRow
 from cascadenced.projections.runs import RunRow, RunView
 from cascadenced.projections.schedules import ScheduleRow
+from cascadenced.verbs import VERBS, perform
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,18 +37,31 @@ class Items(msgspec.Struct, frozen=True):
     row: type[msgspec.Struct]
 
 
+class Rows(msgspec.Struct, frozen=True):
+    """All rows of this kind, in an array."""
+
+    row: type[msgspec.Struct]
+
+
+Answered = type[msgspec.Struct] | Items | Rows | None
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """takes: parameters in path and query.  answers: media type → the struct or rows in it, None for anything else.
 
-    statuses: answers besides 200, with what they mean.
+    statuses: answers besides 200, with what they mean.  accepted: what a 202 has in it.  body: of the request, JSON;
+    None: any object.  identified: whether the headers must say who asks.
     """
 
     path: str
     summary: str
     handle: Handler
     takes: type[msgspec.Struct] | None = None
-    answers: Mapping[str, type[msgspec.Struct] | Items | None]
+    answers: Mapping[str, Answered]
     statuses: Mapping[int, str] = {}
+    accepted: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    identified: bool = False
     method: Literal["GET", "POST"] = "GET"
     head: bool = True
 
@@ -134,6 +149,11 @@ async def _run(request: web.Request) -> web.Response:
         response = _html(run_page(run))
     response.headers["Vary"] = "Accept"
     return response
+
+
+async def _explain(request: web.Request) -> web.Response:
+    asked = arguments(request, RunArguments)
+    return json_reply(await perform(VERBS["explain"], _instance(request), {"run": asked.run}))
 
 
 async def _run_events(request: web.Request) -> web.Response:
@@ -238,6 +258,14 @@ READ: tuple[Route, ...] = (
         handle=_run,
         takes=RunArguments,
         answers={_JSON: RunView, "text/html": None},
+        statuses={404: "no such run"},
+    ),
+    Route(
+        path="/runs/{run}/explain",
+        summary="Why a run is as it is, and what can be done about it",
+        handle=_explain,
+        takes=RunArguments,
+        answers={_JSON: Explanation},
         statuses={404: "no such run"},
     ),
     Route(

@@ -3,6 +3,12 @@
 model.py      Run, the six stages, and `evolve`: a run's events → its state
 decide.py     what follows from an event of a run; what a restart does about an unfinished one
 control.py    what others may ask of a run under way
+explain.py    why a run is as it is, and what can be done about it
+timeline.py   the decisions in its life
+fork.py       a new run that begins with what another one has behind it
+passes.py     what its code did, as far as it can be done again
+run_diff.py   where two runs differ
+json_diff.py  where two values do
 policy.py     what a task asks for: retries, time limits, at most once
 admission.py  may this task run now; what enable, disable, pause and resume record
 queue.py      which queued run starts next: limits of tasks, priorities, turns of groups

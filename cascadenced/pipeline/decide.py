@@ -93,7 +93,7 @@ def resume(
         if wait.until_us is not None and wait.until_us > now_us:
             return []
         if _is_step_in_doubt(run, policy):
-            return in_doubt(run, policy, _LEFT, code=code, elapsed_s=elapsed_s)
+            return in_doubt(run, policy, _LEFT, elapsed_s=elapsed_s)
         return _again(run, code)
     assert run.current is not None
     if woken is None and wait.kind != "children" and wait.until_us is not None and wait.until_us <= now_us:
@@ -108,7 +108,7 @@ def resume(
     if woken is None:
         return []
     if _is_step_in_doubt(run, policy):
-        return [woken, *in_doubt(evolve(run, woken), policy, _LEFT, code=code, elapsed_s=elapsed_s)]
+        return [woken, *in_doubt(evolve(run, woken), policy, _LEFT, elapsed_s=elapsed_s)]
     return [woken, *told(run, run.current)]
 
 
@@ -130,27 +130,21 @@ def doubt(run: Run, reason: str) -> RunDoubted:
     return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, seq=seq, reason=reason)
 
 
-def in_doubt(run: Run, policy: Policy, reason: str, *, code: str, elapsed_s: float) -> list[Event]:
-    """The doubt, and what the policy makes of it."""
-    doubted = doubt(run, reason)
-    return [doubted, *settle(evolve(run, doubted), policy, code=code, elapsed_s=elapsed_s)]
-
-
-def settle(run: Run, policy: Policy, *, code: str, elapsed_s: float) -> list[Event]:
-    """What the policy makes of the doubt that `run` is in; nothing if somebody is to be asked."""
-    events: list[Event] = []
+def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list[Event]:
+    """The doubt, and what the policy makes of it, unless somebody is to be asked."""
+    events: list[Event] = [doubt(run, reason)]
+    run = evolve(run, events[0])
     while run.status == "in_doubt" and policy.on_doubt != "ask":
         resolved = resolve(run, policy.on_doubt, by=None, output=None, elapsed_s=elapsed_s)
         events += resolved
         for event in resolved:
             run = evolve(run, event)
-    return [*events, *_again(run, code)] if run.cleared and run.status == "running" else events
+    return [*events, *_again(run, run.code)] if run.status == "running" else events
 
 
 def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
-    """What `resolution` says of the doubt that `run` is in; it may be followed by the next one, of another step.
-
-    What comes after it starts when the run is looked at: a start is recorded by whoever performs it.
+    """What `resolution` says of the doubt that `run` is in; the next one, of another step, may follow. Nothing is
+    started with it: who drives the run does that.
 
     output: what the effect returned, if it was done.
     """
@@ -170,7 +164,9 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
             events.append(done)
             after = evolve(after, done)
         return [*events, doubt(after, doubted.reason)] if after.open_steps else events
-    return [resolved, StageFinished(task=task, stage=stage, attempt=run.attempt, output=output)]
+    finished = StageFinished(task=task, stage=stage, attempt=run.attempt, output=output)
+    following = decide(evolve(after, finished), finished, elapsed_s=elapsed_s)
+    return [resolved, finished, *(event for event in following if type(event) is RunFinished)]
 
 
 def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Event]:
@@ -180,8 +176,8 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
     if verdict(run) == "give_up":
         reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
         return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
-    if policy.delivery == "at_most_once" and _may_have_happened(run) and not run.cleared:
-        return in_doubt(run, policy, "the process ended while it was under way", code=code, elapsed_s=elapsed_s)
+    if policy.delivery == "at_most_once" and _may_have_happened(run) and not run.is_settled:
+        return in_doubt(run, policy, "the process ended while it was under way", elapsed_s=elapsed_s)
     return _again(run, code)
 
 

@@ -84,8 +84,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     n_failed: attempts of `current` that raised.
     marks: by place, what `current` has behind it.  open_steps: by place, names of steps that must not happen twice and
     have begun.
-    wait: what it waits for.  in_doubt: the effect that may have happened.  cleared: `current` is to be performed again,
-    although its effect may have happened: that has been thought of.
+    wait: what it waits for.  in_doubt: the effect that may have happened.
+    is_settled: it was in doubt, somebody has said what to make of that, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
     children: what the plan asks for, None: no runs.  heard: event name → position of the last one it was handed.
     """
@@ -112,7 +112,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_steps: Mapping[int, str] = {}
     wait: Wait | None = None
     in_doubt: RunDoubted | None = None
-    cleared: bool = False
+    is_settled: bool = False
     contexts: tuple[ContextAttached, ...] = ()
     n_consumed: int = 0
     children: tuple[Child, ...] | None = None
@@ -192,13 +192,12 @@ def _released(run: Run, _: RunReleased) -> Run:
 
 
 def _doubted(run: Run, event: RunDoubted) -> Run:
-    return replace(run, status="in_doubt", in_doubt=event, wait=None, open_starts=0)
+    return replace(run, status="in_doubt", in_doubt=event, is_settled=False, wait=None, open_starts=0)
 
 
-def _resolved(run: Run, event: RunResolved) -> Run:
+def _resolved(run: Run, _: RunResolved) -> Run:
     doubted = 0 if run.in_doubt is None else run.in_doubt.seq
-    open_steps = _without(run.open_steps, doubted)
-    return replace(run, status="running", in_doubt=None, open_steps=open_steps, cleared=event.verdict != "fail")
+    return replace(run, status="running", in_doubt=None, is_settled=True, open_steps=_without(run.open_steps, doubted))
 
 
 def _finished(run: Run, _: RunFinished) -> Run:
@@ -232,7 +231,7 @@ def _stage_started(run: Run, event: StageStarted) -> Run:
         skipped=event.skipped,
         code=event.code,
         wait=None,
-        cleared=False,
+        is_settled=False,
     )
 
 
@@ -248,12 +247,12 @@ def _stage_finished(run: Run, event: StageFinished) -> Run:
         done=(*run.done, event.stage),
         outputs=outputs,
         current=None,
+        is_settled=False,
         attempt=0,
         open_starts=0,
         n_failed=0,
         marks=_NO_MARKS,
         open_steps=_NO_STEPS,
-        cleared=False,
         children=run.children if children is None else children,
         parallel=run.parallel or event.parallel,
     )

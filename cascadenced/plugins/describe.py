@@ -62,7 +62,7 @@ def _described(target: object, name: str | None, *, once: bool) -> TaskEntry:
         raise Invalid(f"Task '{registered}' has no run() method")
     if "plan" not in hooks and importlib.util.find_spec(_PLANNER) is not None:
         hooks["plan"] = Hook(is_async=False, takes=False)
-    source = source_of(target, registered) if policy.isolation == "process" else None
+    source = _source_ref(target, registered, required=policy.isolation == "process")
     _refuse_tight_slots(cls, registered)
     kind = next((kind for base, kind in _KINDS if issubclass(cls, base)), "task")
     if kind == "pointer" and not hasattr(target, "name"):
@@ -77,7 +77,7 @@ def _described(target: object, name: str | None, *, once: bool) -> TaskEntry:
         make=(lambda: target) if once else _factory(target, registered),
         inert=isinstance(target, type) and _is_inert(target),
         class_name=cls.__qualname__,
-        source=None if source is None else f"{source.module}:{source.qualname}",
+        source=source,
         policy=policy,
     )
 
@@ -88,6 +88,17 @@ def describe_once(target: object) -> TaskEntry:
 
 
 _PLAIN = Hook(is_async=False, takes=False)
+
+
+def _source_ref(target: object, name: str, *, required: bool) -> str | None:
+    """`module:qualname` by which another process finds it; None if none can, which is refused where it is required."""
+    try:
+        found = source_of(target, name)
+    except Invalid:
+        if required:
+            raise
+        return None
+    return f"{found.module}:{found.qualname}"
 
 
 def _has(target: object, stage: str) -> bool:

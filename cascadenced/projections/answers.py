@@ -14,6 +14,10 @@ from cascadenced.clock import iso
 from cascadenced.errors import Unknown
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
+from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
+from cascadenced.pipeline.model import fold
+from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.run_diff import RunDiff, diff
 from cascadenced.projections import audit_trail, dead_letters, followups, pointers, runs, schedules, task_status
 from cascadenced.projections.audit_trail import Category
 from cascadenced.projections.dead_letters import DeadLetterRow
@@ -104,6 +108,40 @@ class Answers:
         events = [event for event in await self._events_of(given) if event.version > version]
         shown = events[:limit]
         return Page([event_view(e) for e in shown], str(shown[-1].version) if len(events) > limit else None)
+
+    async def explain(
+        self, given: str, *, limit: int, policy: Callable[[str], Policy | None], is_up: bool, now_us: int
+    ) -> Explanation:
+        """Why a run is as it is. limit: slots of the instance.  policy: of a task, None if its code is not here.
+        is_up: whether a daemon is there that could go on with it. Raises as `run` does."""
+        events = await self._events_of(given)
+        run = fold(recorded.event for recorded in events)
+        queue, max_attempts = None, {}
+        if run.status == "queued" or (run.wait is not None and run.wait.kind == "retry"):
+            asked = policy(run.task) or Policy()
+            max_attempts = {stage: retry.max_attempts for stage, retry in asked.retries.items()}
+            if run.status == "queued":
+                of_task = 0 if asked.max_concurrent is None else await runs.n_running(self._tables, run.task)
+                queue = Queue(
+                    place=await runs.place_in_queue(self._tables, events[0].run_id or ""),
+                    n_running=await runs.n_running(self._tables),
+                    limit=limit,
+                    n_of_task=of_task,
+                    task_limit=asked.max_concurrent,
+                )
+        around = Around(
+            statuses=await runs.statuses(self._tables, waits_for_children(run)),
+            queue=queue,
+            max_attempts=max_attempts,
+            is_up=is_up,
+            now_us=now_us,
+            came_at=await runs.came_at(self._tables, run, events[0].group_hash, events[0].position),
+        )
+        return explain(events, around)
+
+    async def diff(self, left: str, right: str, *, times: bool = False) -> RunDiff:
+        """Where two runs differ. Raises as `run` does."""
+        return diff(await self._events_of(left), await self._events_of(right), times=times)
 
     async def trail(self, task: str, category: Category = "all", **query: Any) -> Page:
         """See `projections.audit_trail.trail`."""

@@ -15,8 +15,9 @@ from cascadenced.clock import iso
 from cascadenced.eventlog.base import Connection, Tables
 from cascadenced.eventlog.bulk import insert_many
 from cascadenced.eventlog.rows import COLUMNS, from_row
-from cascadenced.events.audit import audit_rows, stage_rows
+from cascadenced.events.audit import SHOWN, audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
+from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.projections.page import Page, checked_limit, checked_position
 
 _DDL = """
@@ -35,17 +36,14 @@ _CHUNK = 500
 Category = Literal["stage", "audit", "all"]
 
 
-_TYPES = frozenset({
-    "run.requested", "run.refused", "run.finished", "run.failed", "stage.started", "stage.finished", "stage.failed",
-    "task.enabled", "task.disabled", "task.paused", "task.resumed", "pointer.added",
-})  # fmt: skip
+_TYPES = frozenset(TYPE_NAMES[kind] for kind in SHOWN)
 
 
 class AuditTrail:
     """Which events say something about a task."""
 
     name = "audit_trail"
-    version = 1
+    version = 2
     tables = ("audit_trail",)
     ddl = _DDL
     types = _TYPES
@@ -61,7 +59,8 @@ class AuditTrail:
 
 
 class TrailRow(msgspec.Struct):
-    """status and what follows it are null for a stage row. time: ISO 8601 UTC."""
+    """status and what follows it are null for a stage row. time: ISO 8601 UTC.  user_hash: whoever did it, as far as
+    that is known, else the run's user."""
 
     stage: str
     time: str
@@ -129,7 +128,9 @@ def _cursor(after: str | None) -> tuple[int, int]:
 
 
 def _trail_rows(recorded: Recorded, category: Category) -> list[TrailRow]:
-    time, who = iso(recorded.at_us), (recorded.user_hash, recorded.group_hash, recorded.run_id)
+    # Who controls a run need not be its user.
+    by = getattr(recorded.event, "by", None) or recorded.user_hash
+    time, who = iso(recorded.at_us), (by, recorded.group_hash, recorded.run_id)
     rows = []
     if category != "audit":
         rows += [TrailRow(row.stage, time, None, None, None, None, *who) for row in stage_rows(recorded.event)]

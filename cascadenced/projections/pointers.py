@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from cascadenced.eventlog.base import Connection, Tables
+from cascadenced.eventlog.bulk import insert_many
 from cascadenced.events.base import Recorded
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.projections.page import Page, checked_limit, checked_position, page
@@ -21,6 +22,9 @@ CREATE TABLE pointers (
 ) STRICT;
 CREATE UNIQUE INDEX pointers_key ON pointers (task, run_id, user_hash, group_hash)
 """
+
+
+_INSERT = "INSERT OR IGNORE INTO pointers (position, task, run_id, user_hash, group_hash) VALUES"
 
 
 class Pointers:
@@ -39,10 +43,7 @@ class Pointers:
             if isinstance(r.event, PointerAdded)
         ]
         if rows:
-            connection.executemany(
-                "INSERT OR IGNORE INTO pointers (position, task, run_id, user_hash, group_hash) VALUES (?, ?, ?, ?, ?)",
-                rows,
-            )
+            insert_many(connection, _INSERT, rows)
 
 
 class PointerRow(msgspec.Struct):

@@ -32,8 +32,11 @@ from cascadenced.events.run import (
     RunStarted,
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
+from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.model import ENDED, STAGES, fold
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.pipeline.access import Caller
+from cascadenced.pipeline.model import ENDED, STAGES, Child, Run, fold
 from cascadenced.projections.page import Page, checked_limit, page
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
@@ -72,6 +75,14 @@ _LAST_START = (
     "ORDER BY version DESC LIMIT 1)"
 )
 """Which stage a run has come to is read from its stream: keeping it here took two of three writes to this table."""
+_LAST_WAIT = (
+    "CASE WHEN status IN ('waiting', 'in_doubt') THEN "
+    "(SELECT data FROM events WHERE stream = 'run-' || runs.run_id "
+    "AND type IN ('wait.started', 'stage.failed', 'run.held', 'run.in_doubt') ORDER BY version DESC LIMIT 1) END"
+)
+"""And so is what it waits for."""
+MAX_STEPS_SHOWN = 100
+"""Of one stage; the newest."""
 
 _STATUS: dict[type[Event], str] = {
     RunRequested: "queued",
@@ -138,8 +149,24 @@ def _fold(row: list[Any], recorded: Recorded) -> None:
         row[8] = recorded.at_us
 
 
+class WaitView(msgspec.Struct):
+    """What a run waits for. kind: sleep, event, children (runs of its plan), retry (of its stage), held (for a restart
+    that can go on with it), or decision (`resolve`: what became of an effect in doubt).
+
+    text: the same in words.  name: of the event, of the step in doubt, or the code of what it is held for.
+    until: when that is over at the latest.  where: what the event's payload must hold.
+    """
+
+    kind: str
+    text: str
+    name: str | None = None
+    until: str | None = None
+    where: dict[str, Json] | None = None
+    reason: str | None = None
+
+
 class RunRow(msgspec.Struct):
-    """A run in a list. Instants are ISO 8601 UTC."""
+    """A run in a list. Instants are ISO 8601 UTC. waits_for: also while it is paused; null: for nothing."""
 
     run_id: str
     task: str
@@ -152,10 +179,25 @@ class RunRow(msgspec.Struct):
     requested_at: str | None
     started_at: str | None
     finished_at: str | None
+    waits_for: WaitView | None
+
+
+class StepView(msgspec.Struct):
+    """A place in a stage's code. seq: from 1.  kind: step, sleep or event.  status: started, waiting, success, error,
+    or timeout: the event did not come.  took_s: seconds, of a step."""
+
+    seq: int
+    kind: str
+    name: str
+    status: str
+    took_s: float | None = None
 
 
 class StageView(msgspec.Struct):
-    """status: pending (not reached), started, success, error or skipped.  took_s: seconds of the last attempt."""
+    """status: pending (not reached), started, waiting, in_doubt, success, error, cancelled or skipped.
+
+    took_s: seconds of the last attempt.  steps: the newest 100 of n_steps.
+    """
 
     stage: str
     status: str
@@ -163,6 +205,21 @@ class StageView(msgspec.Struct):
     took_s: float | None = None
     attempt: int = 0
     output: Json = None
+    n_steps: int = 0
+    steps: list[StepView] = []
+
+
+class ChildView(msgspec.Struct):
+    """A run that the plan asks for. run_id: the newest at this place, null: not asked for yet.
+
+    status: planned, running (asked for and not ended), success, error, cancelled or refused.
+    """
+
+    index: int
+    task: str
+    run_id: str | None
+    status: str
+    attempt: int
 
 
 class RunError(msgspec.Struct):
@@ -173,12 +230,13 @@ class RunError(msgspec.Struct):
 
 
 class RunView(RunRow):
-    """One run in full. stages: all six, in pipeline order."""
+    """One run in full. stages: all six, in pipeline order.  children: in the plan's order."""
 
     args: dict[str, Json]
     result: Json
     error: RunError | None
     stages: list[StageView]
+    children: list[ChildView]
 
 
 async def list_runs(
@@ -197,7 +255,7 @@ async def list_runs(
     if status is not None and status != "paused":
         where += " AND paused IS NOT 1"
     rows = await tables.fetch(
-        f"SELECT {_STORED}, {_LAST_START} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
+        f"SELECT {_STORED}, {_LAST_START}, {_LAST_WAIT} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
         [*(value for _, value in conditions), limit + 1],
     )
     return page(rows, limit, _run_row, lambda row: str(row[0]))
@@ -208,19 +266,69 @@ def _status_is(status: str | None) -> tuple[str, str, Any]:
 
 
 def _run_row(row: Row) -> RunRow:
-    run_id, task, status, parent, user_hash, group_hash, *instants, paused, last_start = row
+    run_id, task, status, parent, user_hash, group_hash, *instants, paused, last_start, last_wait = row
     start = None if last_start is None else decode(last_start)
     stage, attempt = (start.stage, start.attempt) if isinstance(start, StageStarted) else (None, None)
-    times = [None if at is None else iso(at) for at in instants]
-    return RunRow(run_id, task, "paused" if paused else status, stage, attempt, parent, user_hash, group_hash, *times)
+    requested_at, started_at, finished_at = (None if at is None else iso(at) for at in instants)
+    waits_for = None if last_wait is None else _wait_of(decode(last_wait))
+    return RunRow(
+        run_id=run_id,
+        task=task,
+        status="paused" if paused else status,
+        stage=stage,
+        attempt=attempt,
+        parent_run_id=parent,
+        user_hash=user_hash,
+        group_hash=group_hash,
+        requested_at=requested_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        waits_for=waits_for,
+    )
 
 
-async def resolve_run_id(tables: Tables, given: str) -> str:
-    """The run whose id is, or begins with, `given` (8 characters at least). Raises Unknown, Invalid if several do."""
+def _wait_of(event: Event) -> WaitView | None:
+    """What a run waits for after `event`, if it is one that lets it wait."""
+    match event:
+        case WaitStarted(kind="children"):
+            return WaitView("children", "the runs of its plan")
+        case WaitStarted(kind="event", name=name, until_us=until_us, where=where):
+            text = f"the event {name}{_until(until_us)}"
+            return WaitView("event", text, name, None if until_us is None else iso(until_us), where or None)
+        case WaitStarted(kind=kind, until_us=until_us):
+            return WaitView(
+                kind, f"a time to pass{_until(until_us)}", until=None if until_us is None else iso(until_us)
+            )
+        case StageFailed(retry_at_us=int(at_us), reason=reason):
+            return WaitView("retry", f"its next attempt, at {_short(at_us)}", until=iso(at_us), reason=reason)
+        case RunHeld(code=code, reason=reason):
+            return WaitView("held", f"a restart: {reason}", code, reason=reason)
+        case RunDoubted(stage=stage, step=step, reason=reason):
+            what = f"the stage {stage}" if step is None else f"the step {step}"
+            return WaitView("decision", f"a decision about {what}: retry, done or fail", step, reason=reason)
+    return None
+
+
+def _until(at_us: int | None) -> str:
+    return "" if at_us is None else f", until {_short(at_us)}"
+
+
+def _short(at_us: int) -> str:
+    return f"{iso(at_us)[:19].replace('T', ' ')}Z"
+
+
+async def resolve_run_id(tables: Tables, given: str, among: Caller | None = None) -> str:
+    """The run whose id is, or begins with, `given` (8 characters at least). Raises Unknown, Invalid if several do.
+
+    among: only runs that this caller may control; None: all there are.
+    """
     if len(given) < 8 or not given.isalnum():
         raise Unknown(f"no run {given[:40]!r}: give its id, or the first 8 or more characters of it")
+    condition, values = _controlled_by(among)
     rows = await tables.fetch(
-        "SELECT run_id FROM runs WHERE run_id >= ? AND run_id < ? ORDER BY run_id LIMIT 2", (given, given + "~")
+        "SELECT run_id FROM runs "  # noqa: S608 -- constants only
+        f"WHERE run_id >= ? AND run_id < ? AND {condition} ORDER BY run_id LIMIT 2",
+        (given, given + "~", *values),
     )
     if not rows:
         raise Unknown(f"no run {given[:64]!r}")
@@ -229,15 +337,89 @@ async def resolve_run_id(tables: Tables, given: str) -> str:
     return str(rows[0][0])
 
 
+async def statuses(tables: Tables, run_ids: Sequence[str]) -> dict[str, str]:
+    """How these runs stand, by id; without those that are not there."""
+    marks = ", ".join("?" * len(run_ids))
+    rows = await tables.fetch(f"SELECT run_id, status, paused FROM runs WHERE run_id IN ({marks})", run_ids)  # noqa: S608
+    return {run_id: "paused" if paused and status not in ENDED else status for run_id, status, paused in rows}
+
+
+async def place_in_queue(tables: Tables, run_id: str) -> int:
+    """1 for the queued run that was asked for first."""
+    return 1 + await _count(tables, "status = 'queued' AND run_id < ?", run_id)
+
+
+async def n_running(tables: Tables, task: str | None = None) -> int:
+    """Runs that have a slot, as far as the table knows: of one task, or of all."""
+    condition = "status = 'running' AND paused IS NOT 1"
+    return await (_count(tables, condition) if task is None else _count(tables, f"{condition} AND task = ?", task))
+
+
+_NEWEST_EVENTS = "SELECT position, group_hash, data FROM events WHERE stream = ? ORDER BY version DESC LIMIT 1000"
+
+
+async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) -> int | None:
+    """Position of the event that the run waits for, among the newest of its name and behind `since`; None: it has not
+    come."""
+    wait = run.wait
+    if wait is None or wait.kind != "event":
+        return None
+    since, found = max(since, run.heard.get(wait.name, 0)), None
+    for position, group, data in await tables.fetch(_NEWEST_EVENTS, (f"workflow-{wait.name}",)):
+        if position <= since:
+            break
+        event = decode(data)
+        if (
+            isinstance(event, EventDispatched)
+            and group == group_hash
+            and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+        ):
+            found = int(position)
+    return found
+
+
+async def _count(tables: Tables, condition: str, *parameters: str) -> int:
+    [(n,)] = await tables.fetch(f"SELECT count(*) FROM runs WHERE {condition}", parameters)  # noqa: S608
+    return int(n)
+
+
+async def running(tables: Tables, task: str, among: Caller, *, paused: bool, limit: int) -> list[str]:
+    """Runs of `task` that have started and not ended, newest first; of those that `among` may control.
+
+    paused: only those that are.
+    """
+    condition, values = _controlled_by(among)
+    rows = await tables.fetch(
+        # Over the index of what is unfinished: a task may have run a million times.
+        "SELECT run_id FROM runs INDEXED BY runs_status "  # noqa: S608 -- constants only
+        "WHERE status IN ('running', 'waiting', 'in_doubt') AND task = ? AND started_at_us IS NOT NULL "
+        f"AND (NOT ? OR paused = 1) AND {condition} ORDER BY run_id DESC LIMIT ?",
+        (task, paused, *values, limit),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def _controlled_by(caller: Caller | None) -> tuple[str, list[str | None]]:
+    """`may_control` as a condition on a row, and its values."""
+    if caller is None or caller.is_owner:
+        return "1", []
+    return "(user_hash = ? OR group_hash = ?)", [caller.user_hash, caller.group_hash]
+
+
 def run_view(events: Sequence[Recorded]) -> RunView:
     """A run's stream, folded for people. `events`: all of them, from the first."""
     first = events[0]
     run = fold(recorded.event for recorded in events)
     stages = {stage: StageView(stage, "pending") for stage in STAGES}
+    steps: dict[str, dict[int, StepView]] = {stage: {} for stage in STAGES}
     times: dict[str, int] = {}
     for recorded in events:
         _show_stage(stages, recorded)
+        _show_step(steps, recorded.event)
         times[recorded.type] = times.get(recorded.type, recorded.at_us)
+    for stage, places in steps.items():
+        stages[stage].n_steps = len(places)
+        stages[stage].steps = list(places.values())[-MAX_STEPS_SHOWN:]
     if run.stages or run.status in ENDED:
         for stage, view in stages.items():
             if stage not in run.stages and not (stage == "run" and run.children is not None):
@@ -245,6 +427,8 @@ def run_view(events: Sequence[Recorded]) -> RunView:
     request = first.event
     last_stage = next((r.event.stage for r in reversed(events) if isinstance(r.event, StageStarted)), None)
     finished = next((times[kind] for kind in TERMINAL if kind in times), None)
+    waits = run.wait is not None or run.in_doubt is not None
+    waits_for = next(filter(None, (_wait_of(recorded.event) for recorded in reversed(events))), None) if waits else None
     return RunView(
         run_id=first.run_id or first.stream.removeprefix("run-"),
         task=run.task,
@@ -257,11 +441,23 @@ def run_view(events: Sequence[Recorded]) -> RunView:
         requested_at=iso(first.at_us),
         started_at=iso(times["run.started"]) if "run.started" in times else None,
         finished_at=iso(finished) if finished else None,
+        waits_for=waits_for,
         args=run.args,
         result=run.result if run.status == "success" else None,
         error=RunError(run.error_type, run.reason or "") if run.error_type else None,
         stages=list(stages.values()),
+        children=[_child_view(run, index, child) for index, child in enumerate(run.children or ())],
     )
+
+
+def _child_view(run: Run, index: int, child: Child) -> ChildView:
+    if child.ended is not None:
+        status = child.ended.status
+    elif child.run_id is None:
+        status = "planned"
+    else:  # runs of a plan do not outlive it
+        status = "cancelled" if run.status in ENDED else "running"
+    return ChildView(index, child.planned.name, child.run_id, status, child.attempt)
 
 
 def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
@@ -272,8 +468,34 @@ def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
         case StageFinished(stage=stage, output=output, took_s=took_s):
             view = stages[stage]
             view.status, view.output, view.took_s = "success", output, took_s
-        case StageFailed(stage=stage, took_s=took_s):
+        case StageFailed(stage=stage, took_s=took_s, retry_at_us=retry_at_us):
             view = stages[stage]
-            view.status, view.took_s, view.output = "error", took_s, recorded.event.partial
-        case RunFailed(stage=str(stage)) | RunCancelled(stage=str(stage)):  # it was under way when the run was given up
+            view.status = "error" if retry_at_us is None else "waiting"
+            view.took_s, view.output = took_s, recorded.event.partial
+        case WaitStarted(stage=stage):
+            stages[stage].status = "waiting"
+        case WaitEnded(stage=stage):
+            stages[stage].status = "started"
+        case RunDoubted(stage=stage):
+            stages[stage].status = "in_doubt"
+        case RunResolved():
+            for view in stages.values():
+                view.status = "started" if view.status == "in_doubt" else view.status
+        case RunFailed(stage=str(stage)):  # it was under way when the run was given up
             stages[stage].status = "error"
+        case RunCancelled(stage=str(stage)):
+            stages[stage].status = "cancelled"
+
+
+def _show_step(steps: dict[str, dict[int, StepView]], event: Event) -> None:
+    match event:
+        case StepStarted(stage=stage, seq=seq, name=name):
+            steps[stage][seq] = StepView(seq, "step", name, "started")
+        case StepFinished(stage=stage, seq=seq, name=name, took_s=took_s):
+            steps[stage][seq] = StepView(seq, "step", name, "success", took_s)
+        case StepFailed(stage=stage, seq=seq, name=name, took_s=took_s):
+            steps[stage][seq] = StepView(seq, "step", name, "error", took_s)
+        case WaitStarted(stage=stage, seq=seq, kind="sleep" | "event" as kind, name=name):
+            steps[stage][seq] = StepView(seq, kind, name, "waiting")
+        case WaitEnded(stage=stage, seq=seq, kind="sleep" | "event" as kind, name=name, outcome=outcome):
+            steps[stage][seq] = StepView(seq, kind, name, "timeout" if outcome == "timeout" else "success")

@@ -14,7 +14,7 @@ import anyio
 import structlog
 
 from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored, ScanStuck
-from cascadenced.bus.marks import Marks, from_numbers, to_numbers
+from cascadenced.bus.marks import Marks, from_numbers, in_doubt, to_numbers
 from cascadenced.clock import Clock, iso
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import DiskError, DiskFull, LogCorrupt, Unavailable
@@ -84,13 +84,14 @@ class BusKeeper:
     async def run(self) -> None:
         """Until cancelled."""
         self.n_to_repair = await self._log.checkpoint(_TO_REPAIR)
-        unknown = (await known_marks(self._log)) == Marks() and await self._log.checkpoint(OUTBOX) > 0
+        known = await known_marks(self._log)
+        unknown = known == Marks() and await self._log.checkpoint(OUTBOX) > 0
         if unknown:
             _log.info("bus_unknown", why="nothing is remembered of the broker, though something was published")
-            self._in_doubt = True
-        if self.n_to_repair or unknown:
+        # Another server than the last; or this one, which was in doubt when the last life ended.
+        self._in_doubt = unknown or known.server not in (0, self._bus.marks.server)
+        if self.n_to_repair or self._in_doubt:
             self._wanted.set()
-        self._save_marks()
         try:
             async with anyio.create_task_group() as parts:
                 parts.start_soon(self._listen)
@@ -130,15 +131,18 @@ class BusKeeper:
             )
         )
         self._bus.resume()
+        self._save_marks()
         self._wanted.set()
 
     def _on_doubt(self, reason: str) -> None:
         mere = reason != "server_restarted"
         if mere and self._clock.monotonic() < self._doubt_from:
             self._to_doubt_later = True
+            self._save_marks()
             return
         self._merely = mere and (self._merely or not self._in_doubt)
         self._in_doubt, self._to_doubt_later = True, False
+        self._save_marks()
         self._wanted.set()
 
     async def _record_break(self, event: EpochBroken) -> None:
@@ -172,8 +176,15 @@ class BusKeeper:
                 self._on_doubt("fewer_messages")
 
     def _save_marks(self) -> None:
-        """With the next commit. After a break they stay as they were until it is recorded."""
-        for name, number in to_numbers(self._bus.marks).items():
+        """With the next commit. After a break they stay as they were until it is recorded.
+
+        They go on from what is there, also from a hole that nobody has looked for yet: who starts next has that doubt
+        again.
+        """
+        marks = self._bus.marks
+        if self._in_doubt or self._to_doubt_later:
+            marks = in_doubt(marks)
+        for name, number in to_numbers(marks).items():
             self._log.set_checkpoint(_MARK + name, number)
 
     async def _record(self, event: Event | None) -> None:

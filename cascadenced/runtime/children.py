@@ -68,7 +68,7 @@ class Children:
 
         def following(run: Run) -> Step | None:
             asked.clear()
-            if run.status != "running" or run.current != "run":
+            if run.status != "running" or run.current != "run" or run.paused:
                 return None
             wait = WaitStarted(task=run.task, stage="run", seq=0, kind="children")
             return self._step(live, run, clock, asked, [], wait)
@@ -121,8 +121,9 @@ class Children:
     async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> None:
         """Record the step, and let the children know what the log has of them."""
         receipt = await record(self._log, clock, live, following)
+        recorded = () if receipt is None else receipt.recorded
         for child in asked:
-            child.fold([each for each in receipt if each.stream == run_stream(child.run_id)])
+            child.fold([each for each in recorded if each.stream == run_stream(child.run_id)])
 
     def ended(self, child: LiveRun) -> None:
         """A child has ended in this process: its exception is the parent's, if that fails of it."""
@@ -133,13 +134,14 @@ class Children:
         if child.error is not None and parent_id in self._entries:
             self._errors[child.run_id] = child.error
 
-    def forget(self, run_id: str) -> None:
+    def forget(self, parent: LiveRun) -> None:
         """The run has ended."""
-        self._entries.pop(run_id, None)
-        self._errors.pop(run_id, None)
-        self._planning.pop(run_id, None)
-        self._ended.pop(run_id, None)
-        self._watched.discard(run_id)
+        self._entries.pop(parent.run_id, None)
+        for child in parent.run.children or ():
+            self._errors.pop(child.run_id or "", None)
+        self._planning.pop(parent.run_id, None)
+        self._ended.pop(parent.run_id, None)
+        self._watched.discard(parent.run_id)
 
     def entry_at_hand(self, child: LiveRun) -> TaskEntry | None:
         """A child's task, if its parent goes on in this process and has made its plan here."""

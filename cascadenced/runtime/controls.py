@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import reduce
-from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from cascadenced.clock import Clock
 from cascadenced.errors import Conflict, Unknown, VaultDamaged
@@ -18,62 +20,95 @@ from cascadenced.runtime.record import LiveRun, Step, record
 from cascadenced.runtime.runs import Runs
 from cascadenced.vault import VaultPort
 
-MAX_CONTEXT_CHARS = 3_072
-"""Of a context's JSON text, as the predecessor counted."""
 MAX_PREVIEW_CHARS = 256
+
+
+class Controlled(msgspec.Struct, frozen=True):
+    """run: as it is now.  changed: whether something was recorded.  duplicate: whether that was so before, under the
+    same source.  at_once: of a signal, whether no stage was under way, so that the next one is told."""
+
+    run: Run
+    changed: bool = True
+    duplicate: bool = False
+    at_once: bool = False
 
 
 class Controls:
     """All of them raise Unknown for a run that is not there, and Conflict where its state forbids it.
 
-    by: pseudonym of whoever asks. What they say for people to read has the run's own ids replaced, whoever says it.
+    by: pseudonym of whoever asks. What they say for people has the ids of the run and of whoever asks replaced.
+    source: of the append; what was recorded under it is not recorded again.
     """
 
     def __init__(self, log: EventLog, clock: Clock, runs: Runs, vault: VaultPort, pseudonyms: Pseudonyms) -> None:
         self._log, self._clock, self._runs = log, clock, runs
         self._vault, self._pseudonyms = vault, pseudonyms
 
-    async def pause(self, run_id: str, *, by: str | None) -> Run:
+    async def pause(self, run_id: str, *, by: str | None, source: str | None = None) -> Controlled:
         """What is under way ends; nothing new starts until `resume`."""
-        return await self._with_children(run_id, lambda run: control.pause(run, by=by), self._runs.look_at)
+        return await self._with_children(run_id, lambda run: control.pause(run, by=by), source)
 
-    async def resume(self, run_id: str, *, by: str | None) -> Run:
-        return await self._with_children(run_id, lambda run: control.unpause(run, by=by), self._runs.look_at)
+    async def resume(self, run_id: str, *, by: str | None, source: str | None = None) -> Controlled:
+        return await self._with_children(run_id, lambda run: control.unpause(run, by=by), source)
 
-    async def cancel(self, run_id: str, *, via: str, by: str | None, reason: str = "cancelled on request") -> Run:
+    async def cancel(
+        self,
+        run_id: str,
+        *,
+        via: str,
+        by: str | None,
+        reason: str = "cancelled on request",
+        source: str | None = None,
+    ) -> Controlled:
         """End it now. Its code is cancelled if it is a coroutine, killed if it has a process, and left alone in a
         thread, where nothing can end it."""
         live = await self._runs.find(run_id)
         reason = (await self._nameless(live))(reason)
-        await self._record(
+        done = await self._record(
             live,
             lambda run: control.cancel(run, via=via, by=by, reason=reason, elapsed_s=live.elapsed_s(self._clock)),
+            source,
         )
-        await self._runs.withdraw(live)
-        return live.run
+        if not done.duplicate:
+            await self._runs.withdraw(live)
+        return done
 
-    async def signal(self, run_id: str, payload: Json, *, via: str, by: str | None, redact: Redactor | None) -> bool:
-        """Tell the run something; whether no stage is under way, so that the next one is told at once.
-
-        redact: of whoever asks.
-        """
+    async def signal(
+        self,
+        run_id: str,
+        payload: Json,
+        *,
+        via: str,
+        by: str | None,
+        redact: Redactor | None,
+        source: str | None = None,
+    ) -> Controlled:
+        """Tell the run something. redact: of whoever asks."""
         live = await self._runs.find(run_id)
         shown = preview(payload, await self._nameless(live, redact))
-        at_once = control.is_consumed_at_once(live.run)
-        await self._record(live, lambda run: control.attach(run, payload, via=via, by=by, shown=shown))
-        return at_once
+        at_once = False
 
-    async def resolve(self, run_id: str, resolution: str, *, by: str | None, output: Json = None) -> Run:
+        def rule(run: Run) -> list[Event]:
+            nonlocal at_once
+            at_once = control.is_consumed_at_once(run)
+            return control.attach(run, payload, via=via, by=by, shown=shown)
+
+        return replace(await self._record(live, rule, source), at_once=at_once)
+
+    async def resolve(
+        self, run_id: str, resolution: str, *, by: str | None, output: Json = None, source: str | None = None
+    ) -> Controlled:
         """Settle a run in doubt. resolution: retry, done or fail.  output: what the effect returned, if it was done."""
         live = await self._runs.find(run_id)
-        await self._record(
+        done = await self._record(
             live,
             lambda run: control.decide_resolution(
                 run, resolution, by=by, output=output, elapsed_s=live.elapsed_s(self._clock)
             ),
+            source,
         )
         self._runs.look_at(live)
-        return live.run
+        return done
 
     async def _nameless(self, live: LiveRun, redact: Redactor | None = None) -> Callable[[str], str]:
         """Replaces the ids of the run, and of whoever asks."""
@@ -86,19 +121,30 @@ class Controls:
         return lambda text: reduce(lambda said, each: each(said), redactors, text)
 
     async def _with_children(
-        self, run_id: str, rule: Callable[[Run], list[Event]], then: Callable[[LiveRun], Any]
-    ) -> Run:
+        self, run_id: str, rule: Callable[[Run], list[Event]], source: str | None = None
+    ) -> Controlled:
         live = await self._runs.find(run_id)
-        await self._record(live, rule)
-        then(live)
+        done = await self._record(live, rule, source)
+        if done.duplicate:
+            return done
+        self._runs.look_at(live)
         for child in live.run.children or ():
             if child.run_id is not None and child.ended is None:
                 with suppress(Conflict, Unknown):
-                    await self._with_children(child.run_id, rule, then)
-        return live.run
+                    await self._with_children(child.run_id, rule)
+        return done
 
-    async def _record(self, live: LiveRun, rule: Callable[[Run], list[Event]]) -> None:
-        await record(self._log, self._clock, live, lambda run: Step.of(run, *rule(run)), wait_for_space=False)
+    async def _record(self, live: LiveRun, rule: Callable[[Run], list[Event]], source: str | None) -> Controlled:
+        receipt = await record(
+            self._log,
+            self._clock,
+            live,
+            lambda run: Step.of(run, *rule(run)),
+            wait_for_space=False,
+            source=source,
+        )
+        duplicate = receipt is not None and receipt.duplicate
+        return Controlled(live.run, changed=receipt is not None and not duplicate, duplicate=duplicate)
 
 
 def preview(payload: Json, redact: Callable[[str], str] = str) -> str | None:

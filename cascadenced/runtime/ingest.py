@@ -21,9 +21,10 @@ from cascadenced.runtime.retry import backoff_s
 
 _log = structlog.get_logger(__name__)
 
-MAX_FETCH = 500
-"""Messages handled at once; the broker keeps the rest."""
-MAX_BATCHES = 2
+MAX_FETCH = 512
+"""Messages of one batch, if there is room for so many requests: any of them may be one."""
+MAX_BATCHES = 4
+"""Batches under way at once; the broker keeps the rest. While two are being committed, two more are decoded."""
 MAX_ATTEMPTS = 5
 """Deliveries of a message that our own code fails on; then it is a dead letter."""
 
@@ -78,8 +79,8 @@ class Commands(Protocol):
 
 DeadLetter = Callable[[Delivery, Message, BadMessage], Awaitable[Outcome]]
 """Seals and records a message that cannot be read."""
-Room = Callable[[], Awaitable[None]]
-"""Returns when another request can be taken."""
+Room = Callable[[], Awaitable[int]]
+"""How many requests can be taken now, as soon as it is at least one. Those that have begun have their place already."""
 
 
 class _Taken(msgspec.Struct, frozen=True):
@@ -101,6 +102,9 @@ class Ingest:
     Most messages become one append each. Those of a batch are begun one after the other, without an asyncio task for
     each (9 µs); then one task waits for all of them and acknowledges. Meanwhile the next batch is begun, so that the
     log's thread is at work while we decode.
+
+    No more is fetched than there is room for: what had to be refused would only come back later, after its backoff.
+    Others ask for runs as well, so that this may still happen, but seldom.
     """
 
     def __init__(
@@ -124,23 +128,32 @@ class Ingest:
         async with asyncio.TaskGroup() as tasks:
             under_way: deque[asyncio.Task[None]] = deque()
             while True:
-                await self._room()
-                deliveries = await self._bus.fetch(MAX_FETCH)
-                under_way.append(tasks.create_task(self._finish(*await self._begin(deliveries))))
-                if len(under_way) >= MAX_BATCHES:
+                # Nothing of a batch is kept here: messages name people, and the next one may be long in coming.
+                batch = await self._bus.fetch(min(MAX_FETCH, await self._room()))
+                under_way.append(tasks.create_task(self._finish(*await self._begin(batch, tasks))))
+                del batch
+                # Each request takes its place now, before we ask again what room there is; and whoever has something to
+                # tell the broker does it: it must not run out of what we asked for.
+                await asyncio.sleep(0)
+                if len(under_way) == MAX_BATCHES:
                     await under_way.popleft()
 
-    async def _begin(self, deliveries: Sequence[Delivery]) -> tuple[list[_Taken], list[_Taken]]:
-        """Take a batch in hand. Returns those messages whose append is begun, and those that take more than that."""
+    async def _begin(
+        self, deliveries: Sequence[Delivery], tasks: asyncio.TaskGroup
+    ) -> tuple[list[_Taken], list[asyncio.Task[None]]]:
+        """Take a batch in hand. Returns those messages whose append is begun, and the tasks of those that need more."""
         handle = self._commands.batch()
         appending: list[_Taken] = []
-        others: list[_Taken] = []
+        others: list[asyncio.Task[None]] = []
         lanes: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
             if delivery.subject.startswith(self._ordered):
                 lanes.setdefault(delivery.subject, []).append(delivery)
             elif (taken := self._take(delivery, handle)) is not None:
-                (appending if isinstance(taken.recording, asyncio.Future) else others).append(taken)
+                if isinstance(taken.recording, asyncio.Future):
+                    appending.append(taken)
+                else:
+                    others.append(tasks.create_task(self._end(taken)))
         if lanes:
             # A schedule set and then removed is removed: these are over before another batch is begun.
             await asyncio.gather(*(self._in_turn(lane, handle) for lane in lanes.values()))
@@ -152,12 +165,11 @@ class Ingest:
             if taken is not None:
                 await self._end(taken)
 
-    async def _finish(self, appending: Sequence[_Taken], others: Sequence[_Taken]) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for taken in others:
-                tasks.create_task(self._end(taken))
-            for taken in appending:
-                await self._end(taken)
+    async def _finish(self, appending: Sequence[_Taken], others: Sequence[asyncio.Task[None]]) -> None:
+        for taken in appending:
+            await self._end(taken)
+        for task in others:
+            await task
 
     def _take(self, delivery: Delivery, handle: Handle) -> _Taken | None:
         """Begin to record a message; None if there is nothing to record."""

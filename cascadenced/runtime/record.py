@@ -11,14 +11,14 @@ import msgspec
 
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, DiskFull, Unavailable, WrongVersion
-from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunDoubted, RunStarted
 from cascadenced.events.signal import ContextConsumed
 from cascadenced.events.stage import StageStarted
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import decide, settle
+from cascadenced.pipeline.decide import decide, in_doubt
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -82,6 +82,10 @@ class LiveRun:
         if self.started_at_us is None:
             self.started_at_us = next((r.at_us for r in recorded if type(r.event) is RunStarted), None)
 
+    def catch_up_with(self, other: Self) -> None:
+        """`other` is the same run, and what is known of it there is newer."""
+        self.run, self.version, self.last_event_id = other.run, other.version, other.last_event_id
+
     async def read(self, log: EventLog) -> None:
         """Take in the run's whole stream: what this was so far is only its id."""
         events = await log.read_stream(run_stream(self.run_id))
@@ -134,18 +138,25 @@ Following = Callable[[Run], Step | None]
 
 
 async def record(
-    log: EventLog, clock: Clock, live: LiveRun, following: Following, *, wait_for_space: bool = True
-) -> Sequence[Recorded]:
-    """Append the step that `following` says, in one write, and take it in. Returns all that was recorded.
+    log: EventLog,
+    clock: Clock,
+    live: LiveRun,
+    following: Following,
+    *,
+    wait_for_space: bool = True,
+    source: str | None = None,
+) -> Receipt | None:
+    """Append the step that `following` says, in one write, and take it in. Returns None if there is nothing to append.
 
     When another writer came first, the stream is read and `following` asked again. A full disk, and a log
     that another program holds, is waited for, or raises DiskFull or Unavailable.
+    source: as in `append`; if the log has it, nothing is written, and what the log has is taken in.
     """
     while (step := following(live.run)) is not None:
         if not step.events:
-            break
+            return None
         try:
-            receipt = await log.append([live.change(step.events), *step.also])
+            receipt = await log.append([live.change(step.events), *step.also], source=source)
         except (DiskFull, Unavailable):
             if not wait_for_space:
                 raise
@@ -153,9 +164,12 @@ async def record(
         except WrongVersion:
             live.fold(await log.read_stream(run_stream(live.run_id), live.version))
         else:
-            live.advance(step.run, receipt.recorded[: len(step.events)])
-            return receipt.recorded
-    return ()
+            if receipt.duplicate:
+                live.fold(await log.read_stream(run_stream(live.run_id), live.version))
+            else:
+                live.advance(step.run, receipt.recorded[: len(step.events)])
+            return receipt
+    return None
 
 
 _STARTS = frozenset({StageStarted, ContextConsumed})
@@ -164,26 +178,22 @@ _STARTS = frozenset({StageStarted, ContextConsumed})
 def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = True) -> Following:
     """How the stage under way went, and what follows from that.
 
-    Of a run that has ended meanwhile, or a stage that is no longer under way, it is late and dropped.
+    Of a run that has ended meanwhile, or a stage that is no longer under way, it is late and dropped; so it is of a
+    stage that a stop has interrupted, whose code did not let itself be cancelled.
     go_on: False holds back the start of a next stage (the daemon is stopping); the end of the run is recorded still.
     """
     stage, attempt = live.run.current, live.run.attempt
 
     def following(run: Run) -> Step | None:
-        if run.status in ENDED or run.current != stage or run.attempt != attempt:
+        if run.status in ENDED or run.current != stage or run.attempt != attempt or not run.open_starts:
             return None
-        after = evolve(run, outcome)
-        events = [outcome]
         elapsed_s = live.elapsed_s(clock)
         if type(outcome) is RunDoubted and live.entry is not None:
-            follows = settle(after, live.entry.policy, code=live.entry.code, elapsed_s=elapsed_s)
+            led_to = in_doubt(run, live.entry.policy, outcome.reason, elapsed_s=elapsed_s)
         else:
-            follows = decide(after, outcome, elapsed_s=elapsed_s)
-        for event in follows:
-            if go_on or type(event) not in _STARTS:
-                after = evolve(after, event)
-                events.append(event)
-        return Step(events, after)
+            led_to = [outcome, *decide(evolve(run, outcome), outcome, elapsed_s=elapsed_s)]
+        may_start = go_on and not run.paused
+        return Step.of(run, *(event for event in led_to if may_start or type(event) not in _STARTS))
 
     return following
 

@@ -63,7 +63,10 @@ class Perform(Protocol):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish for a run. source: makes it one run for ever.  at_us: when it was asked, for the run's id; None: now."""
+    """A wish for a run. source: makes it one run for ever.  at_us: when it was asked, for the run's id; None: now.
+
+    forked_from: the run that it begins with the results of; inherited: these, as its own events.
+    """
 
     task: str
     identity: Identity
@@ -76,6 +79,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     correlation: str | None = None
     traceparent: str | None = None
+    forked_from: str | None = None
+    inherited: tuple[Event, ...] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -107,6 +112,9 @@ class Runs:
         self._perform = perform
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
+        self._n_starting = 0  # of the slots: those whose run is not recorded yet
+        self._none_starting = asyncio.Event()
+        self._none_starting.set()
         self._n_joining = 0  # those that will be queued as soon as they are recorded
         self._queue = RunQueue()
         self._fresh: dict[str, LiveRun] = {}  # of those in the queue, the ones whose state is kept
@@ -162,18 +170,24 @@ class Runs:
             raise Overloaded(f"{self._max_queued} runs are queued already; try again later", retry_after_s=5.0)
         live = self._newborn(request, run_id or self.new_run_id(request.source, request.at_us))
         requested = RunRequested(
-            task=request.task, via=request.via, args=request.args, priority=request.priority, depth=request.depth
+            task=request.task,
+            via=request.via,
+            args=request.args,
+            priority=request.priority,
+            depth=request.depth,
+            forked_from=request.forked_from,
         )
         refused = self._tasks.refusal(request.task)
-        events: list[Event] = [requested]
+        events: list[Event] = [requested, *(request.inherited if refused is None else ())]
         has_slot = False
         if refused is not None:
             events.append(RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1]))
         elif has_slot := self._take_slot(live.run_id, request.task):
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
-            events += _start(evolve(Run(), requested), live.entry)
+            events += _start(fold(events), live.entry)
         to_queue = refused is None and not has_slot
+        self._starting(has_slot)
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
         self._tell_room()
         try:
@@ -181,6 +195,7 @@ class Runs:
                 await self._vault.remember([request.identity], self._pseudonyms)
             appending = self._log.append([*before, live.change(events)], source=request.source)
         except BaseException:
+            self._starting(-has_slot)
             self._give_back(live.run_id, has_slot=has_slot, to_queue=to_queue)
             raise
         self._asked[live.run_id] = live
@@ -205,6 +220,7 @@ class Runs:
     ) -> None:
         """The append of a request is over: drive the run, or queue it, if there is one; and tell who asked for it."""
         self._asked.pop(live.run_id, None)
+        self._starting(-has_slot)
         error = done.exception()
         if not answer.done():
             if error is None:
@@ -225,17 +241,17 @@ class Runs:
 
     async def ended(self, run_id: str) -> Ended:
         """The run, once it has ended. Raises Unknown; Unavailable if it does not go on in this process."""
-        if self._is_here(run_id):
-            return await self._endings.of(run_id)
-        events = await self._log.read_stream(run_stream(run_id))
-        if not events:
-            raise Unknown(f"no run {run_id}")
-        run = fold(recorded.event for recorded in events)
-        if run.status in ENDED:
-            return Ended(run, None)
-        if not self._is_here(run_id) and run_id not in self._asked:
-            raise Unavailable(run.reason or _LATER.format(run_id))
-        return await self._endings.of(run_id)
+        run = Run()
+        for _ in range(2):  # it may end here while it is read
+            if self._is_here(run_id) or run_id in self._asked:
+                return await self._endings.of(run_id)
+            events = await self._log.read_stream(run_stream(run_id))
+            if not events:
+                raise Unknown(f"no run {run_id}")
+            run = fold(recorded.event for recorded in events)
+            if run.status in ENDED:
+                return Ended(run, None)
+        raise Unavailable(run.reason or _LATER.format(run_id))
 
     def _is_here(self, run_id: str) -> bool:
         """Whether it is under way, or will be when there is a slot, or when what it waits for has come."""
@@ -280,18 +296,19 @@ class Runs:
         if here is None:
             self._over(live)
             return
-        if here.version < live.version:
-            here.run, here.version = live.run, live.version  # it has just begun, and has not read its end
+        here.catch_up_with(live)  # what drives it may have read the log before
         drive = here.drive
         assert drive is not None
         drive.cancel()
         await asyncio.wait({drive}, timeout=CANCEL_PATIENCE_S)
-        # If its code does not heed it, nobody waits for it any more; and a drive that had not begun lets nothing go.
-        self._let_go(here)
+        self._let_go(here)  # its code may not heed it, or not have begun: nobody waits for it any more
 
-    async def room(self) -> None:
-        """Return when the queue has room: whoever can wait, waits here instead of being refused."""
-        await self._room.wait()
+    async def room(self) -> int:
+        """How many requests the queue has room for, as soon as it is at least one: whoever can wait, waits here instead
+        of being refused. Those that are being recorded have their place already."""
+        while not self._has_room():
+            await self._room.wait()
+        return self._n_free()
 
     @property
     def n_running(self) -> int:
@@ -300,6 +317,11 @@ class Runs:
     @property
     def n_queued(self) -> int:
         return len(self._queue)
+
+    @property
+    def n_asleep(self) -> int:
+        """Runs that wait for something, or are paused or in doubt."""
+        return len(self._sleepers)
 
     # ── starting, stopping ───────────────────────────────────────────────────────────────────────────────────
 
@@ -320,6 +342,7 @@ class Runs:
         abandoned; their results take no effect.
         """
         self._stop.set()
+        await self._none_starting.wait()  # they are under way as soon as they are recorded
         await _first_of(self._drives_ended(), self._clock.sleep(grace_s), (hurry or asyncio.Event()).wait())
         interrupted = [
             live
@@ -373,6 +396,13 @@ class Runs:
         self._n_slots_taken += 1
         return True
 
+    def _starting(self, n: int) -> None:
+        self._n_starting += n
+        if self._n_starting:
+            self._none_starting.clear()
+        else:
+            self._none_starting.set()
+
     def _free_slot(self, run_id: str) -> None:
         self._queue.release(run_id)
         self._n_slots_taken -= 1
@@ -385,8 +415,12 @@ class Runs:
         if has_slot:
             self._free_slot(run_id)
 
+    def _n_free(self) -> int:
+        """Places in the queue; negative when it was longer than it may be now."""
+        return self._max_queued - len(self._queue) - self._n_joining
+
     def _has_room(self) -> bool:
-        return len(self._queue) + self._n_joining < self._max_queued
+        return self._n_free() > 0
 
     def _tell_room(self) -> None:
         if self._has_room():
@@ -482,7 +516,7 @@ class Runs:
     def _over(self, live: LiveRun) -> None:
         """It has ended: whoever waits for that is told."""
         self._endings.tell(live.run_id, Ended(live.run, live.error))
-        self._children.forget(live.run_id)
+        self._children.forget(live)
         for child in live.run.children or ():
             if child.run_id is not None and child.ended is None:
                 self.on_orphan(child.run_id)
@@ -603,9 +637,12 @@ class Runs:
         while True:
             if live.run.wait is not None and live.run.wait.kind == "children" and not live.run.paused:
                 self._start_children(await self._children.collect(live, self._clock))
-            if live.run.current is None or live.run.status != "running":
+            # Without an open start it was interrupted while its code went on, and is another life's to do.
+            if live.run.current is None or not live.run.open_starts or live.run.status != "running":
                 return
             if self._children.are_due(live):
+                if live.run.paused:
+                    return
                 self._start_children(await self._children.ask(live, self._clock))
                 continue
             outcome = await self._performed(live)

@@ -94,8 +94,9 @@ class Tasks:
         """(code, reason) why the task may not run now, or None."""
         return refusal(name, self._states.get(name) if name in self._entries else None)
 
-    async def switch(self, name: str, switch: Switch, context: Context) -> bool:
-        """Enable, disable, pause or resume; False if the task already was so. Raises Unknown."""
+    async def switch(self, name: str, switch: Switch, context: Context, source: str | None = None) -> bool:
+        """Enable, disable, pause or resume; False if the task already was so, or if something was recorded under
+        `source` before. Raises Unknown."""
         if name not in self._entries:
             raise Unknown(f"Unknown task: {name}")
         while True:
@@ -103,19 +104,18 @@ class Tasks:
             if not events:
                 return False
             try:
-                await self._append(name, events, context)
+                return not (await self._append(name, events, context, source)).duplicate
             except WrongVersion:
                 await self._read(name)
-            else:
-                return True
 
     async def _read(self, name: str) -> None:
         events = await self._log.read_stream(task_stream(name))
         self._states[name] = reduce(evolve_task, (recorded.event for recorded in events), TaskState())
         self._versions[name] = len(events)
 
-    async def _append(self, name: str, events: list[Any], context: Context) -> None:
+    async def _append(self, name: str, events: list[Any], context: Context, source: str | None = None) -> Receipt:
         change = Change(task_stream(name), events, self._versions[name], context)
-        receipt: Receipt = await self._log.append([change])
+        receipt: Receipt = await self._log.append([change], source=source)
         self._states[name] = reduce(evolve_task, (r.event for r in receipt.recorded), self._states[name])
         self._versions[name] += len(receipt.recorded)
+        return receipt

@@ -34,6 +34,8 @@ class World(Protocol):
     """The bus's news so far."""
     resumes: bool
     """Whether the bus is told at once to go on when something broke. It is, unless a test says otherwise."""
+    hears: asyncio.Event
+    """Set: the bus's news are heard."""
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish from outside; return when it is stored."""
@@ -75,9 +77,12 @@ class Listener:
         self.bus = bus
         self.told: list[News] = []
         self.resumes = True
+        self.hears = asyncio.Event()
+        self.hears.set()
 
     async def listens(self) -> None:
         while True:
+            await self.hears.wait()
             news = await self.bus.news()
             self.told.append(news)
             if isinstance(news, Broken) and self.resumes:

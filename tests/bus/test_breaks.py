@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from cascadenced.bus.base import Broken, Doubt, Lost, News, Restored, Sighting
-from cascadenced.bus.marks import Marks, from_numbers, to_numbers
+from cascadenced.bus.marks import NO_SERVER, Marks, from_numbers, to_numbers
 from cascadenced.errors import Unavailable
 from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
 from cascadenced.events.outgoing import Outgoing
@@ -174,6 +174,19 @@ async def test_recreated_streams_are_another_epoch_and_all_goes_on(world: World)
     await world.send("ume.event.x", b"new")
     await world.send("ume.run.request.x", b"new")
     assert [delivery.data for delivery in await acked(world, 2)] == [b"new", b"new"]
+
+
+async def test_marks_are_in_doubt_until_somebody_has_heard_of_it(world: World) -> None:
+    await world.bus.publish([positioned(1)])
+    world.hears.clear()
+    await world.restart()
+    async with asyncio.timeout(10):
+        while world.bus.marks.server != NO_SERVER:
+            await asyncio.sleep(0.01)
+    assert Doubt("server_restarted") not in world.told
+    world.hears.set()
+    await told(world, Doubt)
+    assert world.bus.marks.server > NO_SERVER
 
 
 async def test_a_hole_in_the_middle_raises_a_doubt(world: World) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from cascadenced.bus.base import Broken
 from cascadenced.bus.memory import MemoryBus
 from cascadenced.clock import FakeClock
 from cascadenced.errors import Unavailable, Unknown
@@ -87,3 +88,27 @@ async def test_an_id_is_known_for_two_minutes() -> None:
 async def test_a_verb_nobody_serves_is_unknown(bus: MemoryBus) -> None:
     with pytest.raises(Unknown):
         await bus.request("list", b"")
+
+
+async def test_the_server_outlives_its_connections_and_what_they_did_not_end(bus: MemoryBus) -> None:
+    bus.send("ume.idea", b"ended")
+    bus.send("ume.idea", b"in hand")
+    bus.send("ume.idea", b"put off")
+    ended, _, put_off = await bus.fetch(10)
+    ended.ack()
+    put_off.retry_later(60.0)
+    await bus.close()
+    bus.server.store("ume.idea", b"meanwhile", {})
+    again = MemoryBus(clock=FakeClock(), instance_id="me", server=bus.server, marks=bus.marks)
+    assert sorted(got.data for got in await again.fetch(10)) == [b"in hand", b"meanwhile", b"put off"]
+
+
+async def test_a_connection_that_remembers_more_than_the_server_has_says_so(bus: MemoryBus) -> None:
+    await bus.publish([outgoing("ume.stage.x.run", n) for n in range(3)])
+    bus.server.forget_tail(2)
+    again = MemoryBus(clock=FakeClock(), instance_id="me", server=bus.server, marks=bus.marks)
+    assert isinstance(await again.news(), Broken)
+    with pytest.raises(Unavailable):
+        await again.publish([outgoing("ume.stage.x.run", 3)])
+    again.resume()
+    await again.publish([outgoing("ume.stage.x.run", 3)])

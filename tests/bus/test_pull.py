@@ -23,30 +23,28 @@ class Broker:
 
     def __init__(self) -> None:
         self.requests: list[tuple[int, str]] = []  # (messages asked for, where the answer goes)
-        self.handler: Any = None
+        self.handlers: list[Any] = []  # of each consumer
 
     def new_inbox(self) -> str:
         return "_INBOX.me"
 
     async def listen(self, _subject: str, handler: Any) -> None:
-        self.handler = handler
+        self.handlers.append(handler)
 
     def send(self, subject: str, body: bytes, reply: str = "") -> None:
         if subject.startswith("$JS.API.CONSUMER.MSG.NEXT"):
             self.requests.append((msgspec.json.decode(body)["batch"], reply))
 
-    async def deliver(self, n: int) -> None:
+    async def deliver(self, n: int, subject: str = "ume.idea", *, consumer: int = 0) -> None:
         for _ in range(n):
-            await self._say("ume.idea", f"$JS.ACK.UME.c.1.{n}.1.1790000000000000000.0", None)
+            reply = f"$JS.ACK.UME.c.1.{n}.1.1790000000000000000.0"
+            self.handlers[consumer](Message(subject, reply, b"", None))
 
     async def end(self, reply: str, status: str, why: str, still_owed: int | None = None) -> None:
         headers = {"Status": status, "Description": why}
         if still_owed is not None:
             headers["Nats-Pending-Messages"] = str(still_owed)
-        await self._say(reply, "", headers)
-
-    async def _say(self, subject: str, reply: str, headers: Mapping[str, str] | None) -> None:
-        self.handler(Message(subject, reply, b"", headers))
+        self.handlers[0](Message(reply, "", b"", headers))
 
 
 class Message(msgspec.Struct):
@@ -66,11 +64,11 @@ class NoEraser:
 
 
 class Case:
-    def __init__(self) -> None:
+    def __init__(self, *consumers: Consumer) -> None:
         self.clock, self.broker, self.n_broken = FakeClock(), Broker(), 0
         sender: Any = self.broker
         self.pulls = Pulls(
-            [Consumer("UME", "c", "ume.*", False)],
+            consumers or [Consumer("UME", "c", "ume.*", False)],
             own_origin="me",
             clock=self.clock,
             sender=sender,
@@ -109,6 +107,20 @@ async def test_half_is_asked_for_again_once_half_was_fetched(case: Case) -> None
     assert case.asked == [IN_FLIGHT, half]
 
 
+async def test_a_flood_from_one_consumer_keeps_nothing_else_waiting() -> None:
+    case = Case(Consumer("RUNS", "r", "ume.run.request.>", True), Consumer("UME", "p", "ume.pointer.>", False))
+    broker: Any = case.broker
+    await case.pulls.attach(broker)
+    await case.broker.deliver(IN_FLIGHT, "run")
+    await case.broker.deliver(8, "pointer", consumer=1)
+    one_by_one = [delivery.subject for _ in range(4) for delivery in await case.pulls.fetch(1)]
+    assert one_by_one == ["run", "pointer", "run", "pointer"]
+    assert [delivery.subject for delivery in await case.pulls.fetch(4)] == ["run", "run", "pointer", "pointer"]
+    subjects = [delivery.subject for delivery in await case.pulls.fetch(100)]
+    assert (subjects.count("run"), subjects.count("pointer")) == (50, 4)
+    assert len(await case.pulls.fetch(100)) == 100
+
+
 async def test_an_expired_request_is_made_again_for_what_it_still_owed(case: Case) -> None:
     await case.broker.deliver(20)
     await case.broker.end(case.broker.requests[0][1], "408", "Request Timeout", IN_FLIGHT - 20)
@@ -124,6 +136,18 @@ async def test_a_full_request_is_an_ordinary_end(case: Case) -> None:
     await case.broker.end(case.broker.requests[0][1], "409", "Message Size Exceeds MaxBytes", IN_FLIGHT)
     assert case.asked == [IN_FLIGHT, IN_FLIGHT]
     assert case.n_broken == 0
+
+
+async def test_what_brought_as_many_bytes_as_it_could_is_fetched_before_there_is_more(case: Case) -> None:
+    await case.broker.deliver(3)
+    await case.broker.end(case.broker.requests[0][1], "409", "Message Size Exceeds MaxBytes", IN_FLIGHT - 3)
+    await case.pulls.fetch(2)
+    assert case.asked == [IN_FLIGHT]
+    await case.pulls.fetch(1)
+    assert case.asked == [IN_FLIGHT, IN_FLIGHT]
+    await case.broker.deliver(1)
+    await case.broker.end(case.broker.requests[1][1], "408", "Request Timeout", IN_FLIGHT - 1)
+    assert case.asked == [IN_FLIGHT, IN_FLIGHT, IN_FLIGHT - 1]
 
 
 @pytest.mark.parametrize(("status", "why"), [("409", "Consumer Deleted"), ("503", ""), ("404", "No Messages")])

@@ -43,6 +43,34 @@ class Waits(CronTask):
             time.sleep(0.01)
         return "seen"
 
+class Patient(CronTask):
+    """Waits for an event after a step."""
+    name = "patient"
+    def run(self):
+        self.step("measure", lambda: 7)
+        self.wait_for("go", timeout_s=3600)
+        return self.context
+
+class Bills(CronTask):
+    """Dies the first time, in an effect that must not happen twice."""
+    name = "bills"
+    delivery = "at_most_once"
+    def run(self):
+        if not os.path.exists("billed"):
+            open("billed", "w").close()
+            os._exit(9)
+        return "billed"
+
+class Part(CronTask):
+    name = "part"
+    def run(self):
+        return self.wait_for("part.go")
+
+class Whole(CronTask):
+    name = "whole"
+    def plan(self):
+        return [Part(), Part()]
+
 class Inside(CronTask):
     name = "inside"
     def run(self):
@@ -78,7 +106,9 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tasks above, installed from a file in the working folder."""
     (tmp_path / "own_tasks.py").write_text(TASKS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    paths = ",".join(f"own_tasks:{name}" for name in ("Loud", "Boom", "Waits", "Inside"))
+    paths = ",".join(
+        f"own_tasks:{name}" for name in ("Loud", "Boom", "Waits", "Patient", "Bills", "Part", "Whole", "Inside")
+    )
     monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", paths)
     yield
     sys.modules.pop("own_tasks", None)

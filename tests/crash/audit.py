@@ -22,7 +22,9 @@ from tests.crash.attempts import Attempts
 PIPELINE = ("intake", "research", "plan", "precheck", "run", "verify")
 DOORS = ("bus", "cli")
 """`via` of the runs that clients ask for; others follow from these."""
-ENDS = ("run.finished", "run.failed", "run.refused")
+ENDS = ("run.finished", "run.failed", "run.refused", "run.cancelled")
+LEADING_BACK = ("stage.failed", "run.resolved", "run.resumed", "run.released")
+"""What may start the stage under way once more without a restart."""
 CRASH_LOOP = 5
 """Starts in a row without an outcome after which a run may be given up."""
 
@@ -35,6 +37,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     stream: str
     version: int
     type: str
+    at_us: int = 0
     epoch: int = 1
     source: str | None = None
     run_id: str | None = None
@@ -49,8 +52,8 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """attempts: what clients know.  rows: the log, in order.  effects: in order.  published: ids of the events of which
-    the bus has a message."""
+    """attempts: what clients know.  rows: the log, in order.  effects: in order; none if they are looked at elsewhere.
+    published: ids of the events of which the bus has a message."""
 
     attempts: Attempts
     rows: Sequence[Row]
@@ -65,14 +68,15 @@ def read_rows(path: Path) -> list[Row]:
     """All events of the log at `path`."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         found = connection.execute(
-            "SELECT position, id, stream, version, type, epoch, source, run_id, data FROM events ORDER BY position"
+            "SELECT position, id, stream, version, type, at_us, epoch, source, run_id, data "
+            "FROM events ORDER BY position"
         )
         return [
             Row(
-                position=position, id=id_, stream=stream, version=version, type=type_, epoch=epoch, source=source,
-                run_id=run_id, data=json.loads(data),
+                position=position, id=id_, stream=stream, version=version, type=type_, at_us=at_us, epoch=epoch,
+                source=source, run_id=run_id, data=json.loads(data),
             )
-            for position, id_, stream, version, type_, epoch, source, run_id, data in found
+            for position, id_, stream, version, type_, at_us, epoch, source, run_id, data in found
         ]  # fmt: skip
 
 
@@ -89,6 +93,7 @@ def nothing_acknowledged_is_lost(evidence: Evidence) -> Iterator[str]:
 def nothing_is_there_that_nobody_asked_for(evidence: Evidence) -> Iterator[str]:
     asked = {(attempt.kind, attempt.key) for attempt in evidence.attempts.by_key.values()}
     asked_for_by_us = {row.data["followup_run_id"] for row in evidence.rows if row.type == "followup.requested"}
+    asked_for_by_us |= {row.data["child_run_id"] for row in evidence.rows if row.type == "child.requested"}
     for key, rows in _requests(evidence).items():
         if ("run", key) not in asked:
             yield f"the run {rows[0].run_id} was asked for by nobody (key {key})"
@@ -165,26 +170,33 @@ def every_run_ends(evidence: Evidence) -> Iterator[str]:
 
 
 def only_the_stage_under_way_is_repeated(evidence: Evidence) -> Iterator[str]:
-    """A stage starts again only in a later life of the daemon; its code runs at most once for each start of it.
+    """A stage starts again only in a later life of the daemon, or after something that leads to it; its code runs at
+    most once for each start of it and each of its waits.
 
     Only the tasks that clients ask for leave effects to count.
     """
     effects = Counter((effect.run_id, effect.stage) for effect in evidence.effects)
     for run_id, rows in _runs(evidence).items():
         starts: dict[str, list[int]] = defaultdict(list)
-        finished = set()
+        finished, is_led_to, stage = set(), False, ""
         for row in rows:
             if row.type == "stage.started":
-                starts[row.data["stage"]].append(row.epoch)
+                stage = row.data["stage"]
+                before = starts[stage]
+                if before and before[-1] >= row.epoch and not is_led_to:
+                    yield f"the run {run_id} started {stage} twice in one life of the daemon (epoch {row.epoch})"
+                before.append(row.epoch)
+                is_led_to = False
+            is_led_to = is_led_to or row.type in LEADING_BACK
+            if row.type == "wait.ended":
+                starts[stage].append(row.epoch)
             if row.type == "stage.finished":
                 finished.add(row.data["stage"])
         for stage, epochs in starts.items():
-            if any(later <= earlier for earlier, later in pairwise(epochs)):
-                yield f"the run {run_id} started {stage} twice in one life of the daemon (epochs {epochs})"
             if effects[run_id, stage] > len(epochs):
                 yield f"the run {run_id} did {stage} {effects[run_id, stage]} times for {len(epochs)} starts"
         asked_by_client = rows[0].type == "run.requested" and rows[0].data["via"] in DOORS
-        for stage in finished if asked_by_client else ():
+        for stage in finished if asked_by_client and evidence.effects else ():
             if not effects[run_id, stage]:
                 yield f"the run {run_id} finished {stage}, whose code never ran"
         for (of, stage), n in effects.items():
@@ -196,8 +208,11 @@ def every_failure_is_answered_once(evidence: Evidence) -> Iterator[str]:
     answers = Counter(
         row.data["failed_run_id"] for row in evidence.rows if row.type in ("followup.requested", "followup.skipped")
     )
-    for run_id in _ids(evidence, "run.failed"):
-        if answers[run_id] != 1:
+    for row in evidence.rows:
+        if row.type != "run.failed":
+            continue
+        run_id = row.run_id
+        if answers[run_id] != (row.data.get("via") != "plan"):  # a child's failure is its parent's
             yield f"the failed run {run_id} has {answers[run_id]} follow-ups or reasons why not"
 
 
@@ -233,48 +248,171 @@ def audit(evidence: Evidence, rules: Iterable[Rule] = RULES) -> list[str]:
 
 def _walk(rows: Sequence[Row]) -> str | None:
     """The first step of a run's stream that may not follow the ones before it."""
-    stages: Sequence[str] = ()
-    rest: list[str] = []
-    state, stage, attempt, open_starts = "new", "", 0, 0
+    way = _Way()
     for row in rows:
-        step, data = row.type, row.data
-        if step in ("followup.requested", "followup.skipped"):
-            if state != "failed":
-                return f"{step} after {state}"
-            continue
-        match state, step:
-            case "new", "run.requested":
-                state = "asked"
-            case "asked", "run.refused":
-                state = "refused"
-            case (("asked" | "between" | "under way" | "interrupted"), "run.held"):
-                open_starts = 0
-            case "asked", "run.started":
-                stages = rest = [name for name in PIPELINE if name in data["stages"]]
-                state = "between"
-            case "between", "stage.started" if rest and (data["stage"], data["attempt"]) == (rest[0], 1):
-                state, stage, attempt, open_starts = "under way", rest[0], 1, 1
-            case (("under way" | "interrupted"), "stage.started") if (data["stage"], data["attempt"]) == (
-                stage,
-                attempt + 1,
-            ):
-                state, attempt, open_starts = "under way", attempt + 1, open_starts + 1
-            case "under way", "stage.interrupted" if (data["stage"], data["attempt"]) == (stage, attempt):
-                state, open_starts = "interrupted", 0
-            case "under way", "stage.finished" if (data["stage"], data["attempt"]) == (stage, attempt):
-                state, rest = "between", rest[1:]
-            case "under way", "stage.failed" if (data["stage"], data["attempt"]) == (stage, attempt):
-                state, rest = ("fallen" if data.get("fatal", True) else "between"), rest[1:]
-            case "fallen", "run.failed":
-                state = "failed"
-            case "under way", "run.failed" if data["error_type"] == "crash_loop" and open_starts >= CRASH_LOOP:
-                state = "failed"
-            case "between", "run.finished" if not rest and stages:
-                state = "finished"
-            case _:
-                named = f" of {data['stage']}, attempt {data['attempt']}," if "attempt" in data else ""
-                return f"{step}{named} at version {row.version} after {state} {stage}".rstrip()
+        if not way.goes(row):
+            named = f" of {row.data['stage']}, attempt {row.data['attempt']}," if "attempt" in row.data else ""
+            return f"{row.type}{named} at version {row.version} after {way}"
     return None
+
+
+class _Way:
+    """How far a run has come.
+
+    state: new, asked, between (stages), under way, interrupted, waiting, failing (to be tried again), in doubt,
+    settled, fallen, failed, finished, refused, cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.state = "new"
+        self.paused = False
+        self.stages: list[str] = []
+        self.rest: list[str] = []
+        self.stage, self.attempt, self.open_starts = "", 0, 0
+        self.wait: tuple[str, int] | None = None
+        self.marks: set[int] = set()
+        self.open_step: int | None = None
+        self.verdict = ""
+
+    def __str__(self) -> str:
+        return f"{self.state} {self.stage}".rstrip() + (", paused" if self.paused else "")
+
+    def goes(self, row: Row) -> bool:
+        """Whether this may come now."""
+        if row.type in ("stage.late", "context.attached", "context.consumed"):
+            return self.state != "new"
+        if row.type in ("followup.requested", "followup.skipped"):
+            return self.state == "failed"
+        if self.state in ("failed", "finished", "refused", "cancelled"):
+            return False
+        step = getattr(self, "_" + row.type.replace(".", "_"), None)
+        return step is not None and bool(step(row.data))
+
+    def _moved(self, allowed: bool, state: str) -> bool:
+        self.state = state if allowed else self.state
+        return allowed
+
+    def _run_requested(self, _: Any) -> bool:
+        return self._moved(self.state == "new", "asked")
+
+    def _run_refused(self, _: Any) -> bool:
+        return self._moved(self.state == "asked", "refused")
+
+    def _run_started(self, data: Any) -> bool:
+        self.stages = [name for name in PIPELINE if name in data["stages"]]
+        self.rest = list(self.stages)
+        return self._moved(self.state == "asked" and not self.paused, "between")
+
+    def _run_held(self, _: Any) -> bool:
+        self.open_starts = 0
+        return self.state not in ("new", "fallen")
+
+    def _run_released(self, _: Any) -> bool:
+        return self.state != "new"
+
+    def _run_paused(self, _: Any) -> bool:
+        allowed, self.paused = self.state != "new" and not self.paused, True
+        return allowed
+
+    def _run_resumed(self, _: Any) -> bool:
+        allowed, self.paused = self.paused, False
+        return allowed
+
+    def _run_cancelled(self, _: Any) -> bool:
+        return self._moved(self.state not in ("new", "fallen"), "cancelled")
+
+    def _run_finished(self, _: Any) -> bool:
+        return self._moved(self.state == "between" and not self.rest and bool(self.stages), "finished")
+
+    def _run_failed(self, data: Any) -> bool:
+        crash_loop = data["error_type"] == "crash_loop" and self.state == "under way" and self.open_starts >= CRASH_LOOP
+        in_doubt = data["error_type"] == "in_doubt" and (self.state, self.verdict) == ("settled", "fail")
+        return self._moved(self.state == "fallen" or crash_loop or in_doubt, "failed")
+
+    def _run_in_doubt(self, data: Any) -> bool:
+        here = self._is_of_this_attempt(data) and data.get("seq", 0) == (self.open_step or 0)
+        return self._moved(here and self.state in ("under way", "interrupted"), "in doubt")
+
+    def _run_resolved(self, data: Any) -> bool:
+        self.verdict, self.open_starts = data["verdict"], 0
+        return self._moved(self.state == "in doubt", "settled")
+
+    def _stage_started(self, data: Any) -> bool:
+        first = self.state == "between" and bool(self.rest) and (data["stage"], data["attempt"]) == (self.rest[0], 1)
+        again = (data["stage"], data["attempt"]) == (self.stage, self.attempt + 1) and (
+            self.state in ("under way", "interrupted", "failing")
+            or (self.state == "settled" and self.verdict != "fail")
+        )
+        if first:
+            self.marks, self.open_starts = set(), 0
+        if self.state == "settled":
+            self.open_step = None
+        self.stage, self.attempt = data["stage"], data["attempt"]
+        self.open_starts += 1
+        return self._moved((first or again) and not self.paused, "under way")
+
+    def _stage_interrupted(self, data: Any) -> bool:
+        self.open_starts = 0
+        return self._moved(self.state == "under way" and self._is_of_this_attempt(data), "interrupted")
+
+    def _stage_finished(self, data: Any) -> bool:
+        done = self.state == "settled" and self.verdict == "done" and self.open_step is None
+        allowed = (self.state == "under way" or done) and self.open_step is None and self._is_of_this_attempt(data)
+        self.rest = self.rest[1:]
+        if data.get("children") is not None and "run" not in self.rest:
+            self.rest = sorted([*self.rest, "run"], key=PIPELINE.index)
+        return self._moved(allowed, "between")
+
+    def _stage_failed(self, data: Any) -> bool:
+        allowed = self.state == "under way" and self._is_of_this_attempt(data)
+        self.open_step, self.open_starts = None, 0
+        if data.get("retry_at_us") is not None:
+            return self._moved(allowed, "failing")
+        self.rest = self.rest[1:]
+        return self._moved(allowed, "fallen" if data.get("fatal", True) else "between")
+
+    def _step_started(self, data: Any) -> bool:
+        allowed = self._is_here(data) and self.open_step is None and data["seq"] not in self.marks
+        self.open_step = data["seq"]
+        return allowed
+
+    def _step_finished(self, data: Any) -> bool:
+        settled = self.state == "settled" and self.verdict == "done" and data["stage"] == self.stage
+        allowed = (self._is_here(data) or settled) and data["seq"] not in self.marks
+        allowed = allowed and self.open_step in (None, data["seq"])
+        self.marks.add(data["seq"])
+        self.open_step, self.open_starts = None, 0 if settled else 1
+        return allowed
+
+    def _step_failed(self, data: Any) -> bool:
+        allowed = self._is_here(data) and self.open_step in (None, data["seq"]) and data["seq"] not in self.marks
+        self.open_step = None
+        return allowed
+
+    def _wait_started(self, data: Any) -> bool:
+        allowed = self._is_here(data) and self.open_step is None and data["seq"] not in self.marks
+        self.wait, self.open_starts = (data["kind"], data["seq"]), 0
+        return self._moved(allowed, "waiting")
+
+    def _wait_ended(self, data: Any) -> bool:
+        allowed = self.state == "waiting" and not self.paused and self.wait == (data["kind"], data["seq"])
+        if data["kind"] != "children":
+            self.marks.add(data["seq"])
+        self.open_starts = 1
+        return self._moved(allowed, "under way")
+
+    def _child_requested(self, _: Any) -> bool:
+        children = self.state == "waiting" and self.wait == ("children", 0)
+        return (children or (self.state == "under way" and self.stage == "run")) and not self.paused
+
+    def _child_ended(self, _: Any) -> bool:
+        return self.state == "waiting" and self.wait == ("children", 0) and not self.paused
+
+    def _is_here(self, data: Any) -> bool:
+        return self.state == "under way" and bool(data["stage"] == self.stage)
+
+    def _is_of_this_attempt(self, data: Any) -> bool:
+        return (data["stage"], data["attempt"]) == (self.stage, self.attempt)
 
 
 # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,8 +14,9 @@ import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractAsyncContextManager, closing, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
@@ -45,6 +46,16 @@ PASSES = {
 }
 """The crash points that a daemon under load passes, and how many passes each lets by at most; the first start's own
 events take some."""
+
+
+class Process(Protocol):
+    """What the checks at the end need of a daemon."""
+
+    data_dir: Path
+
+    async def command(self, *arguments: str, within_s: float) -> tuple[int, str, str]: ...
+
+    def client(self) -> AbstractAsyncContextManager[Any]: ...
 
 
 class Blow(msgspec.Struct, frozen=True):
@@ -139,14 +150,14 @@ async def aftermath(
     await daemon.start(**QUIET)
     await clients.stop()
     settled = await _settled(daemon, clients, settle_within_s)
-    published = await _published(daemon)
+    on_the_bus = await published(daemon)
     faults = [] if settled else [f"not everything had ended after {settle_within_s:g} s"]
     if (status := await daemon.stop()) != 0:
         faults.append(f"the last stop ended with {status}")
     rows = read_rows(daemon.data_dir / "log.db")
     effects = [Effect(run_id, stage) for run_id, stage, _ in daemon.effects()]
-    faults += audit(Evidence(clients.attempts, rows, effects, published))
-    faults += await _checked_by_the_product(daemon)
+    faults += audit(Evidence(clients.attempts, rows, effects, on_the_bus))
+    faults += await checked_by_the_product(daemon)
     return Outcome(faults, f"{happened}; {_figures(clients, rows)}")
 
 
@@ -208,20 +219,20 @@ def _missing(path: Path, clients: Clients) -> set[str]:
         return owed - {key for (key,) in connection.execute(f"{runs} UNION ALL {pointers}")}
 
 
-async def _published(daemon: Daemon) -> frozenset[str]:
+async def published(daemon: Process, prefix: str = "ume") -> frozenset[str]:
     """Ids of the events that the daemon's stream has a message of."""
     seen = set()
     async with daemon.client() as client:
         stream = client.jetstream()
-        n_messages = (await stream.stream_info("UME")).state.messages
-        subscription = await stream.subscribe("ume.>", stream="UME", ordered_consumer=True)
+        n_messages = (await stream.stream_info(prefix.upper())).state.messages
+        subscription = await stream.subscribe(f"{prefix}.>", stream=prefix.upper(), ordered_consumer=True)
         for _ in range(n_messages):
             message = await subscription.next_msg(timeout=20)
             seen.add((message.headers or {}).get("Nats-Msg-Id", "").partition(".")[0])
     return frozenset(seen)
 
 
-async def _checked_by_the_product(daemon: Daemon) -> list[str]:
+async def checked_by_the_product(daemon: Process) -> list[str]:
     """The chain, and the tables before and after they are folded again from nothing."""
     code, _, error = await daemon.command("log", "verify", within_s=120)
     faults = [f"log verify: {error.strip()}"] if code else []
@@ -233,7 +244,7 @@ async def _checked_by_the_product(daemon: Daemon) -> list[str]:
     return faults + [f"the table {name} is not what the log folds to" for name in before if before[name] != after[name]]
 
 
-def _tables(daemon: Daemon) -> dict[str, str]:
+def _tables(daemon: Process) -> dict[str, str]:
     """Table → digest of its rows, in the order SQLite has them."""
     with closing(sqlite3.connect(daemon.data_dir / "log.db")) as connection:
         return {name: hashlib.sha256(repr(rows).encode()).hexdigest() for name, rows in dump(connection, TABLES)}

@@ -15,7 +15,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import nats
 
 from tests.crash.attempts import Attempt, Attempts
@@ -111,14 +110,8 @@ class Clients:
         await asyncio.sleep(chance.random() / 50)
 
     async def _ask(self, body: dict[str, Any]) -> None:
-        timeout, connector = (
-            aiohttp.ClientTimeout(total=ANSWER_WITHIN_S),
-            aiohttp.UnixConnector(self._found()["socket"]),
-        )
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            attempt = self.attempts.uttered(body["args"]["n"], "run")
-            async with session.post("http://daemon/rpc/run", json=body) as response:
-                status, answer = response.status, await response.json(content_type=None)
+        attempt = self.attempts.uttered(body["args"]["n"], "run")
+        status, answer = await post(self._found()["socket"], "/rpc/run", body)
         if answer.get("run_id"):  # it has ended well, or was accepted, or is a run that failed: it is recorded
             attempt.n_acknowledged += 1
             attempt.run_ids.add(answer["run_id"])
@@ -126,6 +119,25 @@ class Clients:
                 attempt.results.append(answer["result"])
         elif status in CLEAR_NO:
             attempt.n_refused += 1
+
+
+async def post(path: str, verb: str, body: Any, within_s: float = ANSWER_WITHIN_S) -> tuple[int, Any]:
+    """Status and answer of the daemon that listens on the Unix socket `path`. body: None asks with GET.
+
+    Raises OSError, TimeoutError, or ValueError if the answer breaks off."""
+    method, content = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
+    head = (
+        f"{method} {verb} HTTP/1.0\r\nHost: daemon\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
+    async with asyncio.timeout(within_s):
+        reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            writer.write(head.encode() + b"\r\n\r\n" + content)
+            answer = await reader.read(-1)
+        finally:
+            writer.close()
+    told, _, rest = answer.partition(b"\r\n\r\n")
+    return int(told.split(b" ", 2)[1]) if told.startswith(b"HTTP/") else 0, json.loads(rest)
 
 
 async def _quiet(_error: Exception) -> None:

@@ -39,8 +39,9 @@ def test_every_crash_point_comes_before_any_comes_again() -> None:
     assert set(hit[:n]) == set(hit[n : 2 * n]) == set(PASSES)
 
 
-def test_every_crash_point_but_those_of_backups_is_hit_under_load() -> None:
-    assert {name for name in CRASHPOINTS if not name.startswith(("backup.", "restore.", "repair."))} == set(PASSES)
+def test_every_crash_point_that_such_a_load_passes_is_hit_under_load() -> None:
+    elsewhere = ("backup.", "restore.", "repair.", "step.")  # the last are in the sweep of durable runs
+    assert {name for name in CRASHPOINTS if not name.startswith(elsewhere)} == set(PASSES)
 
 
 @pytest.mark.slow

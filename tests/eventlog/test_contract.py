@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from cascadenced.errors import DiskError, WrongVersion
+from cascadenced.errors import DiskError, Unavailable, WrongVersion
 from cascadenced.eventlog import tail
 from cascadenced.eventlog.base import Change, Opening
 from cascadenced.events.base import Context
@@ -618,6 +618,13 @@ async def test_an_append_to_a_closed_log_is_refused(log):
     await log.close()
     with pytest.raises(DiskError, match="closed"):
         await log.append([said("a", "one")])
+
+
+async def test_the_tables_of_a_closed_log_are_unavailable(log):
+    tables = log.tables
+    await log.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await tables.fetch("SELECT 1")
 
 
 async def test_a_new_log_can_be_written_to(log):

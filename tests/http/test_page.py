@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from cascadenced.eventlog.base import Change
 from cascadenced.events.run import ForeignRunReported
 from cascadenced.http.html import Html, tag
 from cascadenced.http.page import _duration, run_page
+from cascadenced.projections.runs import ChildView, StepView, WaitView
 from tests.examples import example
 from tests.http.conftest import World
 
@@ -131,3 +133,26 @@ def test_text_becomes_markup_only_by_being_escaped():
 )
 def test_durations_are_for_people(seconds: float, text: str):
     assert _duration(seconds) == text
+
+
+async def test_a_run_that_waits_says_for_what_on_both_pages(world: World, public: Client):
+    run_id = await world.run("patient", wait=False)
+    await asyncio.sleep(0.01)
+    for path in ("/", f"/runs/{run_id}"):
+        assert "the event go" in await _html(public, path)
+    page = await _html(public, f"/runs/{run_id}")
+    assert "event go</li>" in page
+    assert "Runs of its plan" not in page
+
+
+async def test_steps_and_the_runs_of_a_plan_are_text(world: World):
+    run = await world.instance.answers.run(await world.run())
+    name = "<script>x</script>"
+    stage = msgspec.structs.replace(run.stages[4], n_steps=201, steps=[StepView(201, "step", name, "success", 0.5)])
+    waits = WaitView("event", f"the event {name}", name, reason=name)
+    child = ChildView(0, name, "f" * 32, "running", 1)
+    page = run_page(msgspec.structs.replace(run, stages=[stage], waits_for=waits, children=[child]))
+    assert "<script>x" not in page
+    assert page.count("&lt;script&gt;x") == 4
+    assert "200 before" in page
+    assert f'href="/runs/{"f" * 32}"' in page

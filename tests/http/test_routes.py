@@ -193,7 +193,7 @@ async def test_a_method_that_is_not_offered_names_those_that_are(public: Client)
         assert (await response.json())["error"] == "method_not_allowed"
 
 
-async def test_nothing_changes_over_the_public_application(public: Client):
+async def test_nothing_changes_for_who_does_not_say_their_name(public: Client):
     async with public.post("/rpc/run", json={"task": "example", **ALICE}) as response:
         assert response.status == 404
     assert all(route.method == "GET" for route in READ)
@@ -245,3 +245,16 @@ async def test_no_answer_names_anybody(world: World, public: Client, path: str, 
         assert response.status == 200
         assert "alice-the-user" not in text
         assert "engineers-group" not in text
+
+
+async def test_a_run_is_explained(world: World, get: Get):
+    run_id = await world.run("failing")
+    explanation = await get(f"/runs/{run_id[:20]}/explain")
+    [reason] = explanation["reasons"]
+    assert (explanation["run_id"], reason["code"], reason["failure"]["type"]) == (run_id, "failed", "ValueError")
+    assert "alice" not in str(explanation)
+
+
+async def test_a_run_that_is_not_there_cannot_be_explained(public: Client):
+    async with public.get(f"/runs/{'f' * 32}/explain") as response:
+        assert response.status == 404

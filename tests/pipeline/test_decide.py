@@ -590,6 +590,20 @@ def test_a_crash_loop_ends_before_anybody_is_asked():
     given(*crashed(5, "run")).when_the_daemon_starts_again(policy=ONCE).then(RunFailed, error_type="crash_loop")
 
 
+def test_a_retry_that_somebody_asked_for_is_performed():
+    """Resolved and not yet begun, in this life or the next: it is not in doubt once more for having been started."""
+    doubted = (*RUN, example(RunDoubted, stage="run", step=None))
+    settled = decide_resolution(fold(doubted), "retry", by=None, output=None, elapsed_s=0.0)
+    given(*doubted, *settled).when_the_daemon_starts_again(policy=ONCE).then(StageStarted, stage="run", attempt=2)
+
+
+def test_a_retry_that_was_begun_is_in_doubt_like_any_attempt():
+    doubted = (*RUN, example(RunDoubted, stage="run", step=None))
+    settled = decide_resolution(fold(doubted), "retry", by=None, output=None, elapsed_s=0.0)
+    begun = example(StageStarted, stage="run", attempt=2)
+    given(*doubted, *settled, begun).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, stage="run")
+
+
 # ── other code than before ───────────────────────────────────────────────────────────────────────────────────────────
 
 STOP = Policy(on_code_change="stop")

@@ -92,8 +92,8 @@ class NamelessPointer(PointerTask):
         (task(isolation="container"), "Task 'Task': isolation must be 'thread' or 'process', not 'container'"),
         (
             task(isolation="process"),
-            "Task 'Task' cannot have a process of its own: another process must be able to import its class, so "
-            "register a class that is defined at the top of a module",
+            "Task 'Task' asks for a process of its own, but tests.plugins.test_describe.Task is not there: a class "
+            "must be importable under its own name",
         ),
         (task(limits=Limits()), "Task 'Task': limits need isolation = 'process'"),
         (

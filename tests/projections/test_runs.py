@@ -5,10 +5,27 @@ from __future__ import annotations
 import pytest
 
 from cascadenced.errors import Invalid, Unknown
-from cascadenced.events.run import RunFailed, RunHeld, RunRefused, RunRequested, RunStarted
+from cascadenced.eventlog.base import Change
+from cascadenced.events.base import Context
+from cascadenced.events.child import ChildEnded, ChildRequested, Planned
+from cascadenced.events.run import (
+    RunCancelled,
+    RunDoubted,
+    RunFailed,
+    RunHeld,
+    RunPaused,
+    RunRefused,
+    RunRequested,
+    RunResolved,
+    RunStarted,
+)
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.step import StepFailed, StepFinished, StepStarted
+from cascadenced.events.wait import WaitEnded, WaitStarted
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.runs import run_view
-from tests.examples import AT, AT_US, GROUP_HASH, RUN_ID, USER_HASH, example, recorded, run_of
+from tests.examples import AT, AT_US, GROUP_HASH, OTHER_HASH, RUN_ID, USER_HASH, example, recorded, run_of
 
 
 def view(*events, seconds_apart=1):
@@ -180,3 +197,195 @@ async def test_the_events_of_a_run_carry_their_own_json(answers, two_runs):
 async def test_the_events_of_an_unknown_run_are_unknown(answers):
     with pytest.raises(Unknown):
         await answers.run_events("ff" * 16)
+
+
+async def test_a_queued_run_is_explained_by_who_is_ahead_of_it(happened, answers):
+    ids = [f"{n:032x}" for n in range(1, 5)]
+    await happened(example(RunRequested), example(RunStarted), run_id=ids[0])
+    for run_id in ids[1:]:
+        await happened(example(RunRequested), run_id=run_id)
+    explanation = await answers.explain(
+        ids[3], limit=1, policy=lambda task: Policy(max_concurrent=1), is_up=True, now_us=AT_US
+    )
+    queue = explanation.reasons[0].queue
+    assert (queue.place, queue.n_running, queue.limit, queue.n_of_task, queue.task_limit) == (3, 1, 1, 1, 1)
+
+
+async def test_a_waiting_run_is_explained_with_how_its_children_stand(happened, answers):
+    parent, child = "1" * 32, "2" * 32
+    await happened(
+        example(RunRequested),
+        example(RunStarted, stages=("plan",)),
+        example(StageStarted, stage="plan"),
+        example(StageFinished, stage="plan", output=None, children=(Planned("part", "Part"),)),
+        example(StageStarted),
+        example(ChildRequested, child_run_id=child),
+        WaitStarted(task="example", stage="run", seq=0, kind="children"),
+        run_id=parent,
+    )
+    await happened(example(RunRequested), example(RunStarted), example(RunPaused), run_id=child)
+    explanation = await answers.explain(parent[:8], limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+    [state] = explanation.reasons[0].children
+    assert (state.run_id, state.status) == (child, "paused")
+
+
+async def test_a_run_that_is_not_there_cannot_be_explained(answers):
+    with pytest.raises(Unknown, match="no run"):
+        await answers.explain("f" * 32, limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+
+
+async def test_an_event_that_has_come_is_told_with_its_position(happened, answers, log):
+    run_id = "1" * 32
+    begun = (example(RunRequested), example(RunStarted), example(StageStarted), example(WaitStarted, until_us=None))
+    await happened(*begun, run_id=run_id)
+
+    async def dispatched(group_hash: str, **payload: object) -> None:
+        event = example(EventDispatched, name="invoice.paid", payload=payload, run_id=None)
+        await log.append([Change("workflow-invoice.paid", [event], None, Context(group_hash=group_hash))])
+
+    async def reason():
+        explanation = await answers.explain(run_id, limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+        return explanation.reasons[0]
+
+    await dispatched(OTHER_HASH, number=7)
+    await dispatched(GROUP_HASH, number=8)
+    assert not (await reason()).is_over
+    await dispatched(GROUP_HASH, number=7, more=1)
+    await dispatched(GROUP_HASH, number=7)
+    assert (await reason()).is_over
+    assert "it came (position 7); that is over, and it goes on as soon as" in (await reason()).text
+
+
+# ── waiting, steps, children ─────────────────────────────────────────────────────────────────────────────────────
+
+UNTIL = "2026-09-21 14:13:20Z"
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "kind", "text"),
+    [
+        (example(WaitStarted, kind="event", name="go", until_us=None), "waiting", "event", "the event go"),
+        (
+            example(WaitStarted, kind="event", name="go", until_us=AT_US),
+            "waiting",
+            "event",
+            f"the event go, until {UNTIL}",
+        ),
+        (
+            example(WaitStarted, kind="sleep", name="", until_us=AT_US),
+            "waiting",
+            "sleep",
+            f"a time to pass, until {UNTIL}",
+        ),
+        (example(WaitStarted, kind="children", name=""), "waiting", "children", "the runs of its plan"),
+        (
+            example(StageFailed, retry_at_us=AT_US, fatal=False),
+            "waiting",
+            "retry",
+            f"its next attempt, at {UNTIL}",
+        ),
+        (example(RunHeld, reason="Unknown task: x"), "waiting", "held", "a restart: Unknown task: x"),
+        (
+            example(RunDoubted, stage="run", step="charge"),
+            "in_doubt",
+            "decision",
+            "a decision about the step charge: retry, done or fail",
+        ),
+    ],
+)
+def test_a_run_says_what_it_waits_for(event, status, kind, text):
+    shown = view(*run_of("run")[:3], event)
+    assert (shown.status, shown.waits_for.kind, shown.waits_for.text) == (status, kind, text)
+    paused = view(*run_of("run")[:3], event, example(RunPaused))
+    assert (paused.status, paused.waits_for) == ("paused", shown.waits_for)
+
+
+def test_a_run_that_goes_on_waits_for_nothing():
+    wait = example(WaitStarted, kind="event", name="go")
+    assert view(*run_of("run")[:3], wait, example(WaitEnded, kind="event")).waits_for is None
+    assert view(*run_of("run")[:3], wait, example(RunCancelled)).waits_for is None
+    retried = [example(StageFailed, retry_at_us=AT_US, fatal=False), example(StageStarted, attempt=2)]
+    assert view(*run_of("run")[:3], *retried).waits_for is None
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        (example(WaitStarted), "waiting"),
+        (example(StageFailed, retry_at_us=AT_US, fatal=False), "waiting"),
+        (example(StageFailed), "error"),
+        (example(RunDoubted, stage="run"), "in_doubt"),
+        (example(RunCancelled, stage="run"), "cancelled"),
+    ],
+)
+def test_the_stage_under_way_says_how_it_stands(event, status):
+    assert stages_of(view(*run_of("run")[:3], event))["run"] == status
+
+
+def test_the_steps_of_a_stage_are_shown_in_the_order_of_the_code():
+    shown = view(
+        *run_of("run")[:3],
+        example(StepFinished, seq=1, name="measure", took_s=0.5),
+        example(StepFailed, seq=2, name="charge"),
+        example(StageFailed, retry_at_us=AT_US, fatal=False),
+        example(StageStarted, attempt=2),
+        example(StepStarted, seq=2, name="charge"),
+        example(StepFinished, seq=2, name="charge", took_s=0.25),
+        example(WaitStarted, seq=3, kind="sleep", name=""),
+        example(WaitEnded, seq=3, kind="sleep", name="", outcome="elapsed"),
+        example(WaitStarted, seq=4, kind="event", name="go"),
+        example(WaitEnded, seq=4, kind="event", name="go", outcome="timeout"),
+        example(StepStarted, seq=5, name="send"),
+    )
+    [run] = [stage for stage in shown.stages if stage.stage == "run"]
+    assert (run.attempt, run.n_steps) == (2, 5)
+    assert [(step.seq, step.kind, step.name, step.status, step.took_s) for step in run.steps] == [
+        (1, "step", "measure", "success", 0.5),
+        (2, "step", "charge", "success", 0.25),
+        (3, "sleep", "", "success", None),
+        (4, "event", "go", "timeout", None),
+        (5, "step", "send", "started", None),
+    ]
+
+
+def test_of_many_steps_the_newest_are_shown():
+    steps = [example(StepFinished, seq=n, name=f"step {n}") for n in range(1, 251)]
+    shown = view(*run_of("run")[:3], *steps)
+    [run] = [stage for stage in shown.stages if stage.stage == "run"]
+    assert run.n_steps == 250
+    assert [step.seq for step in run.steps] == list(range(151, 251))
+
+
+def test_the_runs_of_a_plan_are_shown_in_its_order():
+    planned = tuple(Planned(name=f"part{n}", kind="x") for n in range(3))
+    shown = view(
+        *run_of("plan", "run")[:3],
+        example(StageFinished, stage="plan", children=planned),
+        example(StageStarted, stage="run"),
+        example(ChildRequested, index=0, child_run_id="a" * 32, attempt=1),
+        example(ChildEnded, index=0, child_run_id="a" * 32, status="error"),
+        example(ChildRequested, index=0, child_run_id="b" * 32, attempt=2),
+        example(ChildEnded, index=0, child_run_id="b" * 32, status="success"),
+        example(ChildRequested, index=1, child_run_id="c" * 32, attempt=1),
+    )
+    assert [(c.index, c.task, c.run_id, c.status, c.attempt) for c in shown.children] == [
+        (0, "part0", "b" * 32, "success", 2),
+        (1, "part1", "c" * 32, "running", 1),
+        (2, "part2", None, "planned", 0),
+    ]
+
+
+def test_a_run_of_a_plan_is_not_shown_as_running_when_the_plan_is_over():
+    shown = view(
+        *run_of("plan", "run")[:3],
+        example(StageFinished, stage="plan", children=(Planned(name="part", kind="x"), Planned(name="part", kind="x"))),
+        example(StageStarted, stage="run"),
+        example(ChildRequested, index=0, child_run_id="a" * 32),
+        example(RunCancelled, stage="run"),
+    )
+    assert [child.status for child in shown.children] == ["cancelled", "planned"]
+
+
+def test_a_doubt_that_was_settled_is_over():
+    shown = view(*run_of("run")[:3], example(RunDoubted, stage="run"), example(RunResolved, verdict="retry"))
+    assert (shown.status, shown.waits_for, stages_of(shown)["run"]) == ("running", None, "started")

@@ -616,7 +616,7 @@ async def test_fail_ends_the_run(cls: type) -> None:
     instance, run_id = await in_doubt(world)
     waiting = asyncio.ensure_future(instance.runs.ended(run_id))
     await idle()
-    assert (await instance.controls.resolve(run_id, "fail", by=None)).status == "error"
+    assert (await instance.controls.resolve(run_id, "fail", by=None)).run.status == "error"
     assert (await asyncio.wait_for(waiting, 5)).run.error_type == "in_doubt"
     await idle()
     assert len(instance.runs._sleepers) == 0
@@ -633,7 +633,7 @@ async def test_a_doubt_is_settled_once() -> None:
     answers = await asyncio.gather(
         *(instance.controls.resolve(run_id, "done", by=None, output=n) for n in range(3)), return_exceptions=True
     )
-    assert sorted(type(answer).__name__ for answer in answers) == ["Conflict", "Conflict", "Run"]
+    assert sorted(type(answer).__name__ for answer in answers) == ["Conflict", "Conflict", "Controlled"]
     assert (await instance.runs.ended(run_id)).run.status == "success"
     with pytest.raises(Conflict):
         await instance.controls.resolve(run_id, "done", by=None)

@@ -499,6 +499,28 @@ async def test_marks_are_kept_for_the_next_start(kept: Kept) -> None:
         assert await known_marks(instance.log) == kept.bus.marks
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_doubt_that_nobody_came_to_look_into_is_not_forgotten_by_a_crash(
+    kept: Kept, restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restarted server, or one that has fewer messages than it should, has a hole where its marks are not."""
+    async with kept.kept() as (instance, _):
+        for _ in range(5):
+            await run(instance, "staged")
+        await kept.pass_time(CHECK_EVERY_S + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(BusKeeper, "_mend", lambda _: asyncio.Event().wait())  # killed before its turn
+        async with kept.kept() as (instance, _):
+            kept.bus.disconnect()
+            assert kept.bus.forget(lambda stored: stored.seq in (7, 21)) == 2
+            kept.bus.reconnect(restarted=restarted)
+            await idle()
+            await run(instance, "staged")  # what is known of the broker is stored with it
+    async with kept.kept():
+        await kept.repaired()
+        await kept.assert_whole()
+
+
 async def test_news_of_before_are_not_lost_on_a_slow_listener(kept: Kept) -> None:
     kept.bus.disconnect()
     kept.bus.reconnect()

@@ -84,7 +84,7 @@ async def at(instance: Instance, cls: type[Journey], stage: str) -> str:
 
 async def signal(instance: Instance, run_id: str, payload: Any, who: str | None = None) -> bool:
     redact = Redactor(ALICE, PSEUDONYMS)
-    return await instance.controls.signal(run_id, payload, via="cli", by=who, redact=redact)
+    return (await instance.controls.signal(run_id, payload, via="cli", by=who, redact=redact)).at_once
 
 
 async def status(instance: Instance, run_id: str) -> str:
@@ -164,7 +164,7 @@ async def test_a_run_in_any_state_is_cancelled_at_once_and_whoever_waits_is_told
         waiting = asyncio.ensure_future(instance.runs.ended(run_id))
         await idle()
     cancelled = await instance.controls.cancel(run_id, via="http", by=BOBS, reason="not needed")
-    assert cancelled.status == "cancelled"
+    assert cancelled.run.status == "cancelled"
     if state != "held":
         ended = await asyncio.wait_for(waiting, 5)
         assert (ended.run.status, ended.run.reason) == ("cancelled", "not needed")
@@ -208,7 +208,7 @@ async def test_a_cancelled_run_stays_so_over_a_restart(state: str) -> None:
 async def test_a_run_in_any_state_can_be_paused_over_a_restart_and_goes_on_when_it_is_resumed(state: str) -> None:
     world = world_for(state)
     instance, run_id = await in_state(world, state)
-    assert (await instance.controls.pause(run_id, by=BOBS)).shown_status == "paused"
+    assert (await instance.controls.pause(run_id, by=BOBS)).run.shown_status == "paused"
     world.crash(instance)
     world.tasks[0].gate.set()  # type: ignore[attr-defined]
     instance = await world.start()
@@ -699,10 +699,8 @@ async def test_the_runs_own_ids_are_replaced_whoever_tells_it_something() -> Non
     for state in ("running", "asleep"):
         world = World(anything())
         instance, run_id = await in_state(world, state)
-        await perform(
-            VERBS["signal"], instance, {**WHO, "run": run_id, "value": {"note": "bob asks alice"}}, via="http"
-        )
-        await perform(VERBS["cancel"], instance, {**WHO, "run": run_id, "reason": "bob is tired of alice"}, via="http")
+        await perform(VERBS["signal"], instance, {**WHO, "run": run_id, "value": {"note": "bob asks alice"}}, via="cli")
+        await perform(VERBS["cancel"], instance, {**WHO, "run": run_id, "reason": "bob is tired of alice"}, via="cli")
         [attached], [cancelled] = world.events(ContextAttached), world.events(RunCancelled)
         assert attached.shown == f"{{'note': '{BOBS} asks {ALICES}'}}"
         assert (attached.by, attached.payload) == (BOBS, {"note": "bob asks alice"})
@@ -721,7 +719,7 @@ async def test_too_large_a_context_is_refused_and_not_queued() -> None:
 
     async def tell(n_chars: int) -> Any:
         value = "x" * (n_chars - 2)  # and two quotes
-        return await perform(VERBS["signal"], instance, {**WHO, "run": run_id, "value": value}, via="http")
+        return await perform(VERBS["signal"], instance, {**WHO, "run": run_id, "value": value}, via="cli")
 
     await tell(3_072)
     with pytest.raises(Invalid, match="^context payload too large$"):
@@ -743,13 +741,13 @@ async def test_only_contexts_are_signals() -> None:
 async def test_a_run_is_known_by_the_beginning_of_its_id() -> None:
     world = World(anything())
     instance, run_id = await in_state(world, "running")
-    told = await perform(VERBS["pause_run"], instance, {**WHO, "run": run_id[:12]}, via="http")
+    told = await perform(VERBS["pause_run"], instance, {**WHO, "run": run_id[:12]}, via="cli")
     assert (told.run_id, told.task, told.status) == (run_id, "anything", "paused")
-    told = await perform(VERBS["resume_run"], instance, {**WHO, "run": run_id}, via="http")
+    told = await perform(VERBS["resume_run"], instance, {**WHO, "run": run_id}, via="cli")
     assert told.status == "running"
     for unknown in ("anything", "ffffffffffff", run_id[:7], "", "%"):
         with pytest.raises(Unknown):
-            await perform(VERBS["pause_run"], instance, {**WHO, "run": unknown}, via="http")
+            await perform(VERBS["pause_run"], instance, {**WHO, "run": unknown}, via="cli")
     await instance.runs.stop(0)
     await instance.log.close()
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from cascadenced.bus.base import UNREADABLE_HEADERS
-from cascadenced.bus.memory import MemoryBus
+from cascadenced.bus.memory import MemoryBus, MemoryDelivery
 from cascadenced.errors import BadMessage, DiskError, DiskFull, Overloaded, Unavailable, Unknown
 from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Event
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.idea import IdeaRecorded, NoteRecorded
+from cascadenced.events.inbound import Command
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import ForeignRunReported, RunFinished, RunRefused, RunRequested
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.system import RequestsRefused
 from cascadenced.events.workflow import EventDispatched
+from cascadenced.handlers.people import People
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Identity
 from cascadenced.instance import Instance
-from cascadenced.runtime.ingest import MAX_ATTEMPTS, Handle, Ingest
+from cascadenced.runtime.ingest import MAX_ATTEMPTS, MAX_BATCHES, Commands, Handle, Ingest, Message, Outcome
 from cascadenced.vault import MemoryVault
 from cascadenced.workflows import subscribe
 from tests.doubles import PSEUDONYMS, World, ask, idle, until
@@ -85,32 +88,35 @@ class Inlet(World):
     async def flowing(self, *tasks: object, erase: bool = True, handle: Any = None) -> AsyncIterator[Instance]:
         """handle: instead of the instance's own."""
         async with self.up(*tasks) as instance:
-            ingest = Ingest(
-                self.bus,
-                "ume",
-                commands=OneHandle(handle) if handle else instance.bus_commands,
-                dead_letter=instance.dead_letters.record,
-                room=instance.runs.room,
-                refusals=instance.refusals,
-                erase=erase,
-            )
-            running = asyncio.create_task(ingest.run())
+            commands = OneHandle(handle) if handle else instance.bus_commands
+            running = asyncio.create_task(self.ingest(instance, commands=commands, erase=erase).run())
             try:
                 yield instance
             finally:
                 assert not running.done(), running.exception()
                 running.cancel()
 
+    def ingest(self, instance: Instance, *, commands: Commands, erase: bool = False) -> Ingest:
+        return Ingest(
+            self.bus,
+            "ume",
+            commands=commands,
+            dead_letter=instance.dead_letters.record,
+            room=instance.runs.room,
+            refusals=instance.refusals,
+            erase=erase,
+        )
+
     def send(self, subject: str, body: Any, headers: Mapping[str, str] | None = None) -> None:
         self.bus.send(subject, body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
 
     async def take_in(self) -> None:
         """Until nothing is in hand and nothing waits."""
-        await until(lambda: not self.bus._ready and not self.bus._in_hand)
+        await until(lambda: not self.bus.server.ready and not self.bus.server.in_hand)
         await idle()
 
     def all_acknowledged(self) -> bool:
-        return not self.bus._in_hand and not self.bus._ready
+        return not self.bus.server.in_hand and not self.bus.server.ready
 
 
 @pytest.fixture
@@ -272,15 +278,7 @@ async def test_a_message_without_an_id_that_is_delivered_again_is_applied_once()
 
 async def inlet_apply(inlet: Inlet, instance: Instance, delivery: Any) -> None:
     """What ingest does up to, and without, the acknowledgement."""
-    ingest = Ingest(
-        inlet.bus,
-        "ume",
-        commands=instance.bus_commands,
-        dead_letter=instance.dead_letters.record,
-        room=instance.runs.room,
-        refusals=instance.refusals,
-        erase=False,
-    )
+    ingest = inlet.ingest(instance, commands=instance.bus_commands)
     delivery.ack = lambda **_: None
     taken = ingest._take(delivery, instance.bus_commands.batch())
     assert taken is not None
@@ -295,7 +293,7 @@ async def test_a_message_without_an_id_is_applied_once_also_when_the_broker_make
         inlet.bus.take_over()
         await inlet.bus.check()
         inlet.bus.resume()
-        assert inlet.bus._ready
+        assert inlet.bus.server.ready
         await inlet.take_in()
     assert len(inlet.events(RunRequested)) == 1
 
@@ -688,8 +686,7 @@ async def test_a_message_is_acknowledged_only_after_its_commit(inlet: Inlet) -> 
         instance.log.observe(lambda batch: order.extend(recorded.type for recorded in batch))
         acked = inlet.bus._acked
         inlet.bus._acked = lambda stored, erase: (order.append("ack"), acked(stored, erase))  # type: ignore[method-assign]
-        commit = instance.log._commit
-        instance.log._commit = lambda: None  # type: ignore[method-assign]  # held back, as by a slow disk
+        commit = hold_commits(instance)
         inlet.send("ume.idea", {"text": "x"})
         await idle()
         assert order == []
@@ -725,6 +722,75 @@ async def test_nothing_is_erased_where_that_is_not_wanted(inlet: Inlet) -> None:
     assert not inlet.bus.erased
 
 
+async def test_the_next_batch_is_begun_while_one_is_being_committed(inlet: Inlet) -> None:
+    async with inlet.flowing() as instance:
+        commit = hold_commits(instance)
+        for n in range(3):
+            inlet.send("ume.idea", {"text": str(n)})
+            await idle()
+        assert (len(inlet.bus.server.in_hand), inlet.events(IdeaRecorded)) == (3, [])
+        commit()
+        await inlet.take_in()
+    assert inlet.events(IdeaRecorded) == [IdeaRecorded(text=str(n)) for n in range(3)]
+
+
+def hold_commits(instance: Instance) -> Callable[[], None]:
+    """As by a slow disk. The function that is returned lets go."""
+    log: Any = instance.log
+    commit, log._commit = log._commit, lambda: None
+
+    def let_go() -> None:
+        log._commit = commit
+        commit()
+
+    return let_go
+
+
+async def test_what_comes_faster_than_it_can_be_recorded_stays_with_the_broker(
+    inlet: Inlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascadenced.runtime.ingest.MAX_FETCH", 10)
+    n_sent = 10 * 10 * MAX_BATCHES
+    async with inlet.flowing() as instance:
+        commit = hold_commits(instance)
+        for n in range(n_sent):
+            inlet.send("ume.idea", {"text": str(n)})
+        await idle(1_000)
+        assert len(inlet.bus.server.in_hand) == 10 * MAX_BATCHES
+        commit()
+        await inlet.take_in()
+    assert inlet.events(IdeaRecorded) == [IdeaRecorded(text=str(n)) for n in range(n_sent)]
+
+
+async def test_a_schedule_is_set_and_removed_in_the_order_it_came_also_in_two_batches(
+    inlet: Inlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascadenced.runtime.ingest.MAX_FETCH", 1)
+    slow, remember = asyncio.Event(), inlet.vault.remember
+
+    async def remember_slowly(*who: Any) -> None:
+        await slow.wait()
+        await remember(*who)
+
+    monkeypatch.setattr(inlet.vault, "remember", remember_slowly)
+    async with inlet.flowing():
+        inlet.send("ume.schedule.quick", {"expr": "* * * * *", **WHO})
+        inlet.send("ume.schedule.quick", {"expr": None})
+        await idle()
+        slow.set()
+        await inlet.take_in()
+    assert [r.type for r in inlet.recorded() if r.type.startswith("schedule.")] == ["schedule.set", "schedule.removed"]
+
+
+async def test_nobody_who_was_named_stays_in_memory_while_nothing_comes(inlet: Inlet) -> None:
+    async with inlet.flowing():
+        for subject, body in (("ume.idea", {"text": "x"}), ("ume.event.nobody.listens", {}), ("ume.idea", {})):
+            inlet.send(subject, {**body, **WHO})
+        await inlet.take_in()
+        gc.collect()
+        assert [type(each) for each in gc.get_objects() if type(each) in (People, MemoryDelivery)] == []
+
+
 # ── when something is away ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -756,7 +822,34 @@ async def test_waiting_for_space_is_no_failure_of_the_message(inlet: Inlet) -> N
     assert len(inlet.events(IdeaRecorded)) == 1
 
 
-async def test_a_full_queue_stops_the_pulling_and_nothing_is_lost() -> None:
+async def test_no_more_is_fetched_than_there_is_room_for_so_that_nothing_has_to_come_back_later() -> None:
+    gate = asyncio.Event()
+
+    class Gated:
+        name = "gated"
+
+        async def run(self) -> None:
+            await gate.wait()
+
+    inlet = Inlet(Gated, max_concurrent_runs=1, max_queued_runs=3)
+    async with inlet.flowing() as instance:
+        commit = hold_commits(instance)
+        for n in range(10):
+            inlet.send("ume.run.request.gated", WHO, {"Nats-Msg-Id": f"m{n}"})
+        await idle()
+        assert len(inlet.bus.server.in_hand) == 1 + 3  # though none of them is recorded yet
+        commit()
+        await idle()
+        assert (len(inlet.events(RunRequested)), len(inlet.bus.server.in_hand), len(inlet.bus.server.ready)) == (
+            4,
+            0,
+            6,
+        )
+        gate.set()
+        await until(lambda: len(inlet.events(RunFinished)) == 10)  # no clock has moved
+
+
+async def test_a_request_for_which_others_left_no_room_comes_again() -> None:
     gate = asyncio.Event()
 
     class Gated:
@@ -767,20 +860,16 @@ async def test_a_full_queue_stops_the_pulling_and_nothing_is_lost() -> None:
 
     inlet = Inlet(Gated, max_concurrent_runs=1, max_queued_runs=2)
     async with inlet.flowing() as instance:
-        await ask(instance, "gated")
-        await ask(instance, "gated")
-        await ask(instance, "gated")
+        await idle()  # it waits for a message now, and knows of two places
+        for _ in range(3):
+            await ask(instance, "gated")
+        inlet.send("ume.run.request.gated", WHO)
         await idle()
-        for n in range(5):
-            inlet.send("ume.run.request.gated", WHO, {"Nats-Msg-Id": f"m{n}"})
-        await idle()
-        assert len(inlet.events(RunRequested)) < 8
+        assert (len(inlet.events(RunRequested)), inlet.events(MessageDeadLettered)) == (3, [])
         gate.set()
-        for _ in range(20):
-            await idle()
-            await inlet.clock.advance(5.0)
-        await inlet.take_in()
-        await until(lambda: len(inlet.events(RunFinished)) == 8)
+        await until(lambda: instance.runs.n_queued == 0)
+        await inlet.clock.advance(0.2)
+        await until(lambda: len(inlet.events(RunFinished)) == 4)
 
 
 # ── faults of ours ───────────────────────────────────────────────────────────────────────────────────────────
@@ -804,6 +893,41 @@ async def test_a_handler_that_fails_is_tried_again_and_then_the_message_is_a_dea
     [letter] = inlet.events(MessageDeadLettered)
     assert (letter.reason, letter.detail) == ("handler_failed", "our own handler failed: RuntimeError")
     assert "mallory" not in inlet.text()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_message_that_our_code_fails_on_costs_the_others_of_its_batch_nothing(
+    inlet: Inlet, at_once: bool
+) -> None:
+    class Fragile:
+        def __init__(self, instance: Instance) -> None:
+            self._instance = instance
+
+        def batch(self) -> Handle:
+            handle = self._instance.bus_commands.batch()
+
+            def fragile(command: Command, message: Message) -> Awaitable[Outcome]:
+                if command.text != "1":  # type: ignore[attr-defined]
+                    return handle(command, message)
+                if at_once:
+                    raise RuntimeError
+                return failing()
+
+            return fragile
+
+    async def failing() -> Outcome:
+        await asyncio.sleep(0)
+        raise RuntimeError
+
+    async with inlet.up() as instance:
+        ingest = inlet.ingest(instance, commands=Fragile(instance))
+        running = asyncio.create_task(ingest.run())
+        for n in range(3):
+            inlet.send("ume.idea", {"text": str(n)})
+        await idle()
+        assert inlet.events(IdeaRecorded) == [IdeaRecorded(text="0"), IdeaRecorded(text="2")]
+        assert len(inlet.bus.server.in_hand) + len(inlet.bus.server.ready) <= 1
+        running.cancel()
 
 
 async def test_a_handler_that_recovers_costs_nothing(inlet: Inlet) -> None:

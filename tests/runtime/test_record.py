@@ -12,7 +12,7 @@ from cascadenced.errors import CascadenceError, DiskError, DiskFull, Unavailable
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.events.base import Context, Event
-from cascadenced.events.run import RunFailed, RunFinished, RunRequested, RunStarted
+from cascadenced.events.run import RunFailed, RunFinished, RunRequested, RunResumed, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
 from cascadenced.ids import RunId, SeededIds
 from cascadenced.runtime.record import NOT_WRITABLE_RETRY_S, LiveRun, outcome_of, record, run_stream
@@ -95,11 +95,18 @@ async def test_events_of_a_run_are_a_chain_of_causes(clock: FakeClock) -> None:
     assert [event.cause for event in events[1:]] == [event.id for event in events[:-1]]
 
 
-async def test_another_writers_event_is_taken_in_first(clock: FakeClock) -> None:
+async def test_the_end_of_a_stage_that_was_interrupted_is_late(clock: FakeClock) -> None:
     recording = await Recording.begun(clock)
     await recording.others(example(StageInterrupted, stage="plan"))
     await recording.end(PLANNED)
-    assert recording.added == [StageInterrupted, StageFinished, StageStarted]
+    assert recording.added == [StageInterrupted]
+
+
+async def test_another_writers_event_is_taken_in_first(clock: FakeClock) -> None:
+    recording = await Recording.begun(clock)
+    await recording.others(example(RunResumed))
+    await recording.end(PLANNED)
+    assert recording.added == [RunResumed, StageFinished, StageStarted]
     assert recording.live.version == 6
 
 

@@ -448,6 +448,24 @@ async def test_many_interruptions_are_one_commit(journey: type[Journey]) -> None
     await instance.log.close()
 
 
+async def test_a_run_whose_request_is_just_being_recorded_is_interrupted_by_a_stop_like_any_other(
+    journey: type[Journey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(journey)
+    instance = await world.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(instance.log, "_commit_soon", lambda: None)  # the disk takes its time
+        asking = asyncio.create_task(ask(instance, "journey"))
+        await idle()
+        stopping = asyncio.create_task(instance.runs.stop(0))
+        await idle()
+        assert not stopping.done()
+    instance.log._commit()  # type: ignore[attr-defined]
+    assert await stopping == 1
+    assert isinstance(world.events(run_id=(await asking).run_id)[-1], StageInterrupted)
+    await instance.log.close()
+
+
 async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cascadenced.runtime.runs.CANCEL_PATIENCE_S", 0.01)
     entered, never = asyncio.Event(), asyncio.Event()
@@ -471,6 +489,7 @@ async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind(monkeyp
     assert isinstance(world.events()[-1], StageInterrupted)
     never.set()
     await until(lambda: instance.runs.n_running == 0)
+    assert isinstance(world.events()[-1], StageInterrupted), "what it did since then takes no effect"
     await instance.log.close()
 
 
@@ -758,3 +777,44 @@ async def test_each_run_has_its_own_slot_and_gives_it_back_once(journey: type[Jo
         assert not instance.runs._live
         assert not instance.runs._drives
     assert len(world.events(RunStarted)) == 20
+
+
+# ── plans of tasks ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_after_a_restart_the_runs_of_a_plan_find_their_tasks_again():
+    class Part(BaseTask):
+        name = "part"
+        gate = asyncio.Event()
+
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        async def run(self) -> Any:
+            await self.gate.wait()
+            return [self.user_id, self.n]
+
+    class Nested(BaseTask):
+        name = "nested"
+
+        async def plan(self) -> Any:
+            return [Part(2)]
+
+    class Whole(BaseTask):
+        name = "whole"
+
+        async def plan(self) -> Any:
+            return [Part(1), Nested()]
+
+    world = World(Whole)
+    for nth in range(2):  # the first part is under way, then the one in the plan of the plan
+        instance = await world.start()
+        if nth == 0:
+            run_id = (await ask(instance, "whole")).run_id
+        await until(lambda n=nth: len([e for e in world.events(StageStarted) if e.task == "part"]) > n)
+        world.crash(instance)
+        await idle()
+    Part.gate.set()
+    async with world.up() as instance:
+        ended = await instance.runs.ended(run_id)
+    assert ended.run.result == [["alice", 1], [["alice", 2]]]
