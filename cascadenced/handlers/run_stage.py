@@ -25,7 +25,7 @@ from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline.decide import doubt
-from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING, PlanFailed
@@ -109,7 +109,7 @@ class StageRunner:
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
-        if type(failure) is TimeUp and live.entry is not None and _doubts(live.entry.policy):
+        if type(failure) is TimeUp and live.entry is not None and _doubts(live.entry.policy, stage, attempt):
             return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
@@ -368,9 +368,12 @@ class StageRunner:
         recording.add_done_callback(self._late.discard)
 
 
-def _doubts(policy: Policy) -> bool:
-    """Whether an effect whose time is up is in doubt. Where it may simply be tried again, its retries say how often."""
-    return policy.delivery == "at_most_once" and policy.on_doubt != "retry"
+def _doubts(policy: Policy, stage: str, attempt: int) -> bool:
+    """Whether an effect whose time is up is in doubt. Where it is simply tried again, the stage's retries say how often,
+    and how long after; without any it is at once, and not for ever."""
+    if policy.delivery != "at_most_once":
+        return False
+    return policy.on_doubt != "retry" or (stage not in policy.retries and attempt < MAX_ATTEMPTS)
 
 
 def _is_end_of_plan(event: Event) -> bool:

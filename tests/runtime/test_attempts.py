@@ -691,6 +691,21 @@ async def test_where_the_policy_is_to_retry_a_time_that_is_up_is_an_error_with_s
     assert len(task.charged) == 3
 
 
+async def test_without_retries_a_time_that_is_up_is_tried_again_at_once_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_stage, "MAX_ATTEMPTS", 4)
+    task = charges(timeout_s=5, on_doubt="retry")
+    world = World(task)
+    async with world.up() as instance:
+        run_id = (await ask(instance, "charges")).run_id
+        for _ in range(4):
+            await idle()
+            await world.clock.advance(5)
+        ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.error_type, len(task.charged)) == ("timeout", 4)
+
+
 async def test_an_effect_that_raised_is_no_doubt_and_may_be_tried_again() -> None:
     cls = flaky(1, delivery="at_most_once", retries=Retry(initial_s=0))
     world = World(cls)
