@@ -369,7 +369,7 @@ class StageRunner:
 
 
 def _doubts(policy: Policy, stage: str, attempt: int) -> bool:
-    """Whether an effect whose time is up is in doubt. Where it is simply tried again, the stage's retries say how often,
+    """Whether an effect whose time is up is in doubt. Where it is simply tried again, the stage's retries say how often
     and how long after; without any it is at once, and not for ever."""
     if policy.delivery != "at_most_once":
         return False
