@@ -220,7 +220,7 @@ def test_a_child_does_not_cost_more_the_more_there_are(cls: Any, tmp_path: Path)
         return time.monotonic() - began
 
     took_s(10)
-    assert took_s(400) < 12 * took_s(100) + 1
+    assert took_s(240) < 12 * took_s(60) + 1
 
 
 # ── whose they are ───────────────────────────────────────────────────────────────────────────────────────────────────
