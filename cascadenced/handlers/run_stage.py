@@ -25,6 +25,7 @@ from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline.decide import doubt
+from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING, PlanFailed
@@ -50,6 +51,7 @@ _under_way: contextvars.ContextVar[tuple[LiveRun, str, int] | None] = contextvar
 _STEPPING = (BaseTask, WorkflowTask)
 _NEVER_AGAIN = (Unserialisable, TooLarge, StepMismatch, Swallowed)
 """What another attempt would not change."""
+_NAMES_OF_NEVER_AGAIN = frozenset(f"{kind.__module__}:{kind.__qualname__}" for kind in _NEVER_AGAIN)
 
 
 class StageRunner:
@@ -107,7 +109,7 @@ class StageRunner:
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
-        if type(failure) is TimeUp and live.entry is not None and live.entry.policy.delivery == "at_most_once":
+        if type(failure) is TimeUp and live.entry is not None and _doubts(live.entry.policy, stage, attempt):
             return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
@@ -340,7 +342,10 @@ class StageRunner:
         retry, n_failed = live.entry.policy.retries.get(stage), live.run.n_failed + 1
         if retry is None or n_failed >= retry.max_attempts or type(error) in _NEVER_AGAIN:
             return None
-        if not (retry.wants_named(error.lineage) if isinstance(error, FailedThere) else retry.wants(error)):
+        if isinstance(error, FailedThere):
+            if error.lineage[0] in _NAMES_OF_NEVER_AGAIN or not retry.wants_named(error.lineage):
+                return None
+        elif not retry.wants(error):
             return None
         return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
 
@@ -361,6 +366,14 @@ class StageRunner:
         recording = asyncio.get_running_loop().create_task(record_late(self._log, live, event))
         self._late.add(recording)
         recording.add_done_callback(self._late.discard)
+
+
+def _doubts(policy: Policy, stage: str, attempt: int) -> bool:
+    """Whether an effect whose time is up is in doubt. Where it is simply tried again, the stage's retries say how often
+    and how long after; without any it is at once, and not for ever."""
+    if policy.delivery != "at_most_once":
+        return False
+    return policy.on_doubt != "retry" or (stage not in policy.retries and attempt < MAX_ATTEMPTS)
 
 
 def _is_end_of_plan(event: Event) -> bool:

@@ -1,14 +1,15 @@
 """What a task in a worker may ask of the daemon while it performs a stage. Each call says where it stands; the daemon
 answers from the log, or has it done and records it.
 
-In a plain hook the answers are waited for; where an event loop runs, `sleep`, `wait_for` and the wishes are awaited.
+In a plain hook the answers are waited for; where an event loop runs, all that it asks is awaited.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -51,21 +52,32 @@ class Host:
 
     def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What `function(*args, **kwargs)` returns, as it is recorded; it is done once, and a stage that is performed
-        again is handed what was recorded. To be awaited if `function` is a coroutine function."""
+        again is handed what was recorded. To be awaited in `async` hooks, and if `function` is a coroutine function."""
         _text(name, "step")
+        if _within.get():
+            raise errors.Invalid(
+                f"the step {name!r} cannot be taken within another one: do it before or after", code="step.nested"
+            )
         seq = self._next()
         if _is_coroutine_function(function):
             return self._awaited_step(seq, name, function, args, kwargs)
+        value = self._plain_step(seq, name, function, args, kwargs)
+        return _There(value) if _loop_runs() else value
+
+    def _plain_step(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
         answer = self._ask(StepWanted(id=self._channel.next_id(), seq=seq, name=name))
         if type(answer) is not Go:
             return _value(answer)
         began = time.monotonic()
+        within = _within.set(True)
         try:
             value = recordable(function(*args, **kwargs))
         except BaseException as error:
             if not self.suspended:
                 self._ask(self._raised(seq, name, error, began))
             raise
+        finally:
+            _within.reset(within)
         self._ask(self._done(seq, name, value, began))
         return value
 
@@ -74,12 +86,15 @@ class Host:
         if type(answer) is not Go:
             return _value(answer)
         began = time.monotonic()
+        within = _within.set(True)
         try:
             value = recordable(await function(*args, **kwargs))
         except BaseException as error:
             if not self.suspended and issubclass(type(error), Exception):  # else there is no time for it
                 await self._later(self._raised(seq, name, error, began))
             raise
+        finally:
+            _within.reset(within)
         await self._later(self._done(seq, name, value, began))
         return value
 
@@ -176,6 +191,20 @@ class Host:
             text=text_of(error),
             took_s=time.monotonic() - began,
         )
+
+
+_within: ContextVar[bool] = ContextVar("within a step", default=False)
+
+
+class _There:
+    """A value that is there already, for code that awaits it."""
+
+    def __init__(self, value: Json) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[None, None, Json]:
+        yield from ()
+        return self._value
 
 
 _CO_COROUTINE = 0x80

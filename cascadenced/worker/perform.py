@@ -65,6 +65,7 @@ class Performer:
         self._runner: Any = None
         self._attaching = threading.Lock()
         self._early: list[object] = []
+        self._has_own_way = False
 
     def load(self) -> None:
         """Import the task's code. If that fails the first stage does."""
@@ -83,9 +84,10 @@ class Performer:
         return Suspended() if self._host.suspended else Returned(value=value)
 
     def attach(self, item: object) -> None:
-        """From the thread that reads. What comes while the task is being made is added when it is."""
+        """From the thread that reads. What comes while the task is being made is added when it is; where the task has a
+        way of its own to be told things, when its next stage begins."""
         with self._attaching:
-            if self._task is None:
+            if self._task is None or self._has_own_way:
                 self._early.append(item)
             else:
                 self._task.context.append(item)
@@ -101,12 +103,20 @@ class Performer:
         if self._task is None:
             task = self._target() if isinstance(self._target, type) else copy.deepcopy(self._target)
             self._equip(task, call)
+            own_way = callable(getattr(task, "attach_context", None))
             with self._attaching:
-                if self._early:
+                if own_way:
+                    self._early, task.context = [*task.context, *self._early], []
+                else:
                     task.context.extend(self._early)
-                self._task = task
+                self._has_own_way, self._task = own_way, task
         else:
             self._equip(self._task, call)
+        if self._has_own_way:
+            with self._attaching:
+                items, self._early = self._early, []
+            for item in items:
+                self._task.attach_context(item)
         hook = getattr(self._task, call.stage, None)
         if hook is None:
             raise Unserialisable(f"the task's code no longer has a {call.stage}() hook", code="hook.missing")

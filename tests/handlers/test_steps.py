@@ -744,7 +744,7 @@ async def test_an_event_that_came_while_the_daemon_was_down_is_found_at_the_star
 
 async def test_an_event_that_is_committed_while_the_run_falls_asleep_is_not_missed() -> None:
     """At every turn of the loop between its start and its sleep."""
-    for turns in range(40):
+    for turns in range(24):
         async with World(task(waits)).up() as instance:
             run_id = (await ask(instance, "t")).run_id
             await idle(turns)

@@ -149,14 +149,19 @@ async def test_classes_objects_and_plans_within_plans_may_be_mixed() -> None:
 def test_plain_children_of_a_parallel_plan_really_overlap() -> None:
     """TC 32: Given two sync children of 0.3 s in parallel, then total time is clearly below 0.6 s."""
 
+    spans: list[tuple[float, float]] = []
+
     class Sleeps(Kid):
         def run(self) -> int:
+            began = time.monotonic()
             time.sleep(0.3)
+            spans.append((began, time.monotonic()))
             return 1
 
-    began = time.monotonic()
     assert TaskPipeline(parent(lambda: ParallelPlan([Sleeps(), Sleeps()]))).run(**WHO) == [1, 1]
-    assert time.monotonic() - began < 0.55
+    (first, first_end), (second, second_end) = spans
+    assert max(first, second) < min(first_end, second_end)
+    assert max(first_end, second_end) - min(first, second) < 0.55
 
 
 async def test_children_of_a_list_never_overlap(gate: type[Gate]) -> None:
@@ -220,7 +225,7 @@ def test_a_child_does_not_cost_more_the_more_there_are(cls: Any, tmp_path: Path)
         return time.monotonic() - began
 
     took_s(10)
-    assert took_s(400) < 12 * took_s(100) + 1
+    assert took_s(240) < 12 * took_s(60) + 1
 
 
 # ── whose they are ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -154,7 +154,7 @@ class Steps(Task):
         return [self._host.step("first", lambda: (1, 2)), self._host.step("second", str.upper, "b")]
 
     async def verify(self) -> Any:
-        one = self._host.step("plain", lambda: "x")
+        one = await self._host.step("plain", lambda: "x")
         return [one, *await asyncio.gather(*(self._host.step("doubled", doubled, n) for n in range(3)))]
 
 

@@ -1,0 +1,136 @@
+"""Tasks with processes of their own: those are imported, so they stand in a module."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from cascadenced.pipeline.policy import Limits, Retry
+from cascadenced.plugins.base import BaseTask
+
+
+class Isolated(BaseTask):
+    isolation = "process"
+
+
+class Journey(Isolated):
+    """Works in steps, sleeps and waits; `args["calls"]` is a file in which it notes what it really does."""
+
+    name = "journey"
+
+    def note(self, what: str) -> str:
+        with open(str(self.args["calls"]), "a") as file:
+            file.write(f"{what}\n")
+        return what
+
+    def intake(self) -> None:
+        self.pid = os.getpid()
+        print("hello", self.user_id)
+
+    async def plan(self) -> Any:
+        return {"same": self.pid == os.getpid()}
+
+    def run(self, plan: Any) -> Any:
+        one = self.step("one", self.note, "one")
+        self.sleep(60)
+        two = self.step("two", self.note, "two")
+        paid = self.wait_for("paid", where={"n": 7})
+        return [plan, one, two, paid["by"]]
+
+    async def verify(self, result: Any) -> Any:
+        return [*result, await self.step("three", self.note, "three"), self.context]
+
+
+class TimesOut(Isolated):
+    name = "times-out"
+
+    def run(self) -> str:
+        try:
+            return str(self.wait_for("paid", timeout_s=5))
+        except TimeoutError as error:
+            return f"timed out: {error}"
+
+
+class Aborts(Isolated):
+    """Takes its process with it, the first time."""
+
+    name = "aborts"
+    retries = Retry(max_attempts=2, initial_s=0)
+
+    def run(self) -> str:
+        seen = Path(str(self.args["calls"]))
+        if not seen.exists():
+            seen.touch()
+            os.abort()
+        return "survived"
+
+
+class Loops(Isolated):
+    name = "loops"
+    timeout_s = 1.0
+
+    def run(self) -> None:
+        Path(str(self.args["calls"])).write_text(str(os.getpid()))
+        while True:
+            time.sleep(0.01)
+
+
+class Unserialisable(Isolated):
+    name = "unserialisable"
+    retries = Retry(max_attempts=3, initial_s=0)
+
+    def run(self) -> Any:
+        return {1, 2}
+
+
+class Raises(Isolated):
+    name = "raises"
+    retries = Retry(max_attempts=3, initial_s=0, retry_on=(OSError,), give_up_on=("ConnectionError",))
+
+    def run(self) -> None:
+        raise {"reset": ConnectionResetError, "missing": FileNotFoundError, "value": ValueError}[
+            str(self.args["what"])
+        ](f"not for {self.user_id}")
+
+
+class Mismatched(Isolated):
+    """Asks for something else in its second life."""
+
+    name = "mismatched"
+    retries = Retry(max_attempts=3, initial_s=0)
+
+    def run(self) -> None:
+        seen = Path(str(self.args["calls"]))
+        self.step("second" if seen.exists() else "first", lambda: None)
+        seen.touch()
+        self.sleep(60)
+
+
+class Hears(Isolated):
+    """Has a way of its own to be told things."""
+
+    name = "hears"
+    heard: list[Any]
+
+    def attach_context(self, item: Any) -> None:
+        self.heard = [*getattr(self, "heard", []), item]
+
+    def run(self) -> Any:
+        return [self.heard, self.context]
+
+
+class Hungry(Isolated):
+    name = "hungry"
+    limits = Limits(memory_bytes=400 * 1024 * 1024)
+
+    def run(self) -> int:
+        return len(bytearray(1024 * 1024 * 1024))
+
+
+class Nested(Isolated):
+    name = "nested"
+
+    def run(self) -> Any:
+        return self.step("outer", lambda: self.step("inner", lambda: 1))

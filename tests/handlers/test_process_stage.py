@@ -1,0 +1,154 @@
+"""A few whole runs of tasks that have processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascadenced.clock import SystemClock
+from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
+from cascadenced.events.step import StepFinished
+from cascadenced.handlers.run_requests import Origin
+from cascadenced.instance import Instance
+from tests.doubles import ALICE, PSEUDONYMS, World, ask, run
+from tests.handlers import isolated_tasks as tasks
+from tests.runtime.worker_world import children, is_alive
+
+pytestmark = pytest.mark.slow
+ALICES = PSEUDONYMS.user("alice")
+
+
+@asynccontextmanager
+async def up(world: World) -> AsyncIterator[Instance]:
+    """One life. Fails if a process is left."""
+    async with asyncio.timeout(40), world.up() as instance:
+        try:
+            yield instance
+        finally:
+            await instance.stages.close()
+    assert children() == []
+
+
+async def until(condition: Any) -> None:
+    """For what processes do in their own time."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def asleep(instance: Instance) -> None:
+    await until(lambda: len(instance.runs._sleepers) == 1 and instance.runs.n_running == 0)
+    await asyncio.sleep(0.02)
+
+
+async def test_a_run_keeps_its_process_through_its_stages_and_has_none_while_it_waits(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    world = World(tasks.Journey)
+    async with up(world) as instance:
+        run_id = (await ask(instance, "journey", args={"calls": str(calls)})).run_id
+        await asleep(instance)
+        assert instance.stages._processes._at_work == {}
+        assert [(e.stage, e.printed) for e in world.events(StageFinished)] == [
+            ("intake", f"hello {ALICES}\n"),
+            ("plan", None),
+        ]
+    async with up(world) as instance:  # another life
+        await asleep(instance)
+        await world.clock.advance(60)  # type: ignore[attr-defined]
+        await until(lambda: calls.read_text() == "one\ntwo\n")
+        await asleep(instance)
+        await instance.controls.signal(run_id, "told", via="cli", by=None, redact=None)
+        await instance.requests.dispatch("paid", {"n": 7, "by": "card"}, ALICE, Origin(via="http"))
+        ended = await instance.runs.ended(run_id)
+    assert ended.run.result == [{"same": True}, "one", "two", "card", "three", ["told"]]
+    assert calls.read_text() == "one\ntwo\nthree\n"
+    assert [e.name for e in world.events(StepFinished)] == ["one", "two", "three"]
+
+
+async def test_a_wait_that_took_too_long_raises_a_timeout_error_there_too() -> None:
+    world = World(tasks.TimesOut)
+    async with up(world) as instance:
+        run_id = (await ask(instance, "times-out")).run_id
+        await asleep(instance)
+        await world.clock.advance(5)  # type: ignore[attr-defined]
+        assert (await instance.runs.ended(run_id)).run.result == "timed out: no event 'paid' came in time"
+
+
+async def test_a_stage_that_took_its_process_with_it_is_tried_again_in_another(tmp_path: Path) -> None:
+    world = World(tasks.Aborts, clock=SystemClock())
+    async with up(world) as instance:
+        assert (await run(instance, "aborts", args={"calls": str(tmp_path / "c")})).run.result == "survived"
+    [failed] = world.events(StageFailed)
+    assert (failed.error_type, failed.fatal) == ("worker.signal", False)
+
+
+async def test_a_stage_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    world = World(tasks.Loops, clock=SystemClock())
+    async with up(world) as instance:
+        ended = await run(instance, "loops", args={"calls": str(tmp_path / "c")})
+        assert ended.run.error_type == "timeout"
+        pid = int((tmp_path / "c").read_text())
+        await until(lambda: not is_alive(pid))
+
+
+async def test_a_run_that_is_cancelled_has_its_process_killed(tmp_path: Path) -> None:
+    world = World(tasks.Loops)
+    async with up(world) as instance:
+        run_id = (await ask(instance, "loops", args={"calls": str(tmp_path / "c")})).run_id
+        await until(lambda: (tmp_path / "c").exists() and (tmp_path / "c").read_text())
+        pid = int((tmp_path / "c").read_text())
+        assert pid != os.getpid()
+        await instance.controls.cancel(run_id, via="cli", by=None)
+        assert (await instance.runs.ended(run_id)).run.status == "cancelled"
+        await until(lambda: not is_alive(pid))
+
+
+@pytest.mark.parametrize(
+    ("task", "args", "error_type", "n_attempts"),
+    [
+        (tasks.Unserialisable, {}, "result.unserialisable", 1),
+        (tasks.Raises, {"what": "missing"}, "FileNotFoundError", 3),
+        (tasks.Raises, {"what": "reset"}, "ConnectionResetError", 1),
+        (tasks.Raises, {"what": "value"}, "ValueError", 1),
+        (tasks.Hungry, {}, "worker.out_of_memory", 1),
+        (tasks.Nested, {}, "Invalid", 1),
+    ],
+)
+async def test_errors_are_told_and_tried_again_as_those_of_other_tasks(
+    task: Any, args: Any, error_type: str, n_attempts: int
+) -> None:
+    world = World(task, clock=SystemClock())
+    async with up(world) as instance:
+        ended = await run(instance, task.name, args=args)
+    assert (ended.run.status, ended.run.error_type) == ("error", error_type)
+    assert len(world.events(StageStarted)) == n_attempts
+    assert "alice" not in str(ended.run.reason)
+
+
+async def test_code_that_asks_for_something_else_than_before_is_stopped_there_too(tmp_path: Path) -> None:
+    world = World(tasks.Mismatched)
+    async with up(world) as instance:
+        run_id = (await ask(instance, "mismatched", args={"calls": str(tmp_path / "c")})).run_id
+        await asleep(instance)
+        await world.clock.advance(60)  # type: ignore[attr-defined]
+        ended = await instance.runs.ended(run_id)
+    assert ended.run.error_type == "step.mismatch"
+    assert "place 1 was the step 'first', and now the stage asks for the step 'second'" in str(ended.run.reason)
+    assert [e.retry_at_us for e in world.events(StageFailed)] == [None]
+
+
+async def test_a_tasks_own_attach_context_is_called_there_too() -> None:
+    world = World(tasks.Hears)
+    async with up(world) as instance:
+        await instance.runs.stop(0)
+        run_id = (await ask(instance, "hears")).run_id
+        for n in (1, 2):
+            await instance.controls.signal(run_id, n, via="cli", by=None, redact=None)
+        await instance.log.close()
+    async with up(world) as instance:
+        assert (await instance.runs.ended(run_id)).run.result == [[1, 2], []]
