@@ -5,12 +5,9 @@ from __future__ import annotations
 from cascadenced.errors import Conflict, Invalid
 from cascadenced.events.base import Event, Json
 from cascadenced.events.run import RunCancelled, RunPaused, RunResumed
-from cascadenced.events.signal import ContextAttached, ContextConsumed
-from cascadenced.events.stage import StageStarted
+from cascadenced.events.signal import ContextAttached
 from cascadenced.pipeline.decide import RESOLUTIONS, resolve
 from cascadenced.pipeline.model import ENDED, Run
-
-_STARTS = frozenset({StageStarted, ContextConsumed})
 
 MAX_CONTEXTS = 1_000
 """That one run is told, in all."""
@@ -60,9 +57,7 @@ def decide_resolution(run: Run, resolution: str, *, by: str | None, output: Json
         raise Invalid(f"a doubt is resolved by {', '.join(RESOLUTIONS)}, not {resolution[:40]!r}")
     if run.status != "in_doubt":
         raise Conflict(f"the run is {run.shown_status}, not in doubt: there is nothing to resolve", code="not_in_doubt")
-    events = resolve(run, verdict, by=by, output=output, elapsed_s=elapsed_s)
-    # Whoever performs the run records what starts, when it does: a start that nobody performs would be in doubt again.
-    return [event for event in events if type(event) not in _STARTS]
+    return resolve(run, verdict, by=by, output=output, elapsed_s=elapsed_s)
 
 
 def _refuse_ended(run: Run, what: str) -> None:

@@ -144,7 +144,7 @@ def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list
 
 def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
     """What `resolution` says of the doubt that `run` is in; the next one, of another step, may follow. Nothing is
-    started with it: who drives the run does that.
+    started with it: whoever performs the run records what starts, or a start that nobody performs would be in doubt.
 
     output: what the effect returned, if it was done.
     """
