@@ -203,6 +203,6 @@ def test_no_id_of_four_or_more_characters_survives(user_id: str, before: str, af
 
 def test_an_id_made_of_backslashes_is_searched_in_linear_time():
     redactor = Redactor(Identity("\\" * MAX_ID_CHARS, "'\\" * (MAX_ID_CHARS // 2)), KEYED)
-    started = time.perf_counter()
+    started = time.process_time()
     redactor(("\\" * (MAX_ID_CHARS - 1) + "x" + "\\'" * 100) * 1000)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -161,7 +161,7 @@ class TestRunning:
         began = time.monotonic()
         await server.stop()
         await server.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert not exists(server.pid)
 
     async def test_a_server_that_does_not_listen_to_sigterm_is_killed(
@@ -221,7 +221,7 @@ async def test_a_server_that_hangs_greets_nobody_and_can_be_killed(
         await eventually(lambda: b") T " in Path(f"/proc/{server.pid}/stat").read_bytes())
         began = time.monotonic()
         assert not await server.answers()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         server.kill()
         assert await asyncio.wait_for(server.wait(), 5) == -signal.SIGKILL
         assert not server.running

@@ -196,10 +196,10 @@ ADVERSARIAL = {
 
 @pytest.mark.parametrize("data", ADVERSARIAL.values(), ids=ADVERSARIAL)
 def test_half_a_mebibyte_of_malice_is_answered_quickly(data: bytes):
-    started = time.perf_counter()
+    started = time.process_time()
     with contextlib.suppress(BadMessage):
         scan(data)
-    assert time.perf_counter() - started < 0.5  # 0.05 s on the machine of the writer
+    assert time.process_time() - started < 0.5  # 0.05 s on the machine of the writer
 
 
 @given(st.binary(max_size=200))

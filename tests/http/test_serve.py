@@ -140,7 +140,7 @@ async def test_streams_and_waiting_callers_do_not_hold_the_stop(world: World):
         assert (await waiting).status == 503
         stream.close()
         idle.close()
-    assert took < 2.5
+    assert took < 10
 
 
 async def test_a_stream_nobody_reads_does_not_hold_the_stop(world: World):
@@ -153,7 +153,7 @@ async def test_a_stream_nobody_reads_does_not_hold_the_stop(world: World):
         sock.sendall(b"GET /events?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asyncio.sleep(0.2)
         began = time.monotonic()
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 10
     sock.close()
 
 

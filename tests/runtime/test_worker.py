@@ -626,7 +626,7 @@ async def test_when_the_daemon_is_killed_its_workers_and_their_children_end_what
         daemon.kill()
         began = time.monotonic()
         await until(lambda: not any(map(is_alive, pids)))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
     finally:
         with suppress(ProcessLookupError):
             daemon.kill()

@@ -184,7 +184,9 @@ async def test_gigabytes_of_output_are_cut_and_counted_and_the_loop_is_free_mean
     while not printing.done():
         await asyncio.sleep(0.001)
         turns.append(loop.time())
-    assert max(later - sooner for sooner, later in pairwise(turns[1:])) < 0.2
+    gaps = sorted(later - sooner for sooner, later in pairwise(turns[1:]))
+    assert len(gaps) > 20
+    assert gaps[len(gaps) * 95 // 100] < 0.2  # not the longest: another process may have had the core just then
     await printing
 
 
