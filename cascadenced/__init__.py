@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cascadenced.errors import PrecheckError
+    from cascadenced.partial_results import recover_partial
     from cascadenced.pipeline.policy import Limits, Retry
     from cascadenced.plugins.base import BaseTask, CronTask, ManualTrigger, ParallelPlan, PointerTask, WebhookTask
     from cascadenced.task_pipeline import TaskPipeline
@@ -44,6 +45,7 @@ __all__ = [
     "TaskPipeline",
     "WebhookTask",
     "__version__",
+    "recover_partial",
 ]
 
 _HOME = {
@@ -57,6 +59,7 @@ _HOME = {
     "WebhookTask": "cascadenced.plugins.base",
     "PrecheckError": "cascadenced.errors",
     "TaskPipeline": "cascadenced.task_pipeline",
+    "recover_partial": "cascadenced.partial_results",
 }
 
 

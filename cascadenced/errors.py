@@ -127,7 +127,7 @@ class Refused(CascadenceError):
     event_id: str | None = None
 
 
-class Invalid(Refused):
+class Invalid(Refused, ValueError):
     """The request itself is wrong: a missing, ill-formed or oversize value (HTTP 400)."""
 
     code = "invalid"

@@ -28,7 +28,7 @@ from cascadenced.instance import Instance
 from cascadenced.pipeline.access import Caller
 from cascadenced.pipeline.admission import Switch
 from cascadenced.pipeline.contexts import checked_context, checked_kind
-from cascadenced.pipeline.model import Run
+from cascadenced.pipeline.model import STAGES, Run
 from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.audit_trail import Category
 from cascadenced.projections.runs import resolve_run_id
@@ -180,6 +180,15 @@ class DiffArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class TrailArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
     task: str
     category: Category = "all"
+
+
+class PartialArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """stage: a stage of the pipeline, or `execute` for `run`.  user_id, group_id: whose runs count; raw ids."""
+
+    task: str
+    stage: str
+    user_id: str | None = None
+    group_id: str | None = None
 
 
 class TaskArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -522,11 +531,26 @@ async def _trail(instance: Instance, asked: TrailArguments) -> Any:
     return await instance.answers.trail(asked.task, asked.category, limit=asked.limit, after=asked.after)
 
 
+_STAGES = (*STAGES, "execute")
+
+
+async def _partial(instance: Instance, asked: PartialArguments) -> Any:
+    if asked.stage not in _STAGES:
+        raise Invalid(f"there is no stage {asked.stage[:40]!r}: it is one of {', '.join(_STAGES)}")
+    return await instance.answers.partial(asked.task, asked.stage, **_filters(instance, asked))
+
+
+def _filters(instance: Instance, asked: PartialArguments | PointersArguments) -> dict[str, str | None]:
+    return {
+        "user_hash": None if asked.user_id is None else instance.pseudonyms.user(asked.user_id),
+        "group_hash": None if asked.group_id is None else instance.pseudonyms.group(asked.group_id),
+    }
+
+
 async def _pointers(instance: Instance, asked: PointersArguments) -> Any:
     return await instance.answers.pointers(
         task=asked.task,
-        user_hash=None if asked.user_id is None else instance.pseudonyms.user(asked.user_id),
-        group_hash=None if asked.group_id is None else instance.pseudonyms.group(asked.group_id),
+        **_filters(instance, asked),
         limit=asked.limit,
         after=asked.after,
     )
@@ -651,6 +675,7 @@ VERBS: Mapping[str, Verb[Any]] = {
         _verb("explain", ShowArguments, _explain, "why a run is as it is"),
         _verb("diff", DiffArguments, _diff, "where two runs differ"),
         _verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
+        _verb("partial", PartialArguments, _partial, "what the newest failure of a stage had done already"),
         _verb("pointers", PointersArguments, _pointers, "pointers"),
         _verb("pointer_add", PointerArguments, _pointer_add, "add a pointer to a pointer task"),
         _verb("pointer_receive", PointerArguments, _pointer_receive, "store a pointer that another instance sent"),

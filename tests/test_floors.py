@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
             "shown_settings",
             "sd_notify",
             "garbage",
+            "in_either_world",
             "events",
         ),
         0,
@@ -32,7 +33,7 @@ FLOORS: dict[str, int] = {
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "projections": 3,
     "runtime": 4,
-    **dict.fromkeys(("handlers", "plugins", "worker", "workflows"), 5),
+    **dict.fromkeys(("handlers", "plugins", "worker", "workflows", "partial_results"), 5),
     **dict.fromkeys(("instance", "task_pipeline"), 6),
     **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "reloading"), 7),
     **dict.fromkeys(("daemon",), 8),
@@ -42,8 +43,9 @@ FLOORS: dict[str, int] = {
 ANSWERED = {
     # Scripts and commands start the daemon; it knows nothing of them but the note it leaves for them.
     ("commands", "daemon"),
-    # `workflows.dispatch` is a face for scripts, offered where people look for it.
+    # `workflows.dispatch` and `recover_partial` are faces for scripts, offered where people look for them.
     ("workflows", "commands"),
+    ("partial_results", "commands"),
 }
 
 

@@ -128,6 +128,20 @@ async def test_a_refusal_is_an_error_also_when_it_is_asked_twice(
     assert len(world.events(RunRefused)) == 1
 
 
+async def test_a_fork_waits_for_the_result_and_says_through_which_door_it_came(world: World) -> None:
+    async with world.up() as instance:
+        first = await do(instance, "run", {**WHO, "task": "adds", "args": {"numbers": [3, 4]}})
+        asked = {**WHO, "run": first["run_id"][:20], "stage": "run", "args": {"numbers": [5]}}
+        result = await do(instance, "fork", asked, via="bus")
+        assert (result["status"], result["result"], result["duplicate"]) == ("success", 5, False)
+        requested = world.recorded(RunRequested, run_id=result["run_id"])[0]
+        assert (requested.event.via, requested.event.forked_from) == ("bus", first["run_id"])
+        with pytest.raises(Conflict, match="never came to the stage verify"):
+            await do(instance, "fork", {**asked, "stage": "verify"})
+        with pytest.raises(NotAllowed, match="another user's"):
+            await do(instance, "fork", {**asked, "user_id": "bob"})
+
+
 async def test_trigger_runs_manual_tasks_only(world: World) -> None:
     async with world.up() as instance:
         assert (await do(instance, "trigger", {**WHO, "task": "adds"}))["result"] == 3
@@ -413,6 +427,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "signal": {**WHO, "run": "0" * 32, "value": {"note": "n"}},
     "resolve": {**WHO, "run": "0" * 32, "resolution": "retry"},
     "trail": {"task": "adds"},
+    "partial": {"task": "adds", "stage": "run"},
     "pointer_add": {"task": "marks", "run_id": "r", "user_id": "u"},
     "pointer_receive": {"task": "marks", "run_id": "r", "user_id": "u"},
     "dead_letter": {"position": 1},

@@ -32,7 +32,10 @@ from cascadenced.errors import (
 )
 
 READING = frozenset(
-    {"list", "status", "runs", "show", "explain", "diff", "trail", "pointers", "schedules", "followups", "dead_letters"}
+    {
+        "list", "status", "runs", "show", "explain", "diff", "trail", "partial",
+        "pointers", "schedules", "followups", "dead_letters",
+    }
 )  # fmt: skip
 """Verbs that need no writable log."""
 _LONG = frozenset({"run", "trigger", "fork", "dispatch", "redrive", "log_backup", "log_rebuild", "log_verify"})

@@ -45,6 +45,7 @@ COMMANDS: dict[str, str] = {
     "fork": "forks:fork",
     "diff": "explain:diff",
     "audit": "runs:audit",
+    "partial": "runs:partial",
     "dispatch": "events:dispatch",
     "schedules": "schedules:schedules",
     "pointer-add": "pointers:add",

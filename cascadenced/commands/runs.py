@@ -104,6 +104,35 @@ def audit(session: Session, task: str, category: str, limit: int, after: str | N
     session.show_page(page, text)
 
 
+@click.command(cls=Command)
+@click.argument("task")
+@click.argument("stage")
+@click.option("--user-id", metavar="ID", help="Only this user's runs.")
+@click.option("--group-id", metavar="ID", help="Only this group's runs.")
+@pass_session
+def partial(session: Session, task: str, stage: str, user_id: str | None, group_id: str | None) -> None:
+    """Show what the newest failure of a STAGE of TASK had done already.
+
+    That is what its exception carried as `.partial`. A task asks for the same with `recover_partial`.
+
+    \b
+    Example: cascadenced partial report run
+    """
+    found = session.ask("partial", task=task, stage=stage, user_id=user_id, group_id=group_id)
+    text = f"no failure of {plain(stage)} of {plain(task)} left anything"
+    if found["run_id"] is not None:
+        text = fields(
+            [
+                ("run", found["run_id"]),
+                ("stage", f"{found['stage']}, attempt {found['attempt']}"),
+                ("at", when(found["time"])),
+                ("error", plain(found["reason"])),
+                ("partial", content(found["partial"], None)),
+            ]
+        )
+    session.show(found, text)
+
+
 def _run(run: dict[str, Any]) -> str:
     error, waits_for = run["error"], run["waits_for"]
     head = fields(

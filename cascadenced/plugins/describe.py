@@ -190,15 +190,22 @@ def _is_the_tasks_own(base: type) -> bool:
 
 _parsing = threading.Lock()
 """Plans are described in threads, and Python 3.11's parser raises SystemError now and then where two are in it."""
+_PARSES = 20
+"""Whoever prints a traceback is in that parser too, and knows of no lock."""
 
 
 def _source(target: object) -> str:
     """Its name where there is no source."""
-    try:
-        with _parsing:
-            return inspect.getsource(target)  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+    for n in range(1, _PARSES + 1):
+        try:
+            with _parsing:
+                return inspect.getsource(target)  # type: ignore[arg-type]
+        except SystemError:
+            if n == _PARSES:
+                raise
+        except (OSError, TypeError):
+            break
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
 
 
 def _workflow(function: Callable[..., Any], event: str) -> TaskEntry:

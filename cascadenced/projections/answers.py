@@ -19,7 +19,7 @@ from cascadenced.pipeline.model import fold
 from cascadenced.pipeline.policy import Policy
 from cascadenced.pipeline.run_diff import RunDiff, diff
 from cascadenced.projections import audit_trail, dead_letters, followups, pointers, runs, schedules, task_status
-from cascadenced.projections.audit_trail import Category
+from cascadenced.projections.audit_trail import Category, Partial
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.page import Page, checked_limit, checked_position
 from cascadenced.projections.runs import RunRow, RunView
@@ -146,6 +146,10 @@ class Answers:
     async def trail(self, task: str, category: Category = "all", **query: Any) -> Page:
         """See `projections.audit_trail.trail`."""
         return await self._page("audit_trail", audit_trail.trail(self._tables, task, category=category, **query))
+
+    async def partial(self, task: str, stage: str, **query: Any) -> Partial:
+        """See `projections.audit_trail.newest_partial`."""
+        return await audit_trail.newest_partial(self._tables, task, stage, **query)
 
     async def pointers(self, **query: Any) -> Page:
         return await self._page("pointers", pointers.list_pointers(self._tables, **query))

@@ -18,6 +18,7 @@ from cascadenced.eventlog.rows import COLUMNS, from_row
 from cascadenced.events.audit import SHOWN, audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES
+from cascadenced.events.stage import StageFailed
 from cascadenced.projections.page import Page, checked_limit, checked_position
 
 _DDL = """
@@ -89,11 +90,7 @@ async def trail(
     """
     checked_limit(limit)
     position, n_shown = _cursor(after)
-    conditions, values = "", list[str]()
-    for column, value in (("user_hash", user_hash), ("group_hash", group_hash)):
-        if value is not None:
-            conditions += f" AND e.{column} = ?"
-            values.append(value)
+    conditions, values = _whose(user_hash, group_hash)
     items: list[TrailRow] = []
     last = ""
     while True:
@@ -115,6 +112,53 @@ async def trail(
         if len(rows) < _CHUNK:
             return Page(items)
         position += 1
+
+
+class Partial(msgspec.Struct):
+    """What code that failed had carried as `.partial`. stage: by its name in the audit trail.  partial: null if there
+    is none; then the other fields but task and stage are too."""
+
+    task: str
+    stage: str
+    partial: Json = None
+    run_id: str | None = None
+    attempt: int | None = None
+    time: str | None = None
+    reason: str | None = None
+
+
+async def newest_partial(
+    tables: Tables, task: str, stage: str, *, user_hash: str | None = None, group_hash: str | None = None
+) -> Partial:
+    """Of the newest failure of that stage that left something. The filters match exactly."""
+    stage = "execute" if stage == "run" else stage
+    conditions, values = _whose(user_hash, group_hash)
+    below = 2**62
+    while True:
+        rows = await tables.fetch(
+            f"SELECT {_COLUMNS} "  # noqa: S608 -- constants only
+            "FROM audit_trail AS a JOIN events AS e ON e.position = a.position "
+            f"WHERE a.task = ? AND a.position < ? AND e.type = ?{conditions} ORDER BY a.position DESC LIMIT ?",
+            (task, below, TYPE_NAMES[StageFailed], *values, _CHUNK),
+        )
+        for recorded in map(from_row, rows):
+            event = recorded.event
+            below = recorded.position
+            if isinstance(event, StageFailed) and event.partial is not None and _failed_stage(event) == stage:
+                time = iso(recorded.at_us)
+                return Partial(task, stage, event.partial, recorded.run_id, event.attempt, time, event.reason)
+        if len(rows) < _CHUNK:
+            return Partial(task, stage)
+
+
+def _failed_stage(event: StageFailed) -> str:
+    return audit_rows(event)[0].stage
+
+
+def _whose(user_hash: str | None, group_hash: str | None) -> tuple[str, list[str]]:
+    """More conditions on events, and their values."""
+    wanted = [(column, value) for column, value in (("user_hash", user_hash), ("group_hash", group_hash)) if value]
+    return "".join(f" AND e.{column} = ?" for column, _ in wanted), [value for _, value in wanted]
 
 
 def _cursor(after: str | None) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
+
+from cascadenced.in_either_world import blocking_unless_in_a_loop
 
 
 def dispatch(event: str, payload: dict[str, Any] | None = None, *, user_id: str, group_id: str | None = None) -> Any:
@@ -13,12 +14,7 @@ def dispatch(event: str, payload: dict[str, Any] | None = None, *, user_id: str,
     In a script this blocks; where an event loop is running it returns a coroutine to await. The group defaults to the
     user's own. Raises Invalid, Conflict (the workflow is disabled), RunFailedError, LogHeld.
     """
-    work = _dispatch(event, payload or {}, user_id, group_id or user_id)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    return work
+    return blocking_unless_in_a_loop(_dispatch(event, payload or {}, user_id, group_id or user_id))
 
 
 def _dispatch(event: str, payload: dict[str, Any], user_id: str, group_id: str) -> Coroutine[Any, Any, Any]:

@@ -138,7 +138,11 @@ def spawn(*args: object, **environment: str) -> subprocess.Popen[str]:
 
 
 def outcome(process: subprocess.Popen[str]) -> Ran:
-    out, err = process.communicate(timeout=30)
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()  # of one that hangs, nothing is left to other tests
+        process.wait()
     return Ran(process.returncode, out, err)
 
 

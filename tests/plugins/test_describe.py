@@ -459,3 +459,25 @@ def test_sources_are_looked_for_one_at_a_time(monkeypatch):
     for thread in threads:
         thread.join()
     assert max(most) == 1
+
+
+def test_a_parser_that_stumbles_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11's does, when a traceback is printed in another thread meanwhile."""
+    real, fails = inspect.getsource, iter([SystemError("AST constructor recursion depth mismatch")] * 3)
+
+    def stumbles(target: Any) -> str:
+        for error in fails:
+            raise error
+        return real(target)
+
+    class Stumbled:
+        def run(self) -> None: ...
+
+    class Same:
+        def run(self) -> None: ...
+
+    monkeypatch.setattr("inspect.getsource", stumbles)
+    code = describe(Stumbled).code
+    assert list(fails) == []
+    assert code != describe(Same).code
+    assert len(code) == 16
