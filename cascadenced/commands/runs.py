@@ -111,9 +111,10 @@ def audit(session: Session, task: str, category: str, limit: int, after: str | N
 @click.option("--group-id", metavar="ID", help="Only this group's runs.")
 @pass_session
 def partial(session: Session, task: str, stage: str, user_id: str | None, group_id: str | None) -> None:
-    """Show what the newest failure of a STAGE of TASK had done already.
+    """Show what a failure of STAGE had done already.
 
-    That is what its exception carried as `.partial`. A task asks for the same with `recover_partial`.
+    Of the newest failure that left something: what its exception carried as `.partial`. A task asks for the same with
+    `recover_partial`.
 
     \b
     Example: cascadenced partial report run
