@@ -31,7 +31,17 @@ from cascadenced.events.run import (
     RunResumed,
     RunStarted,
 )
-from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
+from cascadenced.events.schedule import (
+    CalendarRead,
+    CalendarUnread,
+    SchedulePaused,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleSet,
+    TickFired,
+    TickQueued,
+    TicksPassed,
+)
 from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
@@ -165,7 +175,26 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     TaskResumed: {"task": "example"},
     PointerAdded: {"task": "example", "run_id": "any-run", "user_hash": USER_HASH, "group_hash": GROUP_HASH},
     ScheduleSet: {"task": "example", "expr": "0 9 * * 1-5", "timezone": "Europe/Berlin"},
+    SchedulePaused: {"task": "example"},
+    ScheduleResumed: {"task": "example"},
     ScheduleRemoved: {"task": "example"},
+    TickFired: {
+        "task": "example",
+        "due_us": 1_790_000_000_000_000,
+        "run_id": OTHER_RUN_ID,
+        "local": "2026-09-21T15:33:20",
+    },
+    TicksPassed: {
+        "task": "example",
+        "verdict": "skipped",
+        "code": "late",
+        "first_us": 1_790_000_000_000_000,
+        "last_us": 1_790_086_400_000_000,
+        "n": 2,
+    },
+    TickQueued: {"task": "example", "due_us": 1_790_000_000_000_000, "behind": OTHER_RUN_ID},
+    CalendarRead: {"task": "example", "node": "n1"},
+    CalendarUnread: {"task": "example", "node": "n1", "code": "unavailable", "reason": "HTTP 500"},
     FollowupRequested: {
         "failed_task": "example",
         "failed_run_id": RUN_ID,

@@ -25,6 +25,14 @@ from cascadenced.events.run import (
     RunResolved,
     RunResumed,
 )
+from cascadenced.events.schedule import (
+    CalendarUnread,
+    SchedulePaused,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleSet,
+    TicksPassed,
+)
 from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskResumed
@@ -121,6 +129,10 @@ def _audit_name(stage: str) -> str:
     return "execute" if stage == "run" else stage
 
 
+def _of_schedule(status: str) -> _Audit:
+    return lambda event: [AuditRow(event.task, "schedule", status)]
+
+
 def _of_switch(status: str) -> _Audit:
     return lambda event: [AuditRow(event.task, "scheduler", status)]
 
@@ -145,6 +157,12 @@ _AUDIT: Mapping[type[Event], _Audit] = {
     TaskDisabled: _of_switch("disabled"),
     TaskPaused: _of_switch("paused"),
     TaskResumed: _of_switch("resumed"),
+    ScheduleSet: _of_schedule("success"),
+    SchedulePaused: _of_schedule("paused"),
+    ScheduleResumed: _of_schedule("resumed"),
+    ScheduleRemoved: lambda event: [AuditRow(event.task, "unschedule", "success")],
+    TicksPassed: lambda event: [AuditRow(event.task, "schedule", event.verdict, event.code)],
+    CalendarUnread: lambda event: [AuditRow(event.task, "schedule", "error", event.reason)],
     PointerAdded: lambda event: [AuditRow(event.task, "pointer_sync", "success")] if event.via == "bus" else [],
 }
 
@@ -175,6 +193,7 @@ _STAGES: Mapping[type[Event], Callable[[Any], list[StageRow]]] = {
     RunPaused: lambda event: [StageRow(event.task, "paused")],
     RunResumed: lambda event: [StageRow(event.task, "resumed")],
     ContextAttached: lambda event: [StageRow(event.task, "context_attached")],
+    ScheduleRemoved: lambda event: [StageRow(event.task, "unschedule")],
 }
 
 SHOWN: frozenset[type[Event]] = frozenset({*_AUDIT, *_STAGES})

@@ -25,7 +25,17 @@ from cascadenced.events.run import (
     RunResumed,
     RunStarted,
 )
-from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
+from cascadenced.events.schedule import (
+    CalendarRead,
+    CalendarUnread,
+    SchedulePaused,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleSet,
+    TickFired,
+    TickQueued,
+    TicksPassed,
+)
 from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
@@ -89,7 +99,14 @@ AnyEvent = (
     | TaskResumed
     | PointerAdded
     | ScheduleSet
+    | SchedulePaused
+    | ScheduleResumed
     | ScheduleRemoved
+    | TickFired
+    | TicksPassed
+    | TickQueued
+    | CalendarRead
+    | CalendarUnread
     | FollowupRequested
     | FollowupSkipped
     | IdeaRecorded

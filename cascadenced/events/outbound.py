@@ -52,7 +52,7 @@ Reveal = Callable[[str | None], str | None]
 _UNKNOWN = "UNKNOWN"
 _REMEMBERED = 256
 _PUBLISHED_STAGES = frozenset(
-    {"intake", "research", "plan", "precheck", "run", "verify", "paused", "resumed", "context_attached"}
+    {"intake", "research", "plan", "precheck", "run", "verify", "paused", "resumed", "context_attached", "unschedule"}
 )
 # start, finish and error frame a run asked for at the command line; on the bus the TaskRun says as much.
 

@@ -9,6 +9,14 @@ from cascadenced.events.base import Event
 from cascadenced.events.content import MAX_SHOWN_CHARS
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunRefused, RunRequested
+from cascadenced.events.schedule import (
+    CalendarUnread,
+    SchedulePaused,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleSet,
+    TicksPassed,
+)
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
 from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskResumed
 from tests.examples import STAGES, every_event, example, run_of
@@ -273,8 +281,34 @@ def test_a_pointer_from_elsewhere_is_not(via: str):
     assert audit([example(PointerAdded, via=via)]) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (ScheduleSet, ("schedule", "success")),
+        (SchedulePaused, ("schedule", "paused")),
+        (ScheduleResumed, ("schedule", "resumed")),
+        (ScheduleRemoved, ("unschedule", "success")),
+        (TicksPassed, ("schedule", "skipped")),
+        (CalendarUnread, ("schedule", "error")),
+    ],
+)
+def test_what_becomes_of_a_schedule_is_audited(kind: type[Event], row: tuple[str, str]):
+    assert audit([example(kind)]) == [row]
+
+
+def test_the_row_of_instants_that_passed_says_why():
+    (row,) = audit_rows(example(TicksPassed, verdict="suppressed", code="paused"))
+    assert (row.status, row.reason) == ("suppressed", "paused")
+
+
+def test_a_schedule_that_is_removed_leaves_a_stage_row():
+    assert stages([example(ScheduleRemoved)]) == ["unschedule"]
+
+
 def test_every_other_event_leaves_no_rows():
-    with_rows = {"run", "stage", "task", "pointer", "context"}
+    with_rows = {"run", "stage", "task", "pointer", "context", "schedule"}
+    with_rows |= {"tick.passed", "calendar.unread"}
     for event in every_event():
-        if str(event.__struct_config__.tag).split(".")[0] not in with_rows:
+        tag = str(event.__struct_config__.tag)
+        if tag not in with_rows and tag.split(".")[0] not in with_rows:
             assert (list(audit_rows(event)), list(stage_rows(event))) == ([], [])

@@ -292,7 +292,7 @@ def test_no_name_of_a_task_breaks_a_subject(name: str):
 
 
 def test_the_prefix_is_the_deployments():
-    (message,) = messages(recorded(example(ScheduleSet)), "team.ume", broadcast_pointers=False)
+    _, message = messages(recorded(example(ScheduleSet)), "team.ume", broadcast_pointers=False)
     assert message.subject == "team.ume.schedule.example"
 
 
@@ -300,7 +300,7 @@ def test_the_prefix_is_the_deployments():
 
 
 def test_headers_are_cloud_events_and_say_where_from():
-    (message,) = published(example(ScheduleSet))
+    _, message = published(example(ScheduleSet))
     assert message.headers == {
         "Nats-Msg-Id": f"{EVENT_ID}.schedule",
         "ce-id": f"{EVENT_ID}.schedule",
@@ -316,7 +316,7 @@ def test_headers_are_cloud_events_and_say_where_from():
 
 def test_a_trace_is_passed_on():
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    (message,) = published(example(ScheduleSet), traceparent=traceparent)
+    _, message = published(example(ScheduleSet), traceparent=traceparent)
     assert message.headers["traceparent"] == traceparent
 
 

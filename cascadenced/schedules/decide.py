@@ -1,0 +1,165 @@
+"""Due instants, the state of their schedule and the time: what becomes of each. Pure.
+
+Every due instant ends in one record. While the clock goes forth and the daemon is up they come one by one; after a
+night without a daemon, a jump of the clock or a stall many come at once, and the rule for misfires says which of them
+still count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from cascadenced.events.base import Event
+from cascadenced.events.schedule import ScheduleSet, TickQueued, TicksPassed
+from cascadenced.schedules.model import Queued, Schedule, Verdict
+
+PUNCTUAL_S = 60.0
+"""What comes no later than this is in time, whatever the rule for misfires: a daemon may take so long to start."""
+MAX_QUEUED = 100
+"""Instants of one schedule that wait for the end of a run."""
+
+
+class Due(Protocol):
+    """An instant that the rule names (`recurrence/`). at_us: µs since 1970.  local: the time as the rule has it.
+
+    code: what is special about it, None as a rule.  verdict: what the rule itself makes of it, None if it is to fire.
+    into_us: with the verdict `coalesced`, the instant that it became one with.
+    """
+
+    @property
+    def at_us(self) -> int: ...
+    @property
+    def local(self) -> str: ...
+    @property
+    def code(self) -> str | None: ...
+    @property
+    def verdict(self) -> Verdict | None: ...
+    @property
+    def into_us(self) -> int | None: ...
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """records: of instants that come before the one that fires.  fire: that one, if there is one; what is due after it
+    is settled next, when it is known to have fired.  cancel: the run that it takes the place of."""
+
+    records: Sequence[Event]
+    fire: Queued | None = None
+    cancel: str | None = None
+
+
+def settle(
+    schedule: Schedule, due: Sequence[Due], *, now_us: int, is_open: bool, refusal: str | None = None
+) -> Settled:
+    """What becomes of `due`: in order, all of them after `settled_us` and none after now.
+
+    is_open: whether the last run has not ended.  refusal: why the task takes no runs (a code), None if it does.
+    """
+    rule = schedule.rule
+    assert rule is not None
+    if schedule.queued and not is_open and refusal is None:
+        return Settled([], schedule.queued[0])
+    passed, n_queued = _Passed(rule.task), len(schedule.queued)
+    fates = _fates(rule, due, now_us)
+    for each in due:
+        if (fate := fates.get(each.at_us)) is not None:
+            passed.add(each, *fate)
+        elif refusal is not None:
+            passed.add(each, "suppressed", refusal)
+        elif not is_open or rule.overlap == "allow":
+            return Settled(passed.records, Queued(each.at_us, each.local, each.code))
+        elif rule.overlap == "cancel_previous":
+            return Settled(passed.records, Queued(each.at_us, each.local, each.code), schedule.last_run_id)
+        elif rule.overlap == "skip":
+            passed.add(each, "skipped", "overlap", cause=schedule.last_run_id)
+        elif n_queued >= MAX_QUEUED:
+            passed.add(each, "skipped", "queue_full", cause=schedule.last_run_id)
+        else:
+            n_queued += 1
+            behind = schedule.last_run_id or ""
+            passed.records.append(
+                TickQueued(task=rule.task, due_us=each.at_us, behind=behind, local=each.local, code=each.code)
+            )
+    return Settled(passed.records)
+
+
+def pass_all(task: str, due: Iterable[Due], verdict: Verdict, code: str) -> list[Event]:
+    """The same becomes of all of them: what a schedule owes before it changes."""
+    passed = _Passed(task)
+    for each in due:
+        passed.add(each, verdict, code)
+    return passed.records
+
+
+def drop_queued(schedule: Schedule, code: str) -> list[Event]:
+    """Those that wait for the end of a run wait no longer."""
+    passed = _Passed("" if schedule.rule is None else schedule.rule.task)
+    for waits in schedule.queued:
+        passed.records.append(
+            TicksPassed(task=passed.task, verdict="suppressed", code=code, first_us=waits.due_us, last_us=waits.due_us)
+        )
+    return passed.records
+
+
+_Fate = tuple[Verdict, str, int | None]
+
+
+def _fates(rule: ScheduleSet, due: Sequence[Due], now_us: int) -> dict[int, _Fate]:
+    """By instant, of those that do not fire: what the rule itself says of them, and what the one for misfires does."""
+    fates: dict[int, _Fate] = {}
+    late, in_time = [], []
+    window_us = round(max(rule.misfire_within_s, PUNCTUAL_S) * 1e6)
+    for each in due:
+        if each.verdict is not None:
+            fates[each.at_us] = (each.verdict, each.code or each.verdict, each.into_us)
+        elif now_us - each.at_us > window_us:
+            fates[each.at_us] = ("skipped", "too_late", None)
+        elif now_us - each.at_us > PUNCTUAL_S * 1e6:
+            late.append(each.at_us)
+        else:
+            in_time.append(each.at_us)
+    match rule.misfire:
+        case "skip":
+            fates |= dict.fromkeys(late, ("skipped", "late", None))
+        case "all":
+            fates |= dict.fromkeys([*late, *in_time][: -rule.misfire_max], ("skipped", "too_many", None))
+        case _:  # latest
+            *others, last = [*late, *in_time] or [0]
+            fates |= dict.fromkeys(others, ("coalesced", "late", last))
+    return fates
+
+
+class _Passed:
+    """Records of instants in a row; those with the same fate share one."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.records: list[Event] = []
+
+    def add(
+        self, due: Due, verdict: Verdict, code: str, into_us: int | None = None, *, cause: str | None = None
+    ) -> None:
+        n, first_us = 1, due.at_us
+        last = self.records[-1] if self.records else None
+        if isinstance(last, TicksPassed) and (last.verdict, last.code, last.into_us, last.cause) == (
+            verdict,
+            code,
+            into_us,
+            cause,
+        ):
+            n, first_us = last.n + 1, last.first_us
+            self.records.pop()
+        self.records.append(
+            TicksPassed(
+                task=self.task,
+                verdict=verdict,
+                code=code,
+                first_us=first_us,
+                last_us=due.at_us,
+                n=n,
+                into_us=into_us,
+                cause=cause,
+            )
+        )
