@@ -1,97 +1,304 @@
-"""Which schedules are set. Nothing fires them yet; they are kept, shown and published."""
+"""How each schedule stands, and the record of each of its due instants: the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
-from cascadenced.eventlog.base import Connection, Tables
+from cascadenced.clock import iso
+from cascadenced.eventlog.base import Connection, Row, Tables
+from cascadenced.eventlog.bulk import insert_many, select_many
 from cascadenced.events.base import Json, Recorded
-from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
-from cascadenced.projections.page import Page, checked_limit, page
+from cascadenced.events.catalogue import TYPE_NAMES
+from cascadenced.events.schedule import (
+    SchedulePaused,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleSet,
+    TickFired,
+    TickQueued,
+    TicksPassed,
+)
+from cascadenced.pipeline.model import ENDED
+from cascadenced.projections.page import Page, checked_limit, checked_position, page
+from cascadenced.schedules.model import Schedule, evolve
 
 _DDL = """
 CREATE TABLE schedules (
-    task           TEXT PRIMARY KEY,
-    expr           TEXT,
-    timezone       TEXT NOT NULL,
-    calendar_event TEXT,  -- JSON object
-    recurrence     TEXT,  -- JSON, verbatim
-    user_hash      TEXT,
-    group_hash     TEXT
+    task        TEXT PRIMARY KEY,
+    state       BLOB NOT NULL,     -- schedules.model.Schedule, as JSON
+    version     INTEGER NOT NULL,  -- of its stream
+    is_set      INTEGER NOT NULL,
+    paused      INTEGER NOT NULL,
+    last_run_id TEXT,
+    user_hash   TEXT,              -- whom it is for
+    group_hash  TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ticks (
+    task     TEXT NOT NULL,
+    first_us INTEGER NOT NULL,
+    last_us  INTEGER NOT NULL,  -- the same, unless one record settles several
+    n        INTEGER NOT NULL,  -- due instants that it settles
+    verdict  TEXT NOT NULL,     -- fired, skipped, coalesced, suppressed; queued is to become one of these
+    code     TEXT,              -- why
+    run_id   TEXT,              -- that was fired, or that was in the way
+    into_us  INTEGER,
+    position INTEGER NOT NULL,  -- of the event
+    PRIMARY KEY (task, first_us)
 ) STRICT, WITHOUT ROWID
 """
 
+_OF_SCHEDULES = (ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TickFired, TicksPassed, TickQueued)
+_INSERT = (
+    "INSERT OR REPLACE INTO schedules (task, state, version, is_set, paused, last_run_id, user_hash, group_hash) VALUES"
+)
+_INSERT_TICK = (
+    "INSERT OR REPLACE INTO ticks (task, first_us, last_us, n, verdict, code, run_id, into_us, position) VALUES"
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Schedule).decode
+
+
+class Stored(msgspec.Struct):
+    """A schedule and whom it is for. version: of its stream."""
+
+    schedule: Schedule
+    version: int = 0
+    user_hash: str | None = None
+    group_hash: str | None = None
+
 
 class Schedules:
-    """One row a task."""
+    """One row a schedule, and one a record of the ledger. A batch touches each schedule once."""
 
     name = "schedules"
-    version = 1
-    tables = ("schedules",)
+    version = 2
+    tables = ("schedules", "ticks")
     ddl = _DDL
-    types = frozenset({"schedule.set", "schedule.removed"})
+    types = frozenset(TYPE_NAMES[kind] for kind in _OF_SCHEDULES)
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
-        for recorded in batch:
+        mine = [recorded for recorded in batch if isinstance(recorded.event, _OF_SCHEDULES)]
+        tasks = sorted({recorded.event.task for recorded in mine})  # type: ignore[attr-defined]
+        found = {
+            row[0]: Stored(_decode(row[1]), *row[2:5])
+            for row in select_many(
+                connection,
+                "SELECT task, state, version, user_hash, group_hash FROM schedules WHERE task IN ({})",
+                tasks,
+            )
+        }
+        ticks: dict[tuple[str, int], tuple[Any, ...]] = {}
+        for recorded in mine:
             event = recorded.event
+            assert isinstance(event, _OF_SCHEDULES)
+            stored = found.setdefault(event.task, Stored(Schedule()))
+            stored.schedule, stored.version = evolve(stored.schedule, event), recorded.version
             if isinstance(event, ScheduleSet):
-                connection.execute(
-                    "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        event.task,
-                        event.expr,
-                        event.timezone,
-                        _text(event.calendar_event),
-                        _text(event.recurrence),
-                        recorded.user_hash,
-                        recorded.group_hash,
-                    ),
-                )
-            elif isinstance(event, ScheduleRemoved):
-                connection.execute("DELETE FROM schedules WHERE task = ?", (event.task,))
+                stored.user_hash, stored.group_hash = recorded.user_hash, recorded.group_hash
+            if (tick := _tick(event, recorded.position)) is not None:
+                ticks[tick[:2]] = tick
+        insert_many(connection, _INSERT, [_row(task, found[task]) for task in tasks])
+        insert_many(connection, _INSERT_TICK, list(ticks.values()))
 
 
-def _text(value: Json) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()
+def _row(task: str, stored: Stored) -> tuple[Any, ...]:
+    schedule = stored.schedule
+    return (
+        task,
+        _encode(schedule),
+        stored.version,
+        int(schedule.is_set),
+        int(schedule.paused),
+        schedule.last_run_id,
+        stored.user_hash,
+        stored.group_hash,
+    )
+
+
+def _tick(event: object, position: int) -> tuple[Any, ...] | None:
+    match event:
+        case TickFired(task=task, due_us=due_us, run_id=run_id, code=code):
+            return task, due_us, due_us, 1, "fired", code, run_id, None, position
+        case TickQueued(task=task, due_us=due_us, behind=behind):
+            return task, due_us, due_us, 1, "queued", "overlap", behind, None, position
+        case TicksPassed(task=task, first_us=first_us, last_us=last_us, n=n, verdict=verdict, code=code, cause=cause):
+            return task, first_us, last_us, n, verdict, code, cause, event.into_us, position
+        case _:
+            return None
+
+
+# ── what the loop reads ──────────────────────────────────────────────────────────────────────────────────────
+
+_CHUNK = 5_000
+
+
+async def stored(tables: Tables, tasks: Sequence[str]) -> dict[str, Stored]:
+    """These schedules; one that never was is not there, one that was removed is with `rule` None."""
+    found: dict[str, Stored] = {}
+    for start in range(0, len(tasks), 500):
+        some = tasks[start : start + 500]
+        rows = await tables.fetch(
+            "SELECT task, state, version, user_hash, group_hash FROM schedules "  # noqa: S608 -- marks only
+            f"WHERE task IN ({', '.join('?' * len(some))})",
+            some,
+        )
+        found.update({row[0]: Stored(_decode(row[1]), *row[2:5]) for row in rows})
+    return found
+
+
+async def active(tables: Tables, after: str = "") -> list[tuple[str, Schedule]]:
+    """Schedules that are set and not paused, by name, in chunks: empty after the last one."""
+    rows = await tables.fetch(
+        "SELECT task, state FROM schedules WHERE is_set = 1 AND paused = 0 AND task > ? ORDER BY task LIMIT ?",
+        (after, _CHUNK),
+    )
+    return [(row[0], _decode(row[1])) for row in rows]
+
+
+async def open_runs(tables: Tables) -> dict[str, str]:
+    """Of set schedules whose last run has not ended: that run's id → the schedule."""
+    ended = ", ".join(f"'{status}'" for status in sorted(ENDED))
+    rows = await tables.fetch(
+        "SELECT s.last_run_id, s.task FROM schedules AS s JOIN runs AS r ON r.run_id = s.last_run_id "  # noqa: S608
+        f"WHERE s.is_set = 1 AND r.status NOT IN ({ended})"
+    )
+    return dict(rows)
+
+
+# ── what people read ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 class ScheduleRow(msgspec.Struct):
-    """A schedule. next_fire_at is null: nothing fires it yet."""
+    """A schedule. next_fire_at: ISO 8601 with the zone's offset; null when it is paused, or never due any more.
+
+    n_queued: due instants that wait for the end of a run.
+    """
 
     task: str
     expr: str | None
     timezone: str
     paused: bool
     next_fire_at: str | None
+    rrule: str | None
+    every_s: float | None
+    at: str | None
     calendar_event: Json
     recurrence: Json
+    event: str | None
+    gap: str
+    fold: str
+    misfire: str
+    misfire_within_s: float
+    misfire_max: int
+    overlap: str
+    jitter_s: float
+    exclude: Sequence[str]
+    exclude_ics: str | None
+    args: dict[str, Json]
+    via: str
+    last_run_id: str | None
+    last_fired_at: str | None
+    n_queued: int
     user_hash: str | None
     group_hash: str | None
 
 
 async def list_schedules(tables: Tables, *, limit: int = 100, after: str | None = None) -> Page:
-    """By task name."""
+    """By task name. next_fire_at is null here: it is not in the table."""
     checked_limit(limit)
-    rows = await tables.fetch("SELECT * FROM schedules WHERE task > ? ORDER BY task LIMIT ?", (after or "", limit + 1))
-    return page(
-        rows,
-        limit,
-        lambda row: ScheduleRow(
-            task=row[0],
-            expr=row[1],
-            timezone=row[2],
-            paused=False,
-            next_fire_at=None,
-            calendar_event=_json(row[3]),
-            recurrence=_json(row[4]),
-            user_hash=row[5],
-            group_hash=row[6],
-        ),
-        lambda row: str(row[0]),
+    rows = await tables.fetch(
+        "SELECT task, state, version, user_hash, group_hash FROM schedules "
+        "WHERE is_set = 1 AND task > ? ORDER BY task LIMIT ?",
+        (after or "", limit + 1),
+    )
+    return page(rows, limit, _shown, lambda row: str(row[0]))
+
+
+def _shown(row: Row) -> ScheduleRow:
+    task, state, _, user_hash, group_hash = row
+    schedule = _decode(state)
+    rule = schedule.rule
+    assert rule is not None
+    return ScheduleRow(
+        task=task,
+        expr=rule.expr,
+        timezone=rule.timezone,
+        paused=schedule.paused,
+        next_fire_at=None,
+        rrule=rule.rrule,
+        every_s=rule.every_s,
+        at=rule.at,
+        calendar_event=rule.calendar_event,
+        recurrence=rule.recurrence,
+        event=rule.event,
+        gap=rule.gap,
+        fold=rule.fold,
+        misfire=rule.misfire,
+        misfire_within_s=rule.misfire_within_s,
+        misfire_max=rule.misfire_max,
+        overlap=rule.overlap,
+        jitter_s=rule.jitter_s,
+        exclude=rule.exclude,
+        exclude_ics=rule.exclude_ics,
+        args=rule.args,
+        via=rule.via,
+        last_run_id=schedule.last_run_id,
+        last_fired_at=None if schedule.fired_us is None else iso(schedule.fired_us),
+        n_queued=len(schedule.queued),
+        user_hash=user_hash,
+        group_hash=group_hash,
     )
 
 
-def _json(text: str | None) -> Json:
-    return None if text is None else msgspec.json.decode(text)
+class TickRow(msgspec.Struct):
+    """What became of a due instant, or of `n` in a row up to `until`. run_id: that was fired, or that was in the way.
+
+    into: the instant that it was coalesced with.  at, until, into: ISO 8601 UTC.
+    """
+
+    task: str
+    at: str
+    until: str
+    n: int
+    verdict: str
+    code: str | None
+    run_id: str | None
+    into: str | None
+    position: int
+
+
+async def list_ticks(tables: Tables, task: str, *, limit: int = 100, after: str | None = None) -> Page:
+    """Newest first. after: an instant, µs since 1970."""
+    checked_limit(limit)
+    before = checked_position(after)
+    rows = await tables.fetch(
+        "SELECT task, first_us, last_us, n, verdict, code, run_id, into_us, position FROM ticks "
+        "WHERE task = ? AND first_us < ? ORDER BY first_us DESC LIMIT ?",
+        (task, 2**62 if before is None else before, limit + 1),
+    )
+    return page(rows, limit, _tick_row, lambda row: str(row[1]))
+
+
+async def tick_at(tables: Tables, task: str, due_us: int) -> TickRow | None:
+    """The record that settles an instant, None if there is none."""
+    rows = await tables.fetch(
+        "SELECT task, first_us, last_us, n, verdict, code, run_id, into_us, position FROM ticks "
+        "WHERE task = ? AND first_us <= ? ORDER BY first_us DESC LIMIT 1",
+        (task, due_us),
+    )
+    return _tick_row(rows[0]) if rows and rows[0][2] >= due_us else None
+
+
+def _tick_row(row: Row) -> TickRow:
+    task, first_us, last_us, n, verdict, code, run_id, into_us, position = row
+    into = None if into_us is None else iso(into_us)
+    return TickRow(task, iso(first_us), iso(last_us), n, verdict, code, run_id, into, position)
+
+
+def tasks_of(batch: Iterable[Recorded]) -> set[str]:
+    """The schedules that these events are about."""
+    return {recorded.event.task for recorded in batch if isinstance(recorded.event, _OF_SCHEDULES)}
