@@ -74,8 +74,9 @@ class ScheduleRemoved(Event, tag="schedule.removed", frozen=True, kw_only=True):
 class TickFired(Event, tag="tick.fired", frozen=True, kw_only=True):
     """A run was asked for, in the same append. due_us: the instant, µs since 1970.  local: the time that the rule says.
 
-    code: how local and due_us differ from what one would expect (`gap.shifted`, `fold.first` …).  late_s: how much
-    later than due (with jitter) it was.  queued: it had waited for the end of another run.  cause: `due` or `backfill`.
+    code: how local and due_us differ from what one would expect.  merged: further local times that there were not, and
+    that are one with this.  late_s: how much later than due it was.  queued: it had waited for the end of another run.
+    run_id: empty where an event was dispatched that nobody answers.  cause: `due` or `backfill`.
     """
 
     task: str
@@ -83,6 +84,7 @@ class TickFired(Event, tag="tick.fired", frozen=True, kw_only=True):
     run_id: str
     local: str = ""
     code: str | None = None
+    merged: tuple[str, ...] = ()
     late_s: float = 0.0
     queued: bool = False
     cause: str = "due"
@@ -113,6 +115,7 @@ class TickQueued(Event, tag="tick.queued", frozen=True, kw_only=True):
     behind: str
     local: str = ""
     code: str | None = None
+    merged: tuple[str, ...] = ()
 
 
 class CalendarRead(Event, tag="calendar.read", frozen=True, kw_only=True):

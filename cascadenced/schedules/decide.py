@@ -8,7 +8,6 @@ still count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -22,23 +21,22 @@ MAX_QUEUED = 100
 """Instants of one schedule that wait for the end of a run."""
 
 
-class Due(Protocol):
-    """An instant that the rule names (`recurrence/`). at_us: µs since 1970.  local: the time as the rule has it.
+class Due(msgspec.Struct, frozen=True, gc=False):
+    """An instant that the rule of a schedule names. at_us: µs since 1970.  local: the time as the rule has it.
 
-    code: what is special about it, None as a rule.  verdict: what the rule itself makes of it, None if it is to fire.
-    into_us: with the verdict `coalesced`, the instant that it became one with.
+    code: what is special about it, None as a rule.  fires: False for one that the rule itself leaves out.
+    merged: further local times that there are not, and that became this instant.
     """
 
+    at_us: int
+    local: str = ""
+    code: str | None = None
+    fires: bool = True
+    merged: tuple[str, ...] = ()
+
     @property
-    def at_us(self) -> int: ...
-    @property
-    def local(self) -> str: ...
-    @property
-    def code(self) -> str | None: ...
-    @property
-    def verdict(self) -> Verdict | None: ...
-    @property
-    def into_us(self) -> int | None: ...
+    def waiting(self) -> Queued:
+        return Queued(self.at_us, self.local, self.code, self.merged)
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -69,9 +67,9 @@ def settle(
         elif refusal is not None:
             passed.add(each, "suppressed", refusal)
         elif not is_open or rule.overlap == "allow":
-            return Settled(passed.records, Queued(each.at_us, each.local, each.code))
+            return Settled(passed.records, each.waiting)
         elif rule.overlap == "cancel_previous":
-            return Settled(passed.records, Queued(each.at_us, each.local, each.code), schedule.last_run_id)
+            return Settled(passed.records, each.waiting, schedule.last_run_id)
         elif rule.overlap == "skip":
             passed.add(each, "skipped", "overlap", cause=schedule.last_run_id)
         elif n_queued >= MAX_QUEUED:
@@ -80,7 +78,14 @@ def settle(
             n_queued += 1
             behind = schedule.last_run_id or ""
             passed.records.append(
-                TickQueued(task=rule.task, due_us=each.at_us, behind=behind, local=each.local, code=each.code)
+                TickQueued(
+                    task=rule.task,
+                    due_us=each.at_us,
+                    behind=behind,
+                    local=each.local,
+                    code=each.code,
+                    merged=each.merged,
+                )
             )
     return Settled(passed.records)
 
@@ -112,8 +117,8 @@ def _fates(rule: ScheduleSet, due: Sequence[Due], now_us: int) -> dict[int, _Fat
     late, in_time = [], []
     window_us = round(max(rule.misfire_within_s, PUNCTUAL_S) * 1e6)
     for each in due:
-        if each.verdict is not None:
-            fates[each.at_us] = (each.verdict, each.code or each.verdict, each.into_us)
+        if not each.fires:
+            fates[each.at_us] = ("suppressed", each.code or "left_out", None)
         elif now_us - each.at_us > window_us:
             fates[each.at_us] = ("skipped", "too_late", None)
         elif now_us - each.at_us > PUNCTUAL_S * 1e6:

@@ -25,11 +25,12 @@ _NOTHING = -(2**62)
 
 
 class Queued(msgspec.Struct, frozen=True, array_like=True):
-    """A due instant that waits for the end of a run: its instant, local time and code, as of the event."""
+    """A due instant and what is known of it, as in `decide.Due`; of a schedule: one that waits for the end of a run."""
 
     due_us: int
     local: str = ""
     code: str | None = None
+    merged: tuple[str, ...] = ()
 
 
 class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,7 +78,7 @@ def evolve(schedule: Schedule, event: Event) -> Schedule:
                 queued=_without(schedule.queued, event.first_us, event.last_us),
             )
         case TickQueued():
-            waits = Queued(event.due_us, event.local, event.code)
+            waits = Queued(event.due_us, event.local, event.code, event.merged)
             return replace(
                 schedule, settled_us=max(schedule.settled_us, event.due_us), queued=(*schedule.queued, waits)
             )

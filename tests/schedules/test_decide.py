@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
@@ -19,19 +18,11 @@ from cascadenced.events.schedule import (
     TickQueued,
     TicksPassed,
 )
-from cascadenced.schedules.decide import MAX_QUEUED, Settled, drop_queued, pass_all, settle
-from cascadenced.schedules.model import Queued, Schedule, Verdict, evolve, fold
+from cascadenced.schedules.decide import MAX_QUEUED, Due, Settled, drop_queued, pass_all, settle
+from cascadenced.schedules.model import Queued, Schedule, evolve, fold
 
 MINUTE = 60_000_000
 TASK = "report"
-
-
-class Due(msgspec.Struct, frozen=True):
-    at_us: int
-    local: str = ""
-    code: str | None = None
-    verdict: Verdict | None = None
-    into_us: int | None = None
 
 
 def due(*minutes: float, **fields: Any) -> list[Due]:
@@ -95,10 +86,11 @@ def test_nothing_due_is_nothing_done() -> None:
 
 
 def test_the_local_time_and_what_is_special_about_it_travel_along() -> None:
-    given = due(10, local="2026-03-08T02:30", code="gap.shifted")
-    assert settle(fold([rule()]), given, now_us=10 * MINUTE, is_open=False) == Settled(
-        [], Queued(10 * MINUTE, "2026-03-08T02:30", "gap.shifted")
-    )
+    what = {"local": "2026-03-08T02:30", "code": "gap.shifted", "merged": ("2026-03-08T02:45",)}
+    found = settle(fold([rule()]), due(10, **what), now_us=10 * MINUTE, is_open=False)
+    assert found == Settled([], Queued(10 * MINUTE, **what))
+    queued = settle(fold([rule(overlap="queue")]), due(10, **what), now_us=10 * MINUTE, is_open=True).records
+    assert evolve(fold([rule(overlap="queue")]), queued[0]).queued == (Queued(10 * MINUTE, **what),)
 
 
 # ── late ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -143,21 +135,13 @@ def test_all_is_bounded_and_the_newest_count() -> None:
 
 
 def test_an_instant_that_the_rule_leaves_out_is_recorded_as_it_says() -> None:
-    given = [
-        *due(10, verdict="suppressed", code="gap.skipped"),
-        *due(11, verdict="coalesced", code="gap.coalesced", into_us=12 * MINUTE),
-        *due(12),
-    ]
-    records, fire = settled(rule(), at=12, given=given)
-    assert records == [
-        passed("suppressed", "gap.skipped", 10),
-        passed("coalesced", "gap.coalesced", 11, into_us=12 * MINUTE),
-    ]
+    records, fire = settled(rule(), at=12, given=[*due(10, fires=False, code="gap.skipped"), *due(12)])
+    assert records == [passed("suppressed", "gap.skipped", 10)]
     assert fire == 12
 
 
 def test_an_instant_that_is_left_out_is_no_latest_one() -> None:
-    records, fire = settled(rule(), at=40, given=[*due(10, 20), *due(30, verdict="suppressed", code="excluded")])
+    records, fire = settled(rule(), at=40, given=[*due(10, 20), *due(30, fires=False, code="excluded")])
     assert (records, fire) == ([passed("coalesced", "late", 10, into_us=20 * MINUTE)], 20)
 
 
@@ -253,10 +237,7 @@ def test_a_schedule_that_is_set_again_is_not_paused_and_one_that_is_changed_stay
 def test_every_instant_has_one_record_and_the_newest_fires_unless_it_is_too_late(
     minutes: list[int], now: int, misfire: str, within_s: float, most: int, left_out: set[int]
 ) -> None:
-    given = [
-        Due(m * MINUTE, verdict="suppressed" if m in left_out else None, code="excluded" if m in left_out else None)
-        for m in minutes
-    ]
+    given = [Due(m * MINUTE, fires=m not in left_out) for m in minutes]
     schedule = fold([rule(misfire=misfire, misfire_within_s=within_s, misfire_max=most, from_us=-1)])
     records = all_settled(schedule, given, now=now)
     covered = sum(record.n if isinstance(record, TicksPassed) else 1 for record in records)
