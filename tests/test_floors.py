@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("eventlog", "bus", "vault", "vault_file", "backup"), 1),
     "schedules": 2,
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
+    "recurrence": 2,
     "projections": 3,
     "runtime": 4,
     **dict.fromkeys(("handlers", "plugins", "worker", "workflows", "partial_results"), 5),
