@@ -1,0 +1,118 @@
+"""A rule as it was set → its due instants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from cascadenced.errors import Invalid
+from cascadenced.events.schedule import ScheduleSet
+from cascadenced.recurrence.cron_text import parse_cron
+from cascadenced.recurrence.dst import Dst, parse_dst
+from cascadenced.recurrence.due import Due as Occurrence
+from cascadenced.recurrence.due import Recurrence, following, next_due, next_occurrence
+from cascadenced.recurrence.interval import parse_interval
+from cascadenced.recurrence.one_off import parse_one_off
+from cascadenced.recurrence.zones import Zone, zone
+from cascadenced.schedules.decide import Due
+
+_REMEMBERED = 4_096
+_DATE_CHARS = len("2026-11-26")
+
+
+class Timetable:
+    """When a rule is due. Made by `timetable`, shared by all schedules with the same rule; knows no clock."""
+
+    __slots__ = ("_dst", "_exclude", "_recurrence", "_zone")
+
+    def __init__(self, recurrence: Recurrence, zone: Zone, dst: Dst, exclude: frozenset[str]) -> None:
+        self._recurrence, self._zone, self._dst, self._exclude = recurrence, zone, dst, exclude
+
+    def due(self, after_us: int, until_us: int, at_most: int) -> list[Due]:
+        """The instants after one and up to another, those that the rule leaves out among them; the first `at_most`."""
+        found: list[Due] = []
+        for occurrence in following(self._recurrence, self._zone, self._dst, after_us=after_us):
+            if occurrence.at_us > until_us or len(found) == at_most:
+                break
+            found.append(self._due(occurrence))
+        return found
+
+    def following(self, after_us: int) -> Iterator[Due]:
+        """All of them after an instant, without end."""
+        return map(self._due, following(self._recurrence, self._zone, self._dst, after_us=after_us))
+
+    def next_us(self, after_us: int) -> int | None:
+        """The next instant that has to be settled, whether it fires or not; None if there is none any more."""
+        found = next_occurrence(self._recurrence, self._zone, self._dst, after_us=after_us)
+        return None if found is None else found.at_us
+
+    def next_fire_us(self, after_us: int) -> int | None:
+        """The next instant that fires."""
+        found = next_due(self._recurrence, self._zone, self._dst, after_us=after_us)
+        while found is not None and self._is_excluded(found):
+            found = next_due(self._recurrence, self._zone, self._dst, after_us=found.at_us)
+        return None if found is None else found.at_us
+
+    def shown(self, at_us: int) -> str:
+        """ISO 8601 with the zone's offset at that instant."""
+        return datetime.fromtimestamp(at_us // 1_000_000, ZoneInfo(self._zone.name)).isoformat()
+
+    def _due(self, occurrence: Occurrence) -> Due:
+        code: str | None = occurrence.note
+        fires = occurrence.fires
+        if fires and self._is_excluded(occurrence):
+            code, fires = "excluded", False
+        return Due(occurrence.at_us, occurrence.local, code, fires, occurrence.missing_local)
+
+    def _is_excluded(self, occurrence: Occurrence) -> bool:
+        return bool(self._exclude) and occurrence.local[:_DATE_CHARS] in self._exclude
+
+
+def timetable(rule: ScheduleSet) -> Timetable | None:
+    """None for one whose calendar node was not read yet. Raises Invalid for a rule that was never checked."""
+    if rule.expr is None and rule.rrule is None and rule.every_s is None and rule.at is None:
+        return None
+    anchor_us = rule.from_us if rule.expr is None and rule.at is None else 0
+    name = rule.task if rule.expr is not None and "H" in rule.expr else ""
+    return _timetable(
+        rule.expr, rule.rrule, rule.every_s, rule.at, anchor_us, name, rule.timezone, rule.gap, rule.fold, rule.exclude
+    )
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _timetable(
+    expr: str | None,
+    rrule: str | None,
+    every_s: float | None,
+    at: str | None,
+    anchor_us: int,
+    name: str,
+    timezone: str,
+    gap: str,
+    fold: str,
+    exclude: tuple[str, ...],
+) -> Timetable:
+    where = zone(timezone)
+    recurrence: Recurrence
+    if expr is not None:
+        recurrence = parse_cron(expr, task=name)
+    elif rrule is not None:
+        from cascadenced.recurrence.rrule_text import parse_rrule  # few use it, and it brings dateutil
+
+        recurrence = parse_rrule(rrule, zone=where, anchor_us=anchor_us)
+    elif every_s is not None:
+        recurrence = parse_interval(every_s, anchor_us=anchor_us)
+    else:
+        recurrence = parse_one_off(at)
+    return Timetable(recurrence, where, parse_dst(gap=gap, overlap=fold), frozenset(map(_checked_date, exclude)))
+
+
+def _checked_date(text: str) -> str:
+    try:
+        if date.fromisoformat(text).isoformat() == text:
+            return text
+    except ValueError:
+        pass
+    raise Invalid(f"'exclude' takes dates such as 2026-12-25, not {text[:40]!r}", code="exclude.value")
