@@ -214,6 +214,8 @@ class Daemon:
                     await self._start(stack, instance, connected, http_url)
                     takers.start_soon(self._ingest(instance, connected).run)
                     takers.start_soon(self._plan, instance)
+                    if self._config.backend != "base":
+                        takers.start_soon(instance.ticks.run)
                     self._say_ready(instance, http_url, connected)
                     takers.start_soon(self._reread, instance, http_url)
                     await self._stop.asked.wait()
@@ -367,9 +369,13 @@ class Daemon:
             checks,
             instance.clock,
             every_s=every_s,
-            alive=self._notifier.alive,
+            alive=lambda: self._alive(instance),
             fatal=self._stop.fatal,
         )
+
+    def _alive(self, instance: Instance) -> None:
+        self._notifier.alive()
+        instance.ticks.ticker.look_at_clock()
 
     async def _reread(self, instance: Instance, http_url: str) -> None:
         while True:

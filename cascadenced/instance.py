@@ -33,7 +33,9 @@ from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.forks import Forks
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
+from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.handlers.sources import Sources
+from cascadenced.handlers.ticks import Ticks
 from cascadenced.identity import Pseudonyms, checked, nameless
 from cascadenced.ids import Ids, SystemIds
 from cascadenced.plugins.base import BaseTask
@@ -144,12 +146,22 @@ class Instance:
         )
         self.controls = Controls(log, clock, self.runs, vault, pseudonyms)
         self.runs.on_orphan = self._orphaned
-        sources = Sources(log, pseudonyms)
+        self.sources = sources = Sources(log, pseudonyms)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources)
         self.forks = Forks(log, self.runs, self.tasks, pseudonyms)
         self.control_requests = ControlRequests(log, self.controls, self.runs, self.tasks, sources)
-        self.facts = Facts(log, vault, pseudonyms, timezone=config.timezone, schedules=config.backend != "base")
-        self.bus_commands = BusCommands(self.requests, self.facts, self.tasks, sources, pseudonyms)
+        self.facts = Facts(log, pseudonyms)
+        self.schedules = ScheduleRequests(
+            log,
+            clock,
+            self.tasks,
+            vault,
+            pseudonyms,
+            timezone=config.timezone,
+            enabled=config.backend != "base",
+        )
+        self.ticks = Ticks(log, clock, self.runs, self.requests, self.tasks, self.controls, vault)
+        self.bus_commands = BusCommands(self.requests, self.schedules, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
         self._rejected = {plugin.plugin: plugin.reason for plugin in catalogue.rejected}
         self.bus_status: Callable[[], BusStatus] | None = None

@@ -13,7 +13,8 @@ from cascadenced.events.base import Json
 from cascadenced.events.strict import scan
 from cascadenced.instance import Instance
 from cascadenced.refusals import Answer, ErrorBody, answer
-from cascadenced.verbs import VERBS, Verb, is_duplicate, perform
+from cascadenced.verbs import VERBS, is_duplicate, perform
+from cascadenced.verbs.base import Verb
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode

@@ -9,16 +9,14 @@ import msgspec
 import pytest
 
 from cascadenced.errors import Conflict, Invalid, NotAllowed, Overloaded, RunFailedError, Unavailable, Unknown
-from cascadenced.events.inbound import SetSchedule
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunRefused, RunRequested
 from cascadenced.events.task import TaskDisabled
-from cascadenced.handlers.facts import Facts
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import ManualTrigger, PointerTask
 from cascadenced.verbs import LOCAL_VERBS, VERBS, perform
 from cascadenced.workflows import subscribe
-from tests.doubles import ALICE, PSEUDONYMS, World, ask, until
+from tests.doubles import PSEUDONYMS, World, ask, until
 
 WHO = {"user_id": "alice", "group_id": "eng"}
 ALICE_HASH, ENG_HASH = PSEUDONYMS.user("alice"), PSEUDONYMS.group("eng")
@@ -313,44 +311,9 @@ async def test_the_trail_has_stage_and_audit_rows(world: World) -> None:
     assert ("execute", "success") in [(row["stage"], row["status"]) for row in audits["items"]]
 
 
-async def test_schedules_and_follow_ups_are_listed(world: World) -> None:
+async def test_follow_ups_are_listed(world: World) -> None:
     async with world.up() as instance:
-        await instance.facts.schedule(a_schedule("* * * * *"), None)
-        assert [row["task"] for row in (await do(instance, "schedules"))["items"]] == ["adds"]
         assert (await do(instance, "followups"))["items"] == []
-
-
-def a_schedule(expr: Any, timezone: str | None = None) -> SetSchedule:
-    return SetSchedule(task="adds", expr=expr, calendar_event=None, timezone=timezone, recurrence=None, identity=ALICE)
-
-
-@pytest.mark.parametrize(
-    ("expr", "timezone", "said"),
-    [
-        ("", None, "adds: 'expr' must be a non-empty string"),
-        (7, None, "adds: 'expr' must be a non-empty string"),
-        ("* * *", None, "Wrong number of fields; got 3, expected 5"),
-        ("* * * * * *", None, "Wrong number of fields; got 6, expected 5"),
-        ("61 * * * *", None, r"'expr' \(61 \* \* \* \*\) is not a cron expression: five fields, minute to weekday"),
-        ("@alice", None, "'expr' is not a cron expression: five fields, minute to weekday"),
-        ("0 9 * * alice", None, "'expr' is not a cron expression: five fields, minute to weekday"),
-        ("1," * 200 + "1 * * * *", None, "'expr' has 409 characters; 256 are allowed"),
-        ("* * * * *", "Mars/Base", "'timezone' is not an IANA time zone, such as Europe/Berlin"),
-    ],
-)
-async def test_a_schedule_that_cannot_be_one_is_invalid(
-    world: World, expr: Any, timezone: str | None, said: str
-) -> None:
-    async with world.up() as instance:
-        with pytest.raises(Invalid, match=f"^{said}$"):
-            await instance.facts.schedule(a_schedule(expr, timezone), None)
-
-
-async def test_the_base_scheduler_has_no_schedules(world: World) -> None:
-    async with world.up() as instance:
-        facts = Facts(instance.log, world.vault, PSEUDONYMS, timezone="UTC", schedules=False)
-        with pytest.raises(NotAllowed, match="^scheduler lacks cron capabilities$"):
-            await facts.schedule(a_schedule("* * * * *"), None)
 
 
 async def test_the_log_can_be_verified_and_folded_again(world: World) -> None:
@@ -428,6 +391,11 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "resolve": {**WHO, "run": "0" * 32, "resolution": "retry"},
     "trail": {"task": "adds"},
     "partial": {"task": "adds", "stage": "run"},
+    "schedule": {"task": "adds", "expr": "* * * * *"},
+    "unschedule": {"task": "adds"},
+    "schedule_pause": {"task": "adds"},
+    "schedule_resume": {"task": "adds"},
+    "ticks": {"task": "adds"},
     "pointer_add": {"task": "marks", "run_id": "r", "user_id": "u"},
     "pointer_receive": {"task": "marks", "run_id": "r", "user_id": "u"},
     "dead_letter": {"position": 1},

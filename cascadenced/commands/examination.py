@@ -132,8 +132,6 @@ async def _look_at_log(config: Config, report: Report) -> None:
                     n_unfinished=len(await shelf.log.unfinished()),
                     projections={state.name: state.frozen or "ok" for state in await shelf.states()},
                 )
-                if (await shelf.answers.schedules(limit=1)).items:
-                    report.warnings.append("schedules are recorded, but this version does not fire them yet")
             report.tasks = list(shelf.catalogue.tasks)
             report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
     except CascadenceError as error:

@@ -55,17 +55,10 @@ from cascadenced.projections import all_projections, task_status
 from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
 from cascadenced.projections.task_status import StoredTask, TaskStatus
-from cascadenced.verbs import (
-    LOCAL_VERBS,
-    VERBS,
-    BackupArguments,
-    DispatchArguments,
-    DispatchResult,
-    RunArguments,
-    RunResult,
-    Verb,
-    perform,
-)
+from cascadenced.verbs import LOCAL_VERBS, VERBS, perform
+from cascadenced.verbs.base import Verb
+from cascadenced.verbs.log import BackupArguments
+from cascadenced.verbs.runs import DispatchArguments, DispatchResult, RunArguments, RunResult
 
 _LOOKS_BACK_S = 0.1
 """How long a run that begins to wait for an event may take to find that it came before."""

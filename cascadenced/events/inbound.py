@@ -63,13 +63,10 @@ class UpdatePointer(News, frozen=True, kw_only=True):
 
 
 class SetSchedule(Command, frozen=True, kw_only=True):
-    """Schedule `task`, or remove its schedule when both `expr` and `calendar_event` are None."""
+    """Schedule `task` as `entry` says (schedules/definition.py); None removes its schedule."""
 
     task: str
-    expr: str | None
-    calendar_event: dict[str, Json] | None
-    timezone: str | None
-    recurrence: Json
+    entry: dict[str, Json] | None
     identity: Identity | None
 
 
@@ -126,7 +123,18 @@ class _PointerBody(_Somebody, kw_only=True):
 class _ScheduleBody(msgspec.Struct, kw_only=True):
     expr: str | None = None
     calendar_event: str | dict[str, Any] | None = None
+    rrule: str | None = None
+    every_s: float | None = None
+    at: str | None = None
     timezone: str | None = None
+    dst: dict[str, Any] | None = None
+    misfire: str | dict[str, Any] | None = None
+    overlap: str | None = None
+    jitter_s: float | None = None
+    exclude: list[str] | None = None
+    exclude_ics: str | None = None
+    event: str | None = None
+    args: dict[str, Any] | None = None
     recurrence: Any = None
     poll: float | None = None
     user_id: str | None = None
@@ -199,14 +207,15 @@ def _command(address: subjects.Address, value: Json) -> Command:
             )
         case "schedule":
             schedule = shaped(value, _ScheduleBody)
-            if "expr" not in value and "calendar_event" not in value:
+            whens = [key for key in ("expr", "calendar_event", "rrule", "every_s", "at") if key in value]
+            if not whens:
                 raise Invalid("expr or calendar_event is required; null removes the schedule")
+            # What else is in the message is nothing to us.
+            known = {key: value[key] for key in schedule.__struct_fields__ if key in value}
+            entry = {key: given for key, given in known.items() if key not in ("user_id", "group_id")}
             return SetSchedule(
                 task=name,
-                expr=schedule.expr,
-                calendar_event=_calendar_event(schedule),
-                timezone=schedule.timezone,
-                recurrence=schedule.recurrence,
+                entry=None if all(value[key] is None for key in whens) else entry,
                 identity=None
                 if schedule.user_id is None
                 else _identity(schedule.user_id, schedule.group_id or schedule.user_id),
@@ -291,18 +300,3 @@ def _key(key: str | None) -> str | None:
     if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
         raise Invalid(f"idempotency_key must have 1–{MAX_KEY_CHARS} characters")
     return key
-
-
-def _calendar_event(body: _ScheduleBody) -> dict[str, Json] | None:
-    event = body.calendar_event
-    if event is None:
-        return None
-    mapping: dict[str, Json] = {"node": event, "poll": body.poll} if isinstance(event, str) else event
-    if "node" not in mapping:
-        raise Invalid("calendar_event missing 'node'")
-    if not isinstance(mapping["node"], str) or not mapping["node"]:
-        raise Invalid("calendar_event node is required")
-    poll = mapping.get("poll")
-    if poll is not None and (isinstance(poll, bool) or not isinstance(poll, (int, float)) or poll <= 0):
-        raise Invalid("calendar_event poll must be a positive number of seconds")
-    return {key: mapping[key] for key in ("node", "poll") if mapping.get(key) is not None}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
-from cascadenced.errors import BadMessage, Conflict, NotAllowed, Refused
+from cascadenced.errors import BadMessage, Conflict, Invalid, NotAllowed, Refused
 from cascadenced.events.inbound import (
     Command,
     DispatchEvent,
@@ -21,6 +21,7 @@ from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.people import People
 from cascadenced.handlers.run_requests import Origin, RunRequests
+from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.handlers.sources import Sources
 from cascadenced.identity import Pseudonyms
 from cascadenced.runtime.ingest import Handle, Message, Outcome
@@ -31,9 +32,16 @@ class BusCommands:
     """`Commands` of runtime/ingest.py."""
 
     def __init__(
-        self, requests: RunRequests, facts: Facts, tasks: Tasks, sources: Sources, pseudonyms: Pseudonyms
+        self,
+        requests: RunRequests,
+        schedules: ScheduleRequests,
+        facts: Facts,
+        tasks: Tasks,
+        sources: Sources,
+        pseudonyms: Pseudonyms,
     ) -> None:
-        self._requests, self._facts, self._tasks, self._sources = requests, facts, tasks, sources
+        self._requests, self._schedules, self._facts = requests, schedules, facts
+        self._tasks, self._sources = tasks, sources
         self._pseudonyms = pseudonyms
 
     def batch(self) -> Handle:
@@ -50,7 +58,7 @@ class BusCommands:
                 context = person.traced(message.traceparent)
                 return self._requests.unhandled(event, person, context, source)
             case DispatchEvent() | RequestRun() | SetSchedule():
-                return self._asked(command, source, message)
+                return self._asked(command, source, message, str if person is None else person.redact)
             case UpdatePointer():
                 return self._facts.pointer(command, "bus", people)
             case ReportRun():
@@ -61,8 +69,14 @@ class BusCommands:
                 return self._facts.note(command, source, people)
         raise AssertionError(f"nobody handles a {type(command).__name__}")
 
-    async def _asked(self, command: DispatchEvent | RequestRun | SetSchedule, source: str, message: Message) -> Outcome:
-        """What may be refused."""
+    async def _asked(
+        self,
+        command: DispatchEvent | RequestRun | SetSchedule,
+        source: str,
+        message: Message,
+        redact: Callable[[str], str],
+    ) -> Outcome:
+        """What may be refused. redact: of a reason, which others than the sender read."""
         try:
             match command:
                 case DispatchEvent(name=name):
@@ -79,15 +93,23 @@ class BusCommands:
                         idempotency_key=command.idempotency_key,
                         priority=command.priority,
                     )
-                case SetSchedule(task=task):
+                case SetSchedule(task=task, entry=None):
                     self._refuse_unknown(task)
-                    return await self._facts.schedule(command, source)
+                    by = self._schedules.by(command.identity)
+                    return await self._schedules.remove(task, by=by, source=source, even_if_unset=True)
+                case SetSchedule(task=task, entry=entry):
+                    self._refuse_unknown(task)
+                    return await self._schedules.set(task, entry, via="bus", who=command.identity, source=source)
+        except Invalid as error:
+            if isinstance(command, SetSchedule):  # its text quotes what was sent, and others than the sender read it
+                raise BadMessage(f"this is no schedule that can be kept ({error.code})", code="invalid") from None
+            raise BadMessage(redact(str(error)), code="invalid") from None
         except NotAllowed as error:
-            raise BadMessage(str(error), code="not_allowed") from None
+            raise BadMessage(redact(str(error)), code="not_allowed") from None
         except Conflict as error:
-            raise BadMessage(str(error), code=error.code) from None
+            raise BadMessage(redact(str(error)), code=error.code) from None
         except Refused as error:
-            raise BadMessage(str(error), code="invalid") from None
+            raise BadMessage(redact(str(error)), code="invalid") from None
 
     def _refuse_unknown(self, task: str) -> None:
         if self._tasks.get(task) is None:

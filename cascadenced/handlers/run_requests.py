@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from itertools import count
 
 import msgspec
@@ -100,15 +100,17 @@ class RunRequests:
         origin: Origin,
         *,
         idempotency_key: str | None = None,
+        before: Sequence[Change] = (),
     ) -> Dispatched:
         """Record the event and ask for a run of the workflow that listens to it, in one append.
 
+        before: changes that belong in the same append, ahead of these; not with a key.
         payload: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded,
         Conflict for a key that was used with another payload.
         """
         checked_event_name(name)
         if idempotency_key is None:
-            return await self._dispatch(name, payload, identity, origin)
+            return await self._dispatch(name, payload, identity, origin, before)
         for nth in count(1):
             source = self._sources.of_event(name, identity, idempotency_key, nth)
             dispatched = await self._dispatch(name, payload, identity, replace(origin, source=source))
@@ -116,12 +118,19 @@ class RunRequests:
                 break
         return dispatched
 
-    async def _dispatch(self, name: str, payload: dict[str, Json], identity: Identity, origin: Origin) -> Dispatched:
+    async def _dispatch(
+        self,
+        name: str,
+        payload: dict[str, Json],
+        identity: Identity,
+        origin: Origin,
+        before: Sequence[Change] = (),
+    ) -> Dispatched:
         workflow = self._tasks.listener(name)
         person = Person(identity, self._pseudonyms)
         if workflow is None:
             event = EventDispatched(name=name, via=origin.via, payload=payload)
-            receipt = await self.unhandled(event, person, _context(person, origin), origin.source)
+            receipt = await self.unhandled(event, person, _context(person, origin), origin.source, before)
             return Dispatched(name, None, receipt.duplicate)
         run_id = self._runs.new_run_id(origin.source, origin.at_us)
         request = Request(
@@ -138,7 +147,7 @@ class RunRequests:
         event = EventDispatched(name=name, via=origin.via, payload=payload, run_id=run_id)
         try:
             accepted = await self._runs.request(
-                request, run_id=run_id, before=[Change(workflow_stream(name), [event], None, context)]
+                request, run_id=run_id, before=[*before, Change(workflow_stream(name), [event], None, context)]
             )
         except Unknown:  # recorded before, when nobody listened yet
             return Dispatched(name, None, duplicate=True)
@@ -176,19 +185,24 @@ class RunRequests:
         return was_refused and self._tasks.refusal(task) is None
 
     def unhandled(
-        self, event: EventDispatched, person: Person, context: Context, source: str | None
+        self,
+        event: EventDispatched,
+        person: Person,
+        context: Context,
+        source: str | None,
+        before: Sequence[Change] = (),
     ) -> Awaitable[Receipt]:
         """Record an event that no workflow listens to. The append has begun on return, unless the vault must first
         keep who sent it."""
-        change = Change(workflow_stream(event.name), [event], None, context)
+        changes = [*before, Change(workflow_stream(event.name), [event], None, context)]
         person.kept = person.kept or self._vault.knows(person.user_hash, person.group_hash)
         if person.kept:
-            return self._log.append([change], source=source)
-        return self._introduced(person, change, source)
+            return self._log.append(changes, source=source)
+        return self._introduced(person, changes, source)
 
-    async def _introduced(self, person: Person, change: Change, source: str | None) -> Receipt:
+    async def _introduced(self, person: Person, changes: Sequence[Change], source: str | None) -> Receipt:
         await self._vault.remember([person.identity], self._pseudonyms)
-        return await self._log.append([change], source=source)
+        return await self._log.append(changes, source=source)
 
 
 def _context(person: Person, origin: Origin, run_id: RunId | None = None) -> Context:

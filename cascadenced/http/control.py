@@ -24,7 +24,9 @@ from cascadenced.http.routes import Answered, Route, Rows, RunIdPrefix, TaskName
 from cascadenced.http.work import performed
 from cascadenced.identity import Identity
 from cascadenced.pipeline.contexts import MAX_TEXT_CHARS, checked_kind, checked_message
-from cascadenced.verbs import VERBS, Listed, RunControlled, is_duplicate, perform
+from cascadenced.verbs import VERBS, is_duplicate, perform
+from cascadenced.verbs.runs import RunControlled
+from cascadenced.verbs.tasks import Listed
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)
 

@@ -23,6 +23,7 @@ from cascadenced.projections.audit_trail import Category, Partial
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.page import Page, checked_limit, checked_position
 from cascadenced.projections.runs import RunRow, RunView
+from cascadenced.projections.schedules import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
 
 
@@ -154,8 +155,17 @@ class Answers:
     async def pointers(self, **query: Any) -> Page:
         return await self._page("pointers", pointers.list_pointers(self._tables, **query))
 
-    async def schedules(self, **query: Any) -> Page:
-        return await self._page("schedules", schedules.list_schedules(self._tables, **query))
+    async def schedules(self, *, now_us: int = 0, **query: Any) -> Page:
+        """now_us: what comes after it is next, and after what is settled."""
+        return await self._page("schedules", schedules.list_schedules(self._tables, now_us=now_us, **query))
+
+    async def schedule(self, task: str, *, now_us: int) -> ScheduleRow | None:
+        """None if it is not set."""
+        return await schedules.one_schedule(self._tables, task, now_us=now_us)
+
+    async def ticks(self, task: str, **query: Any) -> Page:
+        """What became of its due instants, newest first."""
+        return await self._page("schedules", schedules.list_ticks(self._tables, task, **query))
 
     async def followups(self, **query: Any) -> Page:
         return await self._page("followups", followups.list_followups(self._tables, **query))

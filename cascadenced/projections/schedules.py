@@ -24,6 +24,7 @@ from cascadenced.events.schedule import (
 from cascadenced.pipeline.model import ENDED
 from cascadenced.projections.page import Page, checked_limit, checked_position, page
 from cascadenced.schedules.model import Schedule, evolve
+from cascadenced.schedules.timetable import timetable
 
 _DDL = """
 CREATE TABLE schedules (
@@ -169,6 +170,8 @@ async def open_runs(tables: Tables) -> dict[str, str]:
     return dict(rows)
 
 
+_SHOWN = "task, state, user_hash, group_hash"
+
 # ── what people read ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -207,19 +210,24 @@ class ScheduleRow(msgspec.Struct):
     group_hash: str | None
 
 
-async def list_schedules(tables: Tables, *, limit: int = 100, after: str | None = None) -> Page:
-    """By task name. next_fire_at is null here: it is not in the table."""
+async def list_schedules(tables: Tables, *, now_us: int, limit: int = 100, after: str | None = None) -> Page:
+    """By task name. now_us: what comes after it is next."""
     checked_limit(limit)
     rows = await tables.fetch(
-        "SELECT task, state, version, user_hash, group_hash FROM schedules "
-        "WHERE is_set = 1 AND task > ? ORDER BY task LIMIT ?",
+        f"SELECT {_SHOWN} FROM schedules WHERE is_set = 1 AND task > ? ORDER BY task LIMIT ?",  # noqa: S608
         (after or "", limit + 1),
     )
-    return page(rows, limit, _shown, lambda row: str(row[0]))
+    return page(rows, limit, lambda row: _shown(row, now_us), lambda row: str(row[0]))
 
 
-def _shown(row: Row) -> ScheduleRow:
-    task, state, _, user_hash, group_hash = row
+async def one_schedule(tables: Tables, task: str, *, now_us: int) -> ScheduleRow | None:
+    """None if it is not set."""
+    rows = await tables.fetch(f"SELECT {_SHOWN} FROM schedules WHERE is_set = 1 AND task = ?", (task,))  # noqa: S608
+    return _shown(rows[0], now_us) if rows else None
+
+
+def _shown(row: Row, now_us: int) -> ScheduleRow:
+    task, state, user_hash, group_hash = row
     schedule = _decode(state)
     rule = schedule.rule
     assert rule is not None
@@ -228,7 +236,7 @@ def _shown(row: Row) -> ScheduleRow:
         expr=rule.expr,
         timezone=rule.timezone,
         paused=schedule.paused,
-        next_fire_at=None,
+        next_fire_at=_next_fire_at(schedule, now_us),
         rrule=rule.rrule,
         every_s=rule.every_s,
         at=rule.at,
@@ -252,6 +260,14 @@ def _shown(row: Row) -> ScheduleRow:
         user_hash=user_hash,
         group_hash=group_hash,
     )
+
+
+def _next_fire_at(schedule: Schedule, now_us: int) -> str | None:
+    table = None if schedule.rule is None or schedule.paused else timetable(schedule.rule)
+    if table is None:
+        return None
+    next_us = table.next_fire_us(max(now_us, schedule.settled_us))
+    return None if next_us is None else table.shown(next_us)
 
 
 class TickRow(msgspec.Struct):

@@ -56,8 +56,9 @@ class Ticker:
             heapq.heapify(self._heap)
 
     def load(self, wakes: Iterable[tuple[str, int]]) -> None:
-        """Many at once, before `run`."""
-        self._wake_us.update(wakes)
+        """Many at once, before `run`. One that was set meanwhile stays so."""
+        for name, wake_us in wakes:
+            self._wake_us.setdefault(name, wake_us)
         self._heap = [(wake_us, name) for name, wake_us in self._wake_us.items()]
         heapq.heapify(self._heap)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cascadenced.projections.runs import RunView
-from cascadenced.verbs import RunControlled, Signalled
+from cascadenced.verbs.runs import RunControlled, Signalled
 from tests.commands.conftest import WHO, outcome, spawn
 from tests.commands.test_tasks import fields
 

@@ -8,7 +8,8 @@ import pytest
 from cascadenced.instance import Status
 from cascadenced.projections.answers import TaskView
 from cascadenced.projections.task_status import TaskRow
-from cascadenced.verbs import Listed, RunResult, Switched
+from cascadenced.verbs.runs import RunResult
+from cascadenced.verbs.tasks import Listed, Switched
 from tests.commands.conftest import WHO
 
 

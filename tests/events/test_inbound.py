@@ -90,10 +90,7 @@ def test_a_pointer_is_an_update():
 def test_a_schedule_is_set():
     assert received(SCHEDULE) == SetSchedule(
         task="example",
-        expr="0 9 * * *",
-        calendar_event=None,
-        timezone="Europe/Berlin",
-        recurrence=None,
+        entry={"expr": "0 9 * * *", "timezone": "Europe/Berlin"},
         identity=Identity("alice", "eng"),
     )
 
@@ -129,7 +126,6 @@ def test_unknown_fields_are_tolerated(subject: str):
         (RUN, "args", {}),
         (RUN, "idempotency_key", None),
         (RUN, "priority", 0),
-        (SCHEDULE, "timezone", None),
         (TASK_RUN, "started_at", None),
         (IDEA, "user_id", None),
         (NOTE, "run_id", None),
@@ -199,13 +195,6 @@ def test_a_missing_field_is_invalid(subject: str, field: str):
         (SCHEDULE, "expr", 5),
         (SCHEDULE, "timezone", 1),
         (SCHEDULE, "calendar_event", 5),
-        (SCHEDULE, "calendar_event", ""),
-        (SCHEDULE, "calendar_event", {}),
-        (SCHEDULE, "calendar_event", {"node": ""}),
-        (SCHEDULE, "calendar_event", {"node": 1}),
-        (SCHEDULE, "calendar_event", {"node": "n", "poll": "often"}),
-        (SCHEDULE, "calendar_event", {"node": "n", "poll": True}),
-        (SCHEDULE, "calendar_event", {"node": "n", "poll": 0}),
         (SCHEDULE, "poll", "often"),
         (SCHEDULE, "user_id", ""),
         (TASK_RUN, "run_id", ["r1"]),
@@ -348,9 +337,6 @@ SECRET = "alice-the-unique"
         (RUN, {SECRET: SECRET, "user_id": 1}),
         (POINTER, {"user_hash": SECRET}),
         (POINTER, {"run_id": SECRET + "\0"}),
-        (SCHEDULE, {"calendar_event": {"node": {SECRET: 1}}}),
-        (SCHEDULE, {"calendar_event": {SECRET: 1}}),
-        (SCHEDULE, {"calendar_event": {"node": "n", "poll": SECRET}}),
         (TASK_RUN, {"spec": {"id": [SECRET]}}),
         (TASK_RUN, {"status": SECRET * 20}),
         (IDEA, {"text": {SECRET: SECRET}}),
@@ -367,7 +353,7 @@ def test_a_refusal_never_quotes_the_body(subject: str, changes: dict[str, Any]):
 @pytest.mark.parametrize("field", ["expr", "calendar_event"])
 def test_an_explicit_null_removes_a_schedule(field: str):
     command = decode("ume", SCHEDULE, json.dumps({field: None}).encode())
-    assert (command.expr, command.calendar_event) == (None, None)
+    assert command.entry is None
 
 
 @pytest.mark.parametrize("body", [{}, {"cron": "0 9 * * *"}, {"user_id": "alice"}])
@@ -377,23 +363,14 @@ def test_a_body_without_a_word_about_the_schedule_removes_nothing(body: dict[str
     assert refused.value.code == "invalid"
 
 
-@pytest.mark.parametrize(
-    ("changes", "calendar_event"),
-    [
-        ({"calendar_event": "n1"}, {"node": "n1"}),
-        ({"calendar_event": "n1", "poll": 60}, {"node": "n1", "poll": 60.0}),
-        ({"calendar_event": {"node": "n1"}}, {"node": "n1"}),
-        ({"calendar_event": {"node": "n1", "poll": 0.5}}, {"node": "n1", "poll": 0.5}),
-        ({"calendar_event": {"node": "n1", "poll": None, "more": 1}}, {"node": "n1"}),
-    ],
-)
-def test_a_calendar_event_may_be_a_node_or_a_mapping(changes: dict[str, Any], calendar_event: dict[str, Any]):
-    assert received(SCHEDULE, expr=MISSING, **changes).calendar_event == calendar_event
-
-
 def test_a_recurrence_is_kept_verbatim():
     recurrence = {"cron": "0 9 * * *", "until": None, "n": [1, 2]}
-    assert received(SCHEDULE, recurrence=recurrence).recurrence == recurrence
+    assert received(SCHEDULE, recurrence=recurrence).entry["recurrence"] == recurrence
+
+
+def test_what_is_in_the_message_besides_is_no_part_of_the_schedule():
+    entry = received(SCHEDULE, schema_version="2026.04.0", event_type="UNKNOWN", user_hash=None).entry
+    assert entry == {"expr": "0 9 * * *", "timezone": "Europe/Berlin"}
 
 
 # ---- versions of the public schema

@@ -22,7 +22,7 @@ from cascadenced.events.idea import IdeaRecorded, NoteRecorded
 from cascadenced.events.inbound import Command
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import ForeignRunReported, RunFinished, RunRefused, RunRequested
-from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
+from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.system import RequestsRefused
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.people import People
@@ -170,13 +170,12 @@ async def test_a_schedule_is_set_and_removed_in_the_order_it_came(inlet: Inlet) 
     async with inlet.flowing():
         inlet.send("ume.schedule.quick", {"expr": "0  9 * * 1-5", "timezone": "Europe/Berlin", **WHO})
         inlet.send("ume.schedule.quick", {"expr": None})
-        inlet.send("ume.schedule.quick", {"calendar_event": {"node": "n1", "poll": 60}, "recurrence": {"cron": "x"}})
+        inlet.send("ume.schedule.quick", {"calendar_event": "n1", "poll": 60, "recurrence": {"cron": "x"}})
         await inlet.take_in()
-    assert inlet.events(ScheduleSet) + inlet.events(ScheduleRemoved) == [
-        ScheduleSet(task="quick", expr="0 9 * * 1-5", timezone="Europe/Berlin"),
-        ScheduleSet(task="quick", calendar_event={"node": "n1", "poll": 60}, recurrence={"cron": "x"}),
-        ScheduleRemoved(task="quick"),
-    ]
+    first, second = inlet.events(ScheduleSet)
+    assert (first.task, first.expr, first.timezone, first.via) == ("quick", "0  9 * * 1-5", "Europe/Berlin", "bus")
+    assert (second.expr, second.calendar_event) == (None, {"node": "n1", "poll": 60})
+    assert second.recurrence == {"cron": "x"}
     assert [r.type for r in inlet.recorded() if r.type.startswith("schedule.")] == [
         "schedule.set", "schedule.removed", "schedule.set"
     ]  # fmt: skip

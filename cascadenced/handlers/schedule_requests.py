@@ -1,0 +1,221 @@
+"""A schedule is set, changed, paused, resumed or removed, through whichever door.
+
+Before any of these, what is due by then and has no record gets one: what was due before a change is the old rule's, and
+is never fired by the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
+
+import msgspec
+from msgspec.structs import replace
+
+from cascadenced.clock import Clock
+from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown, WrongVersion
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.base import Context, Event, Json
+from cascadenced.events.schedule import SchedulePaused, ScheduleRemoved, ScheduleResumed, ScheduleSet, TicksPassed
+from cascadenced.handlers.ticks import schedule_stream
+from cascadenced.identity import Identity, Pseudonyms, checked, checked_hash
+from cascadenced.projections import schedules
+from cascadenced.projections.schedules import Stored
+from cascadenced.runtime.tasks import Tasks
+from cascadenced.schedules.decide import Due, drop_queued, pass_all
+from cascadenced.schedules.definition import Definition, defined
+from cascadenced.schedules.model import Schedule
+from cascadenced.schedules.timetable import timetable
+from cascadenced.vault import VaultPort
+
+_SETTLED_AT_ONCE = 10_000
+
+
+class ScheduleChanged(msgspec.Struct, frozen=True):
+    """changed: whether something was recorded.  duplicate: whether that was so before, under the same source."""
+
+    task: str
+    changed: bool = True
+    duplicate: bool = False
+
+
+class ScheduleRequests:
+    """The one way to change schedules. Changes of one schedule are made in the order they are asked for.
+
+    All of them raise NotAllowed with the scheduler `base`. by: pseudonym of whoever asks.  source: of the append.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        tasks: Tasks,
+        vault: VaultPort,
+        pseudonyms: Pseudonyms,
+        *,
+        timezone: str,
+        enabled: bool,
+    ) -> None:
+        """timezone: of schedules that name none.  enabled: False with the scheduler `base`, which has none."""
+        self._log, self._clock, self._tasks = log, clock, tasks
+        self._vault, self._pseudonyms = vault, pseudonyms
+        self._timezone, self._enabled = timezone, enabled
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def limit(self, *, timezone: str) -> None:
+        """Another default from now on."""
+        self._timezone = timezone
+
+    def defined(self, task: str, entry: Json, via: str) -> Definition:
+        """See `schedules.definition.defined`."""
+        return defined(task, entry, now_us=self._clock.now_us(), timezone=self._timezone, via=via)
+
+    async def set(
+        self, task: str, entry: Json, *, via: str, who: Identity | None = None, source: str | None = None
+    ) -> ScheduleChanged:
+        """Set the schedule of a task, or change it. who: whom it is for, where `entry` does not say.
+
+        Nothing is recorded if it is so already, unless there is a source to remember.
+        Raises Unknown for a task that is not registered, Invalid for an entry that is no schedule.
+        """
+        self._refuse_base()
+        definition = self.defined(task, entry, via)
+        if definition.rule.event is None and self._tasks.get(task) is None:
+            raise Unknown(f"Unknown task: {task}", code="unknown_task")
+        context = await self._context(definition, who)
+
+        def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
+            rule = _continued(stored.schedule, definition.rule)
+            is_same = stored.schedule.rule == rule and (stored.user_hash, stored.group_hash) == (
+                context.user_hash,
+                context.group_hash,
+            )
+            if is_same and source is None:
+                return []
+            return [*pass_all(task, owed, "suppressed", "changed"), rule]
+
+        return await self._change(task, change, context, source)
+
+    async def remove(
+        self, task: str, *, by: Context, source: str | None = None, even_if_unset: bool = False
+    ) -> ScheduleChanged:
+        """Raises Unknown if it is not set, unless it may be so."""
+
+        def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
+            if not even_if_unset:
+                self._refuse_unset(task, stored)
+            removed = ScheduleRemoved(task=task, by=by.user_hash, settled_us=self._clock.now_us())
+            return [
+                *drop_queued(stored.schedule, "removed"),
+                *pass_all(task, owed, "suppressed", "removed"),
+                removed,
+            ]
+
+        return await self._change(task, change, by, source)
+
+    async def pause(self, task: str, *, by: Context, source: str | None = None) -> ScheduleChanged:
+        """Nothing fires until it is resumed; nothing is recorded if it is paused already. Raises Unknown."""
+
+        def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
+            self._refuse_unset(task, stored)
+            if stored.schedule.paused:
+                return []
+            return [*pass_all(task, owed, "suppressed", "paused"), SchedulePaused(task=task, by=by.user_hash)]
+
+        return await self._change(task, change, by, source)
+
+    async def resume(self, task: str, *, by: Context, source: str | None = None) -> ScheduleChanged:
+        """What was due meanwhile is recorded as suppressed. Raises Unknown, Conflict if it is not paused."""
+
+        def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
+            self._refuse_unset(task, stored)
+            if not stored.schedule.paused:
+                raise Conflict(f"the schedule of {task} is not paused", code="not_paused")
+            return [*pass_all(task, owed, "suppressed", "paused"), ScheduleResumed(task=task, by=by.user_hash)]
+
+        return await self._change(task, change, by, source)
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _change(
+        self,
+        task: str,
+        change: Callable[[Stored, Sequence[Due]], list[Event]],
+        context: Context,
+        source: str | None,
+    ) -> ScheduleChanged:
+        self._refuse_base()
+        turn = self._turns.setdefault(task, asyncio.Lock())
+        async with turn:
+            while True:
+                stored = (await schedules.stored(self._log.tables, [task])).get(task, Stored(Schedule()))
+                owed = self._owed(stored.schedule)
+                events = change(stored, owed[:_SETTLED_AT_ONCE])
+                if not events:
+                    return ScheduleChanged(task, changed=False)
+                is_all = len(owed) <= _SETTLED_AT_ONCE
+                if not is_all:  # the rest, and the change itself, in the next round
+                    events = [event for event in events if isinstance(event, TicksPassed)]
+                try:
+                    receipt = await self._log.append(
+                        [Change(schedule_stream(task), events, stored.version, context)],
+                        source=source if is_all else None,
+                    )
+                except WrongVersion:
+                    continue
+                if is_all:
+                    return ScheduleChanged(task, changed=not receipt.duplicate, duplicate=receipt.duplicate)
+
+    def _owed(self, schedule: Schedule) -> Sequence[Due]:
+        """What is due by now and has no record."""
+        rule = schedule.rule
+        if rule is None or (table := timetable(rule)) is None:
+            return ()
+        return table.due(schedule.settled_us, self._clock.now_us(), _SETTLED_AT_ONCE + 1)
+
+    def by(self, who: Identity | None) -> Context:
+        """Whoever asks, by pseudonym."""
+        if who is None:
+            return Context()
+        return Context(user_hash=self._pseudonyms.user(who.user_id), group_hash=self._pseudonyms.group(who.group_id))
+
+    async def _context(self, definition: Definition, who: Identity | None) -> Context:
+        """Whom it is for, by pseudonym; raw ids are in the vault then."""
+        named = definition.who
+        if "user_id" in named:
+            user_id = checked(named["user_id"], "user_id")
+            who = Identity(user_id, checked(named.get("group_id", user_id), "group_id"))
+        elif "user_hash" in named:
+            return Context(
+                user_hash=checked_hash(named["user_hash"], "user_hash"),
+                group_hash=checked_hash(named["group_hash"], "group_hash") if "group_hash" in named else None,
+            )
+        elif "group_id" in named or "group_hash" in named:
+            raise Invalid(f"{definition.rule.task}: a group needs a user: add 'user_id'")
+        if who is not None:
+            await self._vault.remember([who], self._pseudonyms)
+        return self.by(who)
+
+    def _refuse_base(self) -> None:
+        if not self._enabled:
+            raise NotAllowed("scheduler lacks cron capabilities")
+
+    def _refuse_unset(self, task: str, stored: Stored) -> None:
+        if not stored.schedule.is_set:
+            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+
+
+def _continued(schedule: Schedule, rule: ScheduleSet) -> ScheduleSet:
+    """`rule`, as what it changes goes on: what its calendar node said stays, and so does the beginning it counts from
+    if it says the same."""
+    old = schedule.rule
+    if old is None:
+        return rule
+    if _node(rule) is not None and _node(rule) == _node(old):
+        rule = replace(rule, expr=old.expr, rrule=old.rrule, timezone=old.timezone, recurrence=old.recurrence)
+    return old if replace(rule, from_us=old.from_us, via=old.via) == old else rule
+
+
+def _node(rule: ScheduleSet) -> Json:
+    return None if rule.calendar_event is None else rule.calendar_event["node"]

@@ -1,0 +1,265 @@
+"""Settles what is due: asks for the run in the same append that records the instant, or records why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+
+import structlog
+
+from cascadenced.clock import Clock
+from cascadenced.errors import CascadenceError, Conflict, Overloaded, Unknown, VaultDamaged, WrongVersion
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.base import Context, Event, Recorded
+from cascadenced.events.run import TERMINAL
+from cascadenced.events.schedule import (
+    SchedulePaused,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleSet,
+    TickFired,
+    TicksPassed,
+)
+from cascadenced.events.task import TaskEnabled, TaskResumed
+from cascadenced.handlers.run_requests import Origin, RunRequests
+from cascadenced.identity import Identity
+from cascadenced.ids import RunId
+from cascadenced.projections import schedules
+from cascadenced.projections.schedules import Stored
+from cascadenced.recurrence.jitter import jitter_us
+from cascadenced.runtime.controls import Controls
+from cascadenced.runtime.runs import Request, Runs
+from cascadenced.runtime.tasks import Tasks
+from cascadenced.runtime.tick import Ticker
+from cascadenced.schedules.decide import Due, Settled, settle
+from cascadenced.schedules.model import Schedule
+from cascadenced.schedules.timetable import Timetable, timetable
+from cascadenced.vault import VaultPort
+
+_log = structlog.get_logger(__name__)
+
+SYSTEM = Identity("system", "system")
+"""Whom a schedule is for that names nobody."""
+MAX_DUE = 10_000
+"""Instants of one schedule that are settled in one append, at the most."""
+_SIDE_BY_SIDE = 64
+_CHANGES = frozenset({ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TaskEnabled, TaskResumed})
+"""Events of a task after which its schedule is looked at."""
+_REPLACED = "the next run of its schedule takes its place"
+
+
+def schedule_stream(task: str) -> str:
+    return f"schedule-{task}"
+
+
+class Ticks:
+    """Fires schedules. ticker: when each is looked at."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        runs: Runs,
+        requests: RunRequests,
+        tasks: Tasks,
+        controls: Controls,
+        vault: VaultPort,
+    ) -> None:
+        self._log, self._clock = log, clock
+        self._runs, self._requests, self._tasks, self._controls = runs, requests, tasks, controls
+        self._vault = vault
+        self._open: dict[str, str] = {}  # last runs that have not ended → their schedules
+        self._last: dict[str, str] = {}  # and the other way round
+        self._waiting: set[str] = set()  # schedules with instants that wait for the end of a run
+        self.ticker = Ticker(clock, self._look)
+
+    async def run(self) -> None:
+        """For ever."""
+        self._log.observe(self._hear)
+        async for wakes in self._wakes():
+            self.ticker.load(wakes)
+        await self.ticker.run()
+
+    async def _wakes(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """When each schedule is to be looked at first, in chunks."""
+        self._open = await schedules.open_runs(self._log.tables)
+        self._last = {task: run_id for run_id, task in self._open.items()}
+        after = ""
+        while chunk := await schedules.active(self._log.tables, after):
+            after = chunk[-1][0]
+            found = [(task, self._wake(schedule)) for task, schedule in chunk]
+            yield [(task, wake_us) for task, wake_us in found if wake_us is not None]
+            await asyncio.sleep(0)  # a hundred thousand of them take a while
+
+    def _hear(self, batch: Sequence[Recorded]) -> None:
+        """These events were recorded. An end of a run may be what an instant has waited for."""
+        for recorded in batch:
+            if type(recorded.event) in _CHANGES:
+                self.ticker.refresh([recorded.event.task])  # type: ignore[attr-defined]  # all of these have it
+            elif recorded.type in TERMINAL:
+                task = self._open.pop(recorded.run_id or "", None)
+                if task is not None and self._last.get(task) == recorded.run_id:
+                    del self._last[task]
+                    if task in self._waiting:
+                        self.ticker.refresh([task])
+
+    async def _look(self, names: Sequence[str]) -> Mapping[str, int | None]:
+        """Settle what is due of these schedules. Returns when each is to be looked at next."""
+        found = await schedules.stored(self._log.tables, names)
+        gate, wakes = asyncio.Semaphore(_SIDE_BY_SIDE), dict[str, int | None]()
+
+        async def one(name: str, stored: Stored) -> None:
+            async with gate:
+                wakes[name] = await self._settled(name, stored)
+
+        await asyncio.gather(*(one(name, stored) for name, stored in found.items()))
+        return wakes
+
+    async def _settled(self, name: str, stored: Stored) -> int | None:
+        while True:
+            schedule = stored.schedule
+            rule = schedule.rule
+            if rule is None or schedule.paused:
+                self._waiting.discard(name)
+                return None
+            try:
+                found = self._decided(schedule, rule)
+                if found.fire is not None:
+                    await self._fire(stored, rule, found)
+                elif found.records:
+                    await self._append(stored, rule, found.records)
+                else:
+                    (self._waiting.add if schedule.queued else self._waiting.discard)(name)
+                    return self._wake(schedule)
+            except WrongVersion:
+                pass
+            except Overloaded:
+                await self._runs.room()
+                continue
+            except CascadenceError as error:
+                _log.error("schedule_waits", task=name, error=str(error))
+                return self._clock.now_us() + 1_000_000
+            stored = (await schedules.stored(self._log.tables, [name])).get(name, stored)
+
+    def _decided(self, schedule: Schedule, rule: ScheduleSet) -> Settled:
+        now_us, table = self._clock.now_us(), timetable(rule)
+        due = [] if table is None else _due(rule, table, schedule.settled_us, now_us)
+        refusal = None if rule.event is not None else self._tasks.refusal(rule.task)
+        return settle(
+            schedule,
+            due,
+            now_us=now_us,
+            is_open=rule.task in self._last,
+            refusal=None if refusal is None else refusal[0],
+        )
+
+    def _wake(self, schedule: Schedule) -> int | None:
+        """When something is due next, or waits no longer."""
+        rule = schedule.rule
+        if rule is None or (table := timetable(rule)) is None:
+            return None
+        if schedule.queued and rule.task not in self._last and self._tasks.refusal(rule.task) is None:
+            return self._clock.now_us()
+        next_us = table.next_us(schedule.settled_us)
+        return None if next_us is None else next_us + _later_us(rule, next_us)
+
+    async def _fire(self, stored: Stored, rule: ScheduleSet, found: Settled) -> None:
+        fire, schedule = found.fire, stored.schedule
+        assert fire is not None
+        who = await self._who(stored)
+        if who is None:
+            lost = TicksPassed(
+                task=rule.task,
+                verdict="suppressed",
+                code="identity_missing",
+                first_us=fire.due_us,
+                last_us=fire.due_us,
+            )
+            await self._append(stored, rule, [*found.records, lost])
+            return
+        if found.cancel is not None:
+            with suppress(Conflict, Unknown):  # it has ended, just now
+                await self._controls.cancel(found.cancel, via="schedule", by=None, reason=_REPLACED)
+        source = f"tick:{rule.task}:{fire.due_us}"
+        run_id = self._runs.new_run_id(source, fire.due_us)
+        is_answered = rule.event is None or self._tasks.listener(rule.event) is not None
+        fired = TickFired(
+            task=rule.task,
+            due_us=fire.due_us,
+            run_id=run_id if is_answered else "",
+            local=fire.local,
+            code=fire.code,
+            merged=fire.merged,
+            late_s=max(0, self._clock.now_us() - fire.due_us) / 1e6,
+            queued=any(waits.due_us == fire.due_us for waits in schedule.queued),
+        )
+        before = [_change(stored, rule, [*found.records, fired])]
+        if is_answered:
+            self._begin(run_id, rule.task)
+        try:
+            if await self._is_duplicate(rule, fire.due_us, source, who, run_id, before):
+                self._forget(run_id)
+                again = TicksPassed(
+                    task=rule.task,
+                    verdict="suppressed",
+                    code="fired_before",
+                    first_us=fire.due_us,
+                    last_us=fire.due_us,
+                )
+                await self._append(stored, rule, [*found.records, again])
+        except BaseException:
+            self._forget(run_id)
+            raise
+
+    async def _is_duplicate(
+        self, rule: ScheduleSet, due_us: int, source: str, who: Identity, run_id: RunId, before: Sequence[Change]
+    ) -> bool:
+        """Ask for what the rule says, with `before` in the same append; whether the instant had fired already."""
+        try:
+            if rule.event is not None:
+                origin = Origin(via="schedule", source=source, at_us=due_us)
+                return (await self._requests.dispatch(rule.event, rule.args, who, origin, before=before)).duplicate
+            request = Request(task=rule.task, identity=who, via="schedule", args=rule.args, source=source, at_us=due_us)
+            return (await self._runs.request(request, run_id=run_id, before=before)).duplicate
+        except Unknown:  # what was recorded under this source is no run
+            return True
+
+    async def _append(self, stored: Stored, rule: ScheduleSet, records: Sequence[Event]) -> None:
+        await self._log.append([_change(stored, rule, records)])
+
+    async def _who(self, stored: Stored) -> Identity | None:
+        """Whom the run is for; None if the vault cannot tell."""
+        if stored.user_hash is None:
+            return SYSTEM
+        try:
+            return await self._vault.reveal(stored.user_hash, stored.group_hash or "")
+        except (Unknown, VaultDamaged):
+            return None
+
+    def _begin(self, run_id: str, task: str) -> None:
+        self._open[run_id] = task
+        self._last[task] = run_id
+
+    def _forget(self, run_id: str) -> None:
+        task = self._open.pop(run_id, None)
+        if task is not None and self._last.get(task) == run_id:
+            del self._last[task]
+
+
+def _due(rule: ScheduleSet, table: Timetable, after_us: int, now_us: int) -> list[Due]:
+    due = table.due(after_us, now_us, MAX_DUE)
+    if rule.jitter_s:
+        for n, each in enumerate(due):
+            if each.at_us + _later_us(rule, each.at_us) > now_us:
+                return due[:n]  # what comes after it is not settled before it
+    return due
+
+
+def _later_us(rule: ScheduleSet, at_us: int) -> int:
+    return jitter_us(rule.task, at_us, rule.jitter_s) if rule.jitter_s else 0
+
+
+def _change(stored: Stored, rule: ScheduleSet, events: Sequence[Event]) -> Change:
+    context = Context(user_hash=stored.user_hash, group_hash=stored.group_hash)
+    return Change(schedule_stream(rule.task), events, stored.version, context)

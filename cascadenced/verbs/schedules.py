@@ -1,0 +1,125 @@
+"""Schedules: set, removed, paused, previewed; and what became of their due instants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cascadenced.errors import Invalid
+from cascadenced.events.base import Json
+from cascadenced.identity import Identity
+from cascadenced.instance import Instance
+from cascadenced.verbs.base import ListArguments, Someone, by, verb
+
+
+class ScheduleArguments(Someone, kw_only=True, forbid_unknown_fields=True):
+    """What schedules/definition.py reads. user_id, group_id: whom the schedule is for; nobody: the system."""
+
+    task: str
+    expr: Json = None
+    rrule: Json = None
+    every_s: Json = None
+    at: Json = None
+    calendar_event: Json = None
+    timezone: Json = None
+    dst: Json = None
+    misfire: Json = None
+    overlap: Json = None
+    jitter_s: Json = None
+    exclude: Json = None
+    exclude_ics: Json = None
+    event: Json = None
+    args: Json = None
+    recurrence: Json = None
+    poll: Json = None
+
+    def entry(self) -> dict[str, Json]:
+        """As somebody would write it in a file."""
+        others = {"task", *Someone.__struct_fields__}
+        return {
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if name not in others and value is not None
+        }
+
+
+class OfScheduleArguments(Someone, kw_only=True, forbid_unknown_fields=True):
+    """Who asks is for the audit trail."""
+
+    task: str
+
+
+class TicksArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
+    task: str
+
+
+class Scheduled(msgspec.Struct):
+    """next_fire_at: ISO 8601 with the zone's offset; null for a removed or paused schedule, or one never due again."""
+
+    task: str
+    changed: bool
+    next_fire_at: str | None = None
+    duplicate: bool = False
+
+
+async def _schedule(instance: Instance, asked: ScheduleArguments) -> Scheduled:
+    who = None
+    if asked.user_id is not None:
+        asked.asker(instance.pseudonyms)  # raises for ids that cannot be any
+        who = Identity(asked.user_id, asked.group_id or asked.user_id)
+    elif asked.group_id is not None:
+        raise Invalid("a group needs a user: user_id is required")
+    done = await instance.schedules.set(
+        asked.task, asked.entry(), via=asked.via, who=who, source=_source(instance, asked)
+    )
+    return Scheduled(done.task, done.changed, await _next_fire_at(instance, asked.task), done.duplicate)
+
+
+async def _unschedule(instance: Instance, asked: OfScheduleArguments) -> Scheduled:
+    asker = asked.asker(instance.pseudonyms)
+    done = await instance.schedules.remove(asked.task, by=by(asker), source=_source(instance, asked))
+    return Scheduled(done.task, done.changed, None, done.duplicate)
+
+
+async def _pause(instance: Instance, asked: OfScheduleArguments) -> Scheduled:
+    asker = asked.asker(instance.pseudonyms)
+    done = await instance.schedules.pause(asked.task, by=by(asker), source=_source(instance, asked))
+    return Scheduled(done.task, done.changed, None, done.duplicate)
+
+
+async def _resume(instance: Instance, asked: OfScheduleArguments) -> Scheduled:
+    asker = asked.asker(instance.pseudonyms)
+    done = await instance.schedules.resume(asked.task, by=by(asker), source=_source(instance, asked))
+    return Scheduled(done.task, done.changed, await _next_fire_at(instance, asked.task), done.duplicate)
+
+
+def _source(instance: Instance, asked: Someone) -> str | None:
+    """Of the append, so that the same wish is done once."""
+    if asked.idempotency_key is None:
+        return None
+    asker = asked.asker(instance.pseudonyms)
+    return instance.sources.of_control(asker.caller.user_hash, asked.idempotency_key, asker.redact)
+
+
+async def _next_fire_at(instance: Instance, task: str) -> str | None:
+    row = await instance.answers.schedule(task, now_us=instance.clock.now_us())
+    return None if row is None else row.next_fire_at
+
+
+async def _schedules(instance: Instance, asked: ListArguments) -> Any:
+    return await instance.answers.schedules(now_us=instance.clock.now_us(), limit=asked.limit, after=asked.after)
+
+
+async def _ticks(instance: Instance, asked: TicksArguments) -> Any:
+    return await instance.answers.ticks(asked.task, limit=asked.limit, after=asked.after)
+
+
+VERBS = (
+    verb("schedule", ScheduleArguments, _schedule, "set when a task runs", is_wish=True),
+    verb("unschedule", OfScheduleArguments, _unschedule, "remove a schedule", is_wish=True),
+    verb("schedule_pause", OfScheduleArguments, _pause, "let a schedule fire nothing for now", is_wish=True),
+    verb("schedule_resume", OfScheduleArguments, _resume, "let a paused schedule fire again", is_wish=True),
+    verb("schedules", ListArguments, _schedules, "schedules that are set"),
+    verb("ticks", TicksArguments, _ticks, "what became of the due instants of a schedule, newest first"),
+)
