@@ -88,6 +88,7 @@ class Ticks:
         after = ""
         while chunk := await schedules.active(self._log.tables, after):
             after = chunk[-1][0]
+            self._waiting |= {task for task, schedule in chunk if schedule.queued}
             found = [(task, self._wake(schedule)) for task, schedule in chunk]
             yield [(task, wake_us) for task, wake_us in found if wake_us is not None]
             await asyncio.sleep(0)  # a hundred thousand of them take a while

@@ -16,7 +16,7 @@ from cascadenced.events.schedule import ScheduleSet, TickQueued, TicksPassed
 from cascadenced.schedules.model import Queued, Schedule, Verdict
 
 PUNCTUAL_S = 60.0
-"""What comes no later than this is in time, whatever the rule for misfires: a daemon may take so long to start."""
+"""What is not later than this is in time, whatever the rule for misfires: a daemon may take so long to start."""
 MAX_QUEUED = 100
 """Instants of one schedule that wait for the end of a run."""
 
@@ -70,7 +70,7 @@ def settle(
             return Settled(passed.records, each.waiting)
         elif rule.overlap == "cancel_previous":
             return Settled(passed.records, each.waiting, schedule.last_run_id)
-        elif rule.overlap == "skip":
+        elif rule.overlap == "skip" and not (n_queued or _is_made_up_for(rule, each, now_us)):
             passed.add(each, "skipped", "overlap", cause=schedule.last_run_id)
         elif n_queued >= MAX_QUEUED:
             passed.add(each, "skipped", "queue_full", cause=schedule.last_run_id)
@@ -88,6 +88,12 @@ def settle(
                 )
             )
     return Settled(passed.records)
+
+
+def _is_made_up_for(rule: ScheduleSet, due: Due, now_us: int) -> bool:
+    """Whether it is late, and the rule wants all that is. Then it waits for its turn, and so does what comes after it:
+    else the run of the first would be all there is."""
+    return rule.misfire == "all" and now_us - due.at_us >= PUNCTUAL_S * 1e6
 
 
 def pass_all(task: str, due: Iterable[Due], verdict: Verdict, code: str) -> list[Event]:
@@ -121,7 +127,7 @@ def _fates(rule: ScheduleSet, due: Sequence[Due], now_us: int) -> dict[int, _Fat
             fates[each.at_us] = ("suppressed", each.code or "left_out", None)
         elif now_us - each.at_us > window_us:
             fates[each.at_us] = ("skipped", "too_late", None)
-        elif now_us - each.at_us > PUNCTUAL_S * 1e6:
+        elif now_us - each.at_us >= PUNCTUAL_S * 1e6:
             late.append(each.at_us)
         else:
             in_time.append(each.at_us)

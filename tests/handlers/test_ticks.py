@@ -1,0 +1,564 @@
+"""Schedules on a real instance in virtual time: each due instant has one record, and a run where it fires."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cascadenced.clock import FakeClock
+from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown
+from cascadenced.events.base import Context, Event
+from cascadenced.events.run import RunCancelled, RunRequested
+from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet, TickFired, TickQueued, TicksPassed
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.handlers.schedule_requests import ScheduleRequests
+from cascadenced.instance import Instance
+from cascadenced.plugins.base import BaseTask
+from cascadenced.workflows import subscribe
+from tests.doubles import ALICE, PSEUDONYMS, World, until
+from tests.doubles import run as run_task
+
+START = datetime(2026, 11, 26, 9, 0, 30, tzinfo=UTC)
+"""A Thursday."""
+MINUTE = 60_000_000
+
+
+class Report(BaseTask):
+    name = "report"
+    seen: list[tuple[str, dict[str, Any]]] = []
+    fails = False
+
+    def run(self) -> str:
+        self.seen.append((self.user_id, self.args))
+        if self.fails:
+            raise ValueError("boom")
+        return "reported"
+
+
+class Slow(BaseTask):
+    """Ends when it is told to."""
+
+    name = "slow"
+    gate = asyncio.Event()
+
+    async def run(self) -> str:
+        await self.gate.wait()
+        return "done"
+
+
+@subscribe("tea.time")
+def make_tea(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"cups": payload["cups"]}
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Report.seen, Report.fails, Slow.gate = [], False, asyncio.Event()
+
+
+def us(text: str) -> int:
+    """Microseconds of a UTC time of that November, `26 09:01`, or a whole ISO text."""
+    whole = text if len(text) > 8 else f"2026-11-{text}"
+    return int(datetime.fromisoformat(whole.replace(" ", "T")).replace(tzinfo=UTC).timestamp()) * 1_000_000
+
+
+class Night(World):
+    """A world whose clock stands at START, and whose schedules tick."""
+
+    def __init__(self, *tasks: Any, at: str = "26 09:00") -> None:
+        super().__init__(*(tasks or (Report, Slow, make_tea)), clock=FakeClock(us(at) + MINUTE // 2))
+
+    @property
+    def time(self) -> FakeClock:
+        assert isinstance(self.clock, FakeClock)
+        return self.clock
+
+    @asynccontextmanager
+    async def ticking(self) -> AsyncIterator[Instance]:
+        async with self.up() as instance:
+            ticks = asyncio.create_task(instance.ticks.run())
+            try:
+                await self.quiet(instance)
+                yield instance
+            finally:
+                ticks.cancel()
+                await asyncio.wait({ticks})
+
+    async def quiet(self, instance: Instance) -> None:
+        """Return when all that is due is settled and all runs that can have ended."""
+        for _ in range(300):
+            await asyncio.sleep(0)
+
+    async def pass_time(self, instance: Instance, minutes: float) -> None:
+        """Minute by minute."""
+        while minutes > 0:
+            await self.time.advance(min(1, minutes) * 60)
+            await self.quiet(instance)
+            minutes -= 1
+
+    def ledger(self, task: str = "report") -> list[str]:
+        """Its records, as text."""
+        return [line for event in self.events() if (line := told(event)) and event.task == task]  # type: ignore[attr-defined]
+
+
+def told(event: Event) -> str | None:
+    match event:
+        case TickFired():
+            return f"fired {_at(event.due_us)}" + (" after waiting" if event.queued else "")
+        case TickQueued():
+            return f"queued {_at(event.due_us)}"
+        case TicksPassed(n=1):
+            return f"{event.verdict} {_at(event.first_us)} {event.code}"
+        case TicksPassed():
+            return f"{event.verdict} {_at(event.first_us)} to {_at(event.last_us)} ({event.n}) {event.code}"
+        case _:
+            return None
+
+
+def _at(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%d %H:%M")
+
+
+async def set_(instance: Instance, task: str = "report", **entry: Any) -> None:
+    await instance.schedules.set(task, {"expr": "* * * * *"} | entry if "expr" not in entry else entry, via="cli")
+
+
+# ── firing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_task_runs_at_each_instant_of_its_schedule() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", "*/5 * * * *", via="cli")
+        await world.pass_time(instance, 12)
+    assert world.ledger() == ["fired 26 09:05", "fired 26 09:10"]
+    runs = world.events(RunRequested)
+    assert [run.via for run in runs] == ["schedule", "schedule"]
+    fired = world.events(TickFired)
+    assert [tick.run_id for tick in fired] == [recorded.run_id for recorded in world.recorded(RunRequested)]
+    assert len(Report.seen) == 2
+
+
+async def test_the_run_and_the_record_of_its_instant_are_one_append() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await world.pass_time(instance, 1)
+    [fired], [requested] = world.recorded(TickFired), world.recorded(RunRequested)
+    assert requested.position == fired.position + 1
+    assert fired.source == f"tick:report:{us('26 09:01')}"
+
+
+async def test_it_runs_for_whom_it_was_set_with_its_arguments() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", {"expr": "* * * * *", "args": {"sheet": 7}}, via="cli", who=ALICE)
+        await world.pass_time(instance, 1)
+    assert Report.seen == [("alice", {"sheet": 7})]
+    assert world.recorded(TickFired)[0].user_hash == PSEUDONYMS.user("alice")
+    assert "alice" not in world.text()
+
+
+async def test_one_that_names_nobody_runs_for_the_system() -> None:
+    """TC 74"""
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await world.pass_time(instance, 1)
+    assert Report.seen == [("system", {})]
+
+
+async def test_an_event_may_be_dispatched_instead() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        entry = {"expr": "* * * * *", "event": "tea.time", "args": {"cups": 2}}
+        await instance.schedules.set("tea", entry, via="cli", who=ALICE)
+        await instance.schedules.set("silence", {**entry, "event": "nobody.listens"}, via="cli", who=ALICE)
+        await world.pass_time(instance, 2)
+    assert world.ledger("tea") == world.ledger("silence") == ["fired 26 09:01", "fired 26 09:02"]
+    assert sorted(event.name for event in world.events(EventDispatched)) == ["nobody.listens"] * 2 + ["tea.time"] * 2
+    assert {tick.run_id for tick in world.events(TickFired) if tick.task == "silence"} == {""}
+
+
+async def test_the_weekdays_of_an_expression_count_from_sunday() -> None:
+    """TC 73: 1 is Monday, 0 and 7 are Sunday."""
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", "0 9 * * 1", via="cli")
+        await world.quiet(instance)
+        assert instance.ticks.ticker.next_us("report") == us("30 09:00")
+        for sunday in ("0", "7"):
+            await instance.schedules.set("report", f"0 9 * * {sunday}", via="cli")
+            await world.quiet(instance)
+            assert instance.ticks.ticker.next_us("report") == us("29 09:00")
+
+
+@pytest.mark.parametrize("entry", [{"every_s": 90}, {"at": "2026-11-26T09:02"}, {"rrule": "FREQ=MINUTELY;INTERVAL=2"}])
+async def test_a_schedule_may_be_an_interval_a_single_time_or_a_calendar_rule(entry: dict[str, Any]) -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", entry, via="cli")
+        await world.pass_time(instance, 5)
+    expected = {
+        "every_s": ["fired 26 09:02", "fired 26 09:03", "fired 26 09:05"],
+        "at": ["fired 26 09:02"],
+        "rrule": ["fired 26 09:02", "fired 26 09:04"],
+    }
+    assert world.ledger() == expected[next(iter(entry))]
+
+
+# ── switches ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("switch", "code"), [("disable", "disabled"), ("pause", "paused")])
+async def test_a_task_that_takes_no_runs_is_not_run_and_each_instant_says_why(switch: Any, code: str) -> None:
+    """TC 71"""
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await instance.tasks.switch("report", switch, Context())
+        await world.pass_time(instance, 2)
+        await instance.tasks.switch("report", "enable" if switch == "disable" else "resume", Context())
+        await world.pass_time(instance, 1)
+    assert [line.rsplit(" ", 1)[0] for line in world.ledger()[:2]] == ["suppressed 26 09:01", "suppressed 26 09:02"]
+    assert all(code in line for line in world.ledger()[:2])
+    assert world.ledger()[2:] == ["fired 26 09:03"]
+
+
+async def test_a_paused_schedule_costs_nothing_and_its_instants_are_settled_when_it_is_resumed() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await world.pass_time(instance, 1)
+        await instance.schedules.pause("report", by=Context())
+        await world.pass_time(instance, 3)
+        assert world.ledger() == ["fired 26 09:01"]
+        assert instance.ticks.ticker.next_us("report") is None
+        await instance.schedules.resume("report", by=Context())
+        await world.pass_time(instance, 1)
+    assert world.ledger() == ["fired 26 09:01", "suppressed 26 09:02 to 26 09:04 (3) paused", "fired 26 09:05"]
+
+
+async def test_a_removed_schedule_fires_no_more_and_one_set_again_does_not_fire_the_past() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await world.pass_time(instance, 1)
+        await instance.schedules.remove("report", by=Context())
+        await world.pass_time(instance, 2)
+        await set_(instance)
+        await world.pass_time(instance, 1)
+    assert world.ledger() == ["fired 26 09:01", "fired 26 09:04"]
+
+
+async def test_a_changed_expression_never_fires_the_past() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", "0 12 * * *", via="cli")
+        await world.pass_time(instance, 2)
+        await instance.schedules.set("report", "1 9 * * *", via="cli")  # a minute ago
+        await world.pass_time(instance, 2)
+    assert world.ledger() == []
+
+
+# ── overlap ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_while_the_last_run_is_under_way_an_instant_is_skipped() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow")
+        await world.pass_time(instance, 3)
+        Slow.gate.set()
+        await world.pass_time(instance, 1)
+    assert world.ledger("slow") == [
+        "fired 26 09:01",
+        "skipped 26 09:02 overlap",
+        "skipped 26 09:03 overlap",
+        "fired 26 09:04",
+    ]
+
+
+async def test_or_it_waits_for_its_end() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow", overlap="queue")
+        await world.pass_time(instance, 3)
+        assert world.ledger("slow") == ["fired 26 09:01", "queued 26 09:02", "queued 26 09:03"]
+        Slow.gate.set()
+        await world.quiet(instance)
+    assert world.ledger("slow")[3:] == ["fired 26 09:02 after waiting", "fired 26 09:03 after waiting"]
+
+
+async def test_or_it_is_run_beside_it() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow", overlap="allow")
+        await world.pass_time(instance, 2)
+        assert instance.runs.n_running == 2
+        Slow.gate.set()
+
+
+async def test_or_it_takes_its_place() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow", overlap="cancel_previous")
+        await world.pass_time(instance, 2)
+        [cancelled] = world.recorded(RunCancelled)
+        assert cancelled.run_id == world.events(TickFired)[0].run_id
+        assert instance.runs.n_running == 1
+        Slow.gate.set()
+    assert world.ledger("slow") == ["fired 26 09:01", "fired 26 09:02"]
+
+
+async def test_what_waited_is_fired_after_a_restart_when_its_run_has_ended_meanwhile() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow", overlap="queue")
+        await world.pass_time(instance, 2)
+        world.crash(instance)
+    Slow.gate = asyncio.Event()
+    async with world.ticking() as instance:
+        Slow.gate.set()
+        await world.quiet(instance)
+        await until(lambda: len(world.events(TickFired)) == 2)
+    assert world.ledger("slow") == ["fired 26 09:01", "queued 26 09:02", "fired 26 09:02 after waiting"]
+
+
+# ── downtime and clocks ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("misfire", ["latest", "skip"])
+async def test_after_a_downtime_each_instant_has_one_record(misfire: str) -> None:
+    world = Night()
+    async with world.up() as instance:
+        await set_(instance, misfire=misfire)
+    await world.time.advance(2.5 * 3_600)  # 11:30:30
+    async with world.ticking() as instance:
+        await world.quiet(instance)
+    late = {"latest": "coalesced 26 10:31 to 26 11:29 (59) late", "skip": "skipped 26 10:31 to 26 11:29 (59) late"}
+    assert world.ledger() == ["skipped 26 09:01 to 26 10:30 (90) too_late", late[misfire], "fired 26 11:30"]
+
+
+async def test_all_that_was_missed_is_run_if_the_schedule_says_so() -> None:
+    world = Night()
+    async with world.up() as instance:
+        await set_(instance, misfire={"policy": "all", "within_s": 86_400, "max": 3})
+    await world.time.advance(300)
+    async with world.ticking() as instance:
+        await world.pass_time(instance, 0.1)
+    assert world.ledger() == [
+        "skipped 26 09:01 to 26 09:02 (2) too_many",
+        "fired 26 09:03",
+        "queued 26 09:04",
+        "queued 26 09:05",
+        "fired 26 09:04 after waiting",
+        "fired 26 09:05 after waiting",
+    ]
+
+
+async def test_a_clock_that_is_set_back_fires_nothing_twice() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await world.pass_time(instance, 3)
+        world.time.jump(-7_200)
+        instance.ticks.ticker.look_at_clock()
+        await world.pass_time(instance, 60)
+        assert len(world.ledger()) == 3
+        await world.pass_time(instance, 62)
+    assert world.ledger() == ["fired 26 09:01", "fired 26 09:02", "fired 26 09:03", "fired 26 09:04", "fired 26 09:05"]
+
+
+async def test_a_clock_that_is_set_forth_is_a_downtime() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await world.pass_time(instance, 1)
+        world.time.jump(1_800)
+        instance.ticks.ticker.look_at_clock()
+        await world.quiet(instance)
+    assert world.ledger() == ["fired 26 09:01", "coalesced 26 09:02 to 26 09:30 (29) late", "fired 26 09:31"]
+
+
+async def test_a_crash_between_two_instants_loses_and_repeats_nothing() -> None:
+    world = Night()
+    for _ in range(4):
+        async with world.ticking() as instance:
+            await set_(instance)
+            await world.pass_time(instance, 1)
+            world.crash(instance)
+    assert world.ledger() == [f"fired 26 09:0{n}" for n in (1, 2, 3, 4)]
+
+
+async def test_a_whole_month_of_minutes_is_settled_in_a_few_records() -> None:
+    world = Night()
+    async with world.up() as instance:
+        await set_(instance)
+    await world.time.advance(30 * 86_400)
+    async with world.ticking() as instance:
+        await until(lambda: len(world.events(TickFired)) == 1)
+    passed = world.events(TicksPassed)
+    assert sum(event.n for event in passed) == 30 * 1_440 - 1
+    assert len(passed) <= 6
+
+
+async def test_one_whose_identity_the_vault_has_lost_is_not_run_for_somebody_else() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", "* * * * *", via="cli", who=ALICE)
+        world.vault._raw.clear()
+        await world.pass_time(instance, 1)
+    assert world.ledger() == ["suppressed 26 09:01 identity_missing"]
+    assert Report.seen == []
+
+
+# ── local time ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_time_that_the_clocks_leave_out_fires_at_the_end_of_the_gap() -> None:
+    world = Night()
+    world.time.jump((us("2027-03-14 06:00") - world.time.now_us()) / 1e6)
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", {"expr": "30 2 * * *", "timezone": "America/New_York"}, via="cli")
+        await world.pass_time(instance, 61)
+    [fired] = world.events(TickFired)
+    assert (fired.due_us, fired.code) == (us("2027-03-14 07:00"), "gap.shifted")
+    assert fired.local == "2027-03-14T02:30"
+
+
+async def test_or_is_left_out_if_the_schedule_says_so() -> None:
+    world = Night()
+    world.time.jump((us("2027-03-14 06:00") - world.time.now_us()) / 1e6)
+    async with world.ticking() as instance:
+        entry = {"expr": "30 2 * * *", "timezone": "America/New_York", "dst": {"gap": "skip"}}
+        await instance.schedules.set("report", entry, via="cli")
+        await world.pass_time(instance, 61)
+    [passed] = world.events(TicksPassed)
+    assert (passed.verdict, passed.code) == ("suppressed", "gap.skipped")
+
+
+async def test_an_excluded_day_is_recorded_as_such() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, exclude=["2026-11-26"])
+        await world.pass_time(instance, 1)
+    assert world.ledger() == ["suppressed 26 09:01 excluded"]
+
+
+async def test_jitter_delays_each_instant_by_less_than_it_says_and_the_same_way_each_time() -> None:
+    delays = []
+    for _ in range(2):
+        world = Night()
+        async with world.ticking() as instance:
+            await set_(instance, jitter_s=30)
+            for _ in range(12):
+                await world.time.advance(10)
+                await world.quiet(instance)
+        assert world.ledger()[:1] == ["fired 26 09:01"]
+        delays.append([event.late_s for event in world.events(TickFired)])
+    assert delays[0] == delays[1]
+    assert all(0 <= late_s < 40 for late_s in delays[0])
+
+
+# ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_same_schedule_set_again_is_nothing_new_and_a_newer_expression_replaces_it() -> None:
+    """TC 68"""
+    world = Night()
+    async with world.up() as instance:
+        assert (await instance.schedules.set("report", "0 9 * * *", via="cli")).changed
+        assert not (await instance.schedules.set("report", "0 9 * * *", via="file")).changed
+        assert (await instance.schedules.set("report", "0 10 * * *", via="cli")).changed
+        assert [row.expr for row in (await instance.answers.schedules()).items] == ["0 10 * * *"]
+    assert len(world.events(ScheduleSet)) == 2
+
+
+@pytest.mark.parametrize("expr", ["* * *", "61 * * * *", "0 0 31 2 *", "nonsense"])
+async def test_what_is_no_schedule_is_refused_and_nothing_is_recorded(expr: str) -> None:
+    """TC 66"""
+    world = Night()
+    async with world.up() as instance:
+        before = len(world.file.events)
+        with pytest.raises(Invalid, match="^report: "):
+            await instance.schedules.set("report", expr, via="cli")
+        assert len(world.file.events) == before
+
+
+async def test_unknown_tasks_and_schedules_are_named() -> None:
+    """TC 70"""
+    async with Night().up() as instance:
+        with pytest.raises(Unknown, match="^Unknown task: nobody$"):
+            await instance.schedules.set("nobody", "* * * * *", via="cli")
+        for do in (instance.schedules.remove, instance.schedules.pause, instance.schedules.resume):
+            with pytest.raises(Unknown, match="^Unknown schedule: report$"):
+                await do("report", by=Context())
+        await set_(instance)
+        with pytest.raises(Conflict, match="^the schedule of report is not paused$"):
+            await instance.schedules.resume("report", by=Context())
+
+
+async def test_the_base_scheduler_has_no_schedules() -> None:
+    """TC 59"""
+    world = Night()
+    async with world.up() as instance:
+        base = ScheduleRequests(
+            instance.log, world.clock, instance.tasks, world.vault, PSEUDONYMS, timezone="UTC", enabled=False
+        )
+        for asked in (base.set("report", "* * * * *", via="cli"), base.remove("report", by=Context())):
+            with pytest.raises(NotAllowed, match="^scheduler lacks cron capabilities$"):
+                await asked
+
+
+async def test_changes_of_one_schedule_are_made_in_the_order_they_are_asked_for() -> None:
+    world = Night()
+    async with world.up() as instance:
+        asked = [
+            instance.schedules.set("report", "0 9 * * *", via="cli"),
+            instance.schedules.remove("report", by=Context()),
+            instance.schedules.set("report", "0 10 * * *", via="cli"),
+        ]
+        await asyncio.gather(*asked)
+        assert [row.expr for row in (await instance.answers.schedules()).items] == ["0 10 * * *"]
+    assert [type(event) for event in world.events() if isinstance(event, ScheduleSet | ScheduleRemoved)] == [
+        ScheduleSet,
+        ScheduleRemoved,
+        ScheduleSet,
+    ]
+
+
+async def test_a_change_takes_along_what_is_due_and_was_not_fired_yet() -> None:
+    world = Night()
+    async with world.up() as instance:  # nothing ticks here
+        await set_(instance)
+        await world.time.advance(180)
+        await instance.schedules.set("report", "0 12 * * *", via="cli")
+        await world.time.advance(60)
+        await instance.schedules.remove("report", by=Context())
+    assert world.ledger() == ["suppressed 26 09:01 to 26 09:03 (3) changed"]
+
+
+async def test_next_fires_are_listed_with_the_offset_of_the_zone() -> None:
+    world = Night()
+    async with world.up() as instance:
+        await instance.schedules.set("report", {"expr": "0 9 * * *", "timezone": "Europe/Berlin"}, via="cli")
+        [row] = (await instance.answers.schedules(now_us=world.clock.now_us())).items
+        assert row.next_fire_at == "2026-11-27T09:00:00+01:00"
+        await instance.schedules.pause("report", by=Context())
+        [row] = (await instance.answers.schedules(now_us=world.clock.now_us())).items
+        assert (row.next_fire_at, row.paused) == (None, True)
+
+
+async def test_runs_of_a_schedule_do_not_stand_in_the_way_of_others() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow")
+        await world.pass_time(instance, 1)
+        assert (await run_task(instance, "report")).run.result == "reported"
+        Slow.gate.set()
