@@ -1,9 +1,9 @@
 """Reading a cron expression, and refusing one in a sentence that says which field and what is allowed there.
 
-Five fields: minute, hour, day of month, month, day of week. In each: `*`, a number, a name, a range `a-b` (which
-may wrap: `FRI-MON`, `22-2`), a step `*/n`, `a/n`, `a-b/n`, or a list of these. `L` is the last day of a month; `L5` its last
-Friday, `FRI#2` its second one. `H` is a number drawn by the task's name, so that tasks spread over the time they may
-run at; `H(a-b)` is one of these, `H/n` a start for a step. `?` is another spelling of `*` for days.
+Five fields: minute, hour, day of month, month, day of week. In each: `*`, a number, a name, a range `a-b` (it may
+wrap: `FRI-MON`, `22-2`), a step `*/n`, `a/n`, `a-b/n`, or a list of these. `L` is the last day of a month; `L5` its
+last Friday, `FRI#2` its second one. `H` is a number drawn by the task's name, so that tasks spread over the time they
+may run at; `H(a-b)` is one of these, `H/n` a start for a step. `?` is another spelling of `*` for days.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _drawn(field: _Field, part: str, task: str) -> int:
         if low >= high or high >= field.low + field.size:
             _refuse(field, part, "the range after H must be rising, and within the field", code="expr.range")
     step = _step(field, part, match[3])
-    draw = crc32(task.encode()) >> field.place
+    draw = crc32(task.encode(errors="surrogatepass")) >> field.place
     if match[3] is None:
         return 1 << low + draw % (high - low + 1)
     top = high if match[1] is not None else field.low + field.size - 1
