@@ -18,7 +18,6 @@ report:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
 from difflib import get_close_matches
 
 import msgspec
@@ -28,6 +27,7 @@ from cascadenced.events.base import Json
 from cascadenced.events.content import recordable, type_name
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.subjects import checked_event_name
+from cascadenced.recurrence.exclusions import parse_dates
 from cascadenced.schedules.timetable import timetable
 
 MISFIRES = ("skip", "latest", "all")
@@ -35,7 +35,6 @@ OVERLAPS = ("skip", "queue", "allow", "cancel_previous")
 MAX_WINDOW_S = 366 * 86_400.0
 MAX_AT_ONCE = 10_000
 MAX_JITTER_S = 86_400.0
-MAX_EXCLUDED = 5_000
 DEFAULT_POLL_S = 300.0
 MIN_POLL_S = 1.0
 
@@ -171,9 +170,7 @@ def _misfire(value: Json) -> tuple[str, float, int]:
 
 
 def _exclude(value: Json) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or len(value) > MAX_EXCLUDED:
-        raise Invalid(f"'exclude' must be a list of at most {MAX_EXCLUDED} dates")
-    return tuple(sorted({day.isoformat() if isinstance(day, date) else str(day) for day in value}))
+    return tuple(sorted(day.isoformat() for day in parse_dates(value)))
 
 
 def _args(value: Json) -> dict[str, Json]:

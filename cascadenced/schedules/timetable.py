@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from cascadenced.errors import Invalid
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.recurrence.cron_text import parse_cron
 from cascadenced.recurrence.dst import Dst, parse_dst
 from cascadenced.recurrence.due import Due as Occurrence
 from cascadenced.recurrence.due import Recurrence, following, next_due, next_occurrence
+from cascadenced.recurrence.exclusions import ExcludedSpans, Exclusions, parse_dates
+from cascadenced.recurrence.explain import Answer, at
 from cascadenced.recurrence.interval import parse_interval
 from cascadenced.recurrence.one_off import parse_one_off
 from cascadenced.recurrence.zones import Zone, zone
 from cascadenced.schedules.decide import Due
 
 _REMEMBERED = 4_096
-_DATE_CHARS = len("2026-11-26")
 
 
 class Timetable:
     """When a rule is due. Made by `timetable`, shared by all schedules with the same rule; knows no clock."""
 
-    __slots__ = ("_dst", "_exclude", "_recurrence", "_zone")
+    __slots__ = ("_dst", "_exclusions", "_recurrence", "_zone")
 
-    def __init__(self, recurrence: Recurrence, zone: Zone, dst: Dst, exclude: frozenset[str]) -> None:
-        self._recurrence, self._zone, self._dst, self._exclude = recurrence, zone, dst, exclude
+    def __init__(self, recurrence: Recurrence, zone: Zone, dst: Dst, exclusions: Exclusions) -> None:
+        self._recurrence, self._zone, self._dst, self._exclusions = recurrence, zone, dst, exclusions
+
+    def without(self, spans: ExcludedSpans) -> Timetable:
+        """The same, and nothing fires during these."""
+        return Timetable(self._recurrence, self._zone, self._dst, Exclusions(self._exclusions.dates, spans))
+
+    def why(self, when: str | int) -> Answer:
+        """Why a local time, or an instant (ISO 8601 with an offset, or µs since 1970), is due or not. Raises Invalid
+        for what is neither. Exclusions are told of by `due`."""
+        return at(self._recurrence, self._zone, self._dst, when=when)
 
     def due(self, after_us: int, until_us: int, at_most: int) -> list[Due]:
         """The instants after one and up to another, those that the rule leaves out among them; the first `at_most`."""
@@ -51,7 +60,7 @@ class Timetable:
     def next_fire_us(self, after_us: int) -> int | None:
         """The next instant that fires."""
         found = next_due(self._recurrence, self._zone, self._dst, after_us=after_us)
-        while found is not None and self._is_excluded(found):
+        while found is not None and self._exclusions.reason(found) is not None:
             found = next_due(self._recurrence, self._zone, self._dst, after_us=found.at_us)
         return None if found is None else found.at_us
 
@@ -62,12 +71,9 @@ class Timetable:
     def _due(self, occurrence: Occurrence) -> Due:
         code: str | None = occurrence.note
         fires = occurrence.fires
-        if fires and self._is_excluded(occurrence):
-            code, fires = "excluded", False
+        if fires and (excluded := self._exclusions.reason(occurrence)) is not None:
+            code, fires = excluded.code, False
         return Due(occurrence.at_us, occurrence.local, code, fires, occurrence.missing_local)
-
-    def _is_excluded(self, occurrence: Occurrence) -> bool:
-        return bool(self._exclude) and occurrence.local[:_DATE_CHARS] in self._exclude
 
 
 def timetable(rule: ScheduleSet) -> Timetable | None:
@@ -106,13 +112,4 @@ def _timetable(
         recurrence = parse_interval(every_s, anchor_us=anchor_us)
     else:
         recurrence = parse_one_off(at)
-    return Timetable(recurrence, where, parse_dst(gap=gap, overlap=fold), frozenset(map(_checked_date, exclude)))
-
-
-def _checked_date(text: str) -> str:
-    try:
-        if date.fromisoformat(text).isoformat() == text:
-            return text
-    except ValueError:
-        pass
-    raise Invalid(f"'exclude' takes dates such as 2026-12-25, not {text[:40]!r}", code="exclude.value")
+    return Timetable(recurrence, where, parse_dst(gap=gap, overlap=fold), Exclusions(parse_dates(exclude)))

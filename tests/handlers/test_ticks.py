@@ -448,7 +448,7 @@ async def test_an_excluded_day_is_recorded_as_such() -> None:
     async with world.ticking() as instance:
         await set_(instance, exclude=["2026-11-26"])
         await world.pass_time(instance, 1)
-    assert world.ledger() == ["suppressed 26 09:01 excluded"]
+    assert world.ledger() == ["suppressed 26 09:01 excluded.date"]
 
 
 async def test_jitter_delays_each_instant_by_less_than_it_says_and_the_same_way_each_time() -> None:

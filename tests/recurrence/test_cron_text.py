@@ -212,7 +212,37 @@ def test_any_text_is_either_understood_or_invalid(text):
 
 
 _ITEM = st.sampled_from(
-    "* 0 1 5 7 12 31 59 */2 */13 1-5 22-23 3/4 2-9/3 JAN SUN MON-FRI sat feb-apr L L5 FRI#2 1#5 H H/7 H(1-3) ? 5,6 1-3,9".split()
+    [
+        "*",
+        "0",
+        "1",
+        "5",
+        "7",
+        "12",
+        "31",
+        "59",
+        "*/2",
+        "*/13",
+        "1-5",
+        "22-23",
+        "3/4",
+        "2-9/3",
+        "JAN",
+        "SUN",
+        "MON-FRI",
+        "sat",
+        "feb-apr",
+        "L",
+        "L5",
+        "FRI#2",
+        "1#5",
+        "H",
+        "H/7",
+        "H(1-3)",
+        "?",
+        "5,6",
+        "1-3,9",
+    ]
 )
 
 
