@@ -98,6 +98,8 @@ class _Settings(NamedTuple):
     plugin_paths: Annotated[tuple[str, ...], Key(PLUGIN_PATHS, keeps_empty=True)] = ()
     """Tasks the operator approves beside those of entry points: `module:Class`."""
     plugin_entry_points: Annotated[bool, FLAG] = True
+    schedules_path: Annotated[str | None, Key(PATH)] = None
+    """The file of schedules that people edit. None: schedules.yml in the data folder."""
     follow_up_task: Annotated[str | None, Key(NAME_OR_NOTHING, keeps_empty=True)] = "capability_follow_up"
     """Runs after a run failed for good. Empty or null: nothing does."""
     follow_up_max_depth: Annotated[int, whole(0, 10, "follow-ups of follow-ups")] = 3
@@ -126,7 +128,7 @@ class Config(_Settings):
 
     def __new__(cls, **given: Any) -> "Config":
         """given: by name; what is not given is the default."""
-        for name in ("data_dir", "nats_server"):
+        for name in ("data_dir", "nats_server", "schedules_path"):
             if path := given.get(name, cls._field_defaults[name]):
                 given[name] = os.path.abspath(os.path.expanduser(path))
         return super().__new__(cls, **given)
@@ -173,6 +175,10 @@ class Config(_Settings):
         return _path(self.inside("daemon.log"))
 
     @property
+    def schedules_file(self) -> "Path":
+        return _path(self.schedules_path or self.inside("schedules.yml"))
+
+    @property
     def socket_path(self) -> "Path":
         return _path(self.socket)
 
@@ -208,7 +214,7 @@ _LATER_KEYS = frozenset(
     {
         *("cronyx_refresh", "cronyx_base_url", "cronyx_timeout", "temporal_server", "suggestions"),
         *("ume_transport", "ume_grpc_stub", "ume_grpc_method"),
-        *("stages_path", "pointers_path", "tasks_path", "ideas_path", "suggestions_path", "schedules_path"),
+        *("stages_path", "pointers_path", "tasks_path", "ideas_path", "suggestions_path"),
     }
 )
 # The predecessor's: a machine that moves over still has them set, so they are no mistakes.

@@ -215,6 +215,7 @@ class Daemon:
                     takers.start_soon(self._ingest(instance, connected).run)
                     takers.start_soon(self._plan, instance)
                     if self._config.backend != "base":
+                        takers.start_soon(instance.schedule_file.run)
                         takers.start_soon(instance.ticks.run)
                     self._say_ready(instance, http_url, connected)
                     takers.start_soon(self._reread, instance, http_url)

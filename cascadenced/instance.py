@@ -33,6 +33,7 @@ from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.forks import Forks
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
+from cascadenced.handlers.schedule_file import ScheduleFile
 from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.handlers.sources import Sources
 from cascadenced.handlers.ticks import Ticks
@@ -125,6 +126,7 @@ class Instance:
         catalogue: Catalogue,
         pseudonyms: Pseudonyms,
         board: Board,
+        schedules_file: Path | None = None,
     ) -> None:
         self.config = config
         self.clock, self.ids, self.log, self.vault = clock, ids, log, vault
@@ -159,6 +161,14 @@ class Instance:
             pseudonyms,
             timezone=config.timezone,
             enabled=config.backend != "base",
+        )
+        self.schedule_file = ScheduleFile(
+            log,
+            clock,
+            self.schedules,
+            self.tasks,
+            path=schedules_file,
+            timezone=config.timezone,
         )
         self.ticks = Ticks(log, clock, self.runs, self.requests, self.tasks, self.controls, vault)
         self.bus_commands = BusCommands(self.requests, self.schedules, self.facts, self.tasks, sources, pseudonyms)
@@ -284,6 +294,7 @@ async def assemble(
     spawner: Spawner,
     catalogue: Catalogue,
     pseudonyms: Pseudonyms,
+    schedules_file: Path | None = None,
 ) -> Instance:
     """An instance on open ports, its tasks registered. Closing the ports is the caller's."""
     instance = Instance(
@@ -296,6 +307,7 @@ async def assemble(
         catalogue=catalogue,
         pseudonyms=pseudonyms,
         board=await Board.open(log),
+        schedules_file=schedules_file,
     )
     await instance.register_tasks()
     return instance
@@ -350,6 +362,7 @@ async def open_instance(
             catalogue=catalogue
             or discover(config.plugin_paths, entry_points=config.plugin_entry_points, working_dir=Path.cwd()),
             pseudonyms=pseudonyms,
+            schedules_file=config.schedules_file,
         )
         stack.push_async_callback(instance.stages.close)
         yield instance

@@ -34,6 +34,7 @@ from cascadenced.events.run import (
 from cascadenced.events.schedule import (
     CalendarRead,
     CalendarUnread,
+    ScheduleFileRejected,
     SchedulePaused,
     ScheduleRemoved,
     ScheduleResumed,
@@ -193,6 +194,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
         "n": 2,
     },
     TickQueued: {"task": "example", "due_us": 1_790_000_000_000_000, "behind": OTHER_RUN_ID},
+    ScheduleFileRejected: {"problems": ("schedules.yml: line 3: report: 'expr' must be a non-empty string",)},
     CalendarRead: {"task": "example", "node": "n1"},
     CalendarUnread: {"task": "example", "node": "n1", "code": "unavailable", "reason": "HTTP 500"},
     FollowupRequested: {

@@ -28,6 +28,7 @@ from cascadenced.events.run import (
 from cascadenced.events.schedule import (
     CalendarRead,
     CalendarUnread,
+    ScheduleFileRejected,
     SchedulePaused,
     ScheduleRemoved,
     ScheduleResumed,
@@ -107,6 +108,7 @@ AnyEvent = (
     | TickQueued
     | CalendarRead
     | CalendarUnread
+    | ScheduleFileRejected
     | FollowupRequested
     | FollowupSkipped
     | IdeaRecorded

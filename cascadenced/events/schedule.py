@@ -23,6 +23,7 @@ class ScheduleSet(Event, tag="schedule.set", frozen=True, kw_only=True):
     overlap: skip, queue, allow or cancel_previous while the last run has not ended.
     jitter_s: up to so much later, the same for an instant each time.
     exclude: local dates (ISO).  exclude_ics: path of a calendar whose events exclude what is due during them.
+    deps: tasks that must have run before, each time.
     recurrence: kept verbatim.  via: the door, `file` for schedules.yml.
     """
 
@@ -45,6 +46,7 @@ class ScheduleSet(Event, tag="schedule.set", frozen=True, kw_only=True):
     jitter_s: float = 0.0
     exclude: tuple[str, ...] = ()
     exclude_ics: str | None = None
+    deps: tuple[str, ...] = ()
     recurrence: Json = None
     via: str = ""
 
@@ -135,3 +137,12 @@ class CalendarUnread(Event, tag="calendar.unread", frozen=True, kw_only=True):
     node: str
     code: str
     reason: str
+
+
+class ScheduleFileRejected(Event, tag="schedules.file_rejected", frozen=True, kw_only=True):
+    """`schedules.yml` was changed and something is wrong with it: none of it was taken over. Stream `system`.
+
+    problems: each with its line.
+    """
+
+    problems: tuple[str, ...]

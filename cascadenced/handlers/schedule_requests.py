@@ -79,8 +79,13 @@ class ScheduleRequests:
         Nothing is recorded if it is so already, unless there is a source to remember.
         Raises Unknown for a task that is not registered, Invalid for an entry that is no schedule.
         """
+        return await self.set_defined(task, self.defined(task, entry, via), who=who, source=source)
+
+    async def set_defined(
+        self, task: str, definition: Definition, *, who: Identity | None = None, source: str | None = None
+    ) -> ScheduleChanged:
+        """As `set`, of an entry that was read before."""
         self._refuse_base()
-        definition = self.defined(task, entry, via)
         if definition.rule.event is None and self._tasks.get(task) is None:
             raise Unknown(f"Unknown task: {task}", code="unknown_task")
         context = await self._context(definition, who)
@@ -173,6 +178,10 @@ class ScheduleRequests:
         if rule is None or (table := timetable(rule)) is None:
             return ()
         return table.due(schedule.settled_us, self._clock.now_us(), _SETTLED_AT_ONCE + 1)
+
+    def is_set_so(self, stored: Stored, definition: Definition) -> bool:
+        """Whether the rule that is set is the one that was written."""
+        return stored.schedule.rule == _continued(stored.schedule, definition.rule)
 
     def by(self, who: Identity | None) -> Context:
         """Whoever asks, by pseudonym."""

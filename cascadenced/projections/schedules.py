@@ -31,6 +31,7 @@ CREATE TABLE schedules (
     task        TEXT PRIMARY KEY,
     state       BLOB NOT NULL,     -- schedules.model.Schedule, as JSON
     version     INTEGER NOT NULL,  -- of its stream
+    position    INTEGER NOT NULL,  -- of the event that set or removed it
     is_set      INTEGER NOT NULL,
     paused      INTEGER NOT NULL,
     last_run_id TEXT,
@@ -53,21 +54,25 @@ CREATE TABLE ticks (
 
 _OF_SCHEDULES = (ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TickFired, TicksPassed, TickQueued)
 _INSERT = (
-    "INSERT OR REPLACE INTO schedules (task, state, version, is_set, paused, last_run_id, user_hash, group_hash) VALUES"
+    "INSERT OR REPLACE INTO schedules "
+    "(task, state, version, position, is_set, paused, last_run_id, user_hash, group_hash) VALUES"
 )
 _INSERT_TICK = (
     "INSERT OR REPLACE INTO ticks (task, first_us, last_us, n, verdict, code, run_id, into_us, position) VALUES"
 )
+
+_STORED = "task, state, version, position, user_hash, group_hash"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Schedule).decode
 
 
 class Stored(msgspec.Struct):
-    """A schedule and whom it is for. version: of its stream."""
+    """A schedule and whom it is for. version: of its stream.  position: of the event that set or removed it."""
 
     schedule: Schedule
     version: int = 0
+    position: int = 0
     user_hash: str | None = None
     group_hash: str | None = None
 
@@ -85,12 +90,8 @@ class Schedules:
         mine = [recorded for recorded in batch if isinstance(recorded.event, _OF_SCHEDULES)]
         tasks = sorted({recorded.event.task for recorded in mine})  # type: ignore[attr-defined]
         found = {
-            row[0]: Stored(_decode(row[1]), *row[2:5])
-            for row in select_many(
-                connection,
-                "SELECT task, state, version, user_hash, group_hash FROM schedules WHERE task IN ({})",
-                tasks,
-            )
+            row[0]: Stored(_decode(row[1]), *row[2:])
+            for row in select_many(connection, f"SELECT {_STORED} FROM schedules WHERE task IN ({{}})", tasks)  # noqa: S608
         }
         ticks: dict[tuple[str, int], tuple[Any, ...]] = {}
         for recorded in mine:
@@ -98,6 +99,8 @@ class Schedules:
             assert isinstance(event, _OF_SCHEDULES)
             stored = found.setdefault(event.task, Stored(Schedule()))
             stored.schedule, stored.version = evolve(stored.schedule, event), recorded.version
+            if isinstance(event, ScheduleSet | ScheduleRemoved):
+                stored.position = recorded.position
             if isinstance(event, ScheduleSet):
                 stored.user_hash, stored.group_hash = recorded.user_hash, recorded.group_hash
             if (tick := _tick(event, recorded.position)) is not None:
@@ -112,6 +115,7 @@ def _row(task: str, stored: Stored) -> tuple[Any, ...]:
         task,
         _encode(schedule),
         stored.version,
+        stored.position,
         int(schedule.is_set),
         int(schedule.paused),
         schedule.last_run_id,
@@ -143,12 +147,17 @@ async def stored(tables: Tables, tasks: Sequence[str]) -> dict[str, Stored]:
     for start in range(0, len(tasks), 500):
         some = tasks[start : start + 500]
         rows = await tables.fetch(
-            "SELECT task, state, version, user_hash, group_hash FROM schedules "  # noqa: S608 -- marks only
-            f"WHERE task IN ({', '.join('?' * len(some))})",
+            f"SELECT {_STORED} FROM schedules WHERE task IN ({', '.join('?' * len(some))})",  # noqa: S608 -- marks only
             some,
         )
-        found.update({row[0]: Stored(_decode(row[1]), *row[2:5]) for row in rows})
+        found.update({row[0]: Stored(_decode(row[1]), *row[2:]) for row in rows})
     return found
+
+
+async def everything(tables: Tables) -> dict[str, Stored]:
+    """All schedules there ever were, by name: the removed ones too."""
+    rows = await tables.fetch(f"SELECT {_STORED} FROM schedules ORDER BY task")  # noqa: S608 -- constants only
+    return {row[0]: Stored(_decode(row[1]), *row[2:]) for row in rows}
 
 
 async def active(tables: Tables, after: str = "") -> list[tuple[str, Schedule]]:

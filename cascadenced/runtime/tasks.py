@@ -82,6 +82,13 @@ class Tasks:
     def get(self, name: str) -> TaskEntry | None:
         return self._entries.get(name)
 
+    def resolve(self, key: str) -> str | None:
+        """The name of the task that is registered under `key`, or whose class is called so, if only one is."""
+        if key in self._entries:
+            return key
+        named = [name for name, entry in self._entries.items() if entry.class_name == key]
+        return named[0] if len(named) == 1 else None
+
     def names(self) -> list[str]:
         """In order of registration."""
         return list(self._entries)

@@ -49,11 +49,10 @@ _KEYS = (
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """who: the ids or pseudonyms that were named, by key.  deps: tasks that must have run before."""
+    """who: the ids or pseudonyms that were named, by key."""
 
     rule: ScheduleSet
     who: Mapping[str, str]
-    deps: tuple[str, ...] | None = None
 
 
 def defined(task: str, entry: Json, *, now_us: int, timezone: str, via: str) -> Definition:
@@ -106,11 +105,12 @@ def _defined(task: str, entry: Json, *, now_us: int, timezone: str, via: str) ->
         jitter_s=_number("jitter_s", given.get("jitter_s", 0.0), 0.0, MAX_JITTER_S),
         exclude=_exclude(given.get("exclude", ())),
         exclude_ics=None if "exclude_ics" not in given else _text(given, "exclude_ics"),
+        deps=_deps(given.get("deps", [])),
         recurrence=recordable(given.get("recurrence")),
         via=via,
         **{key: given[key] for key in whens},
     )
-    return Definition(_checked(rule), _who(given), _deps(given.get("deps")))
+    return Definition(_checked(rule), _who(given))
 
 
 def _checked(rule: ScheduleSet) -> ScheduleSet:
@@ -186,9 +186,7 @@ def _who(given: Mapping[str, Json]) -> dict[str, str]:
     return {key: _text({**given, **inner}, key) for key in _WHO if key in given or key in inner}
 
 
-def _deps(value: Json) -> tuple[str, ...] | None:
-    if value is None:
-        return None
+def _deps(value: Json) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise Invalid("'deps' must be a list of task names")
     return tuple(dict.fromkeys(value))

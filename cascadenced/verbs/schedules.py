@@ -73,12 +73,14 @@ async def _schedule(instance: Instance, asked: ScheduleArguments) -> Scheduled:
     done = await instance.schedules.set(
         asked.task, asked.entry(), via=asked.via, who=who, source=_source(instance, asked)
     )
+    await instance.schedule_file.catch_up()
     return Scheduled(done.task, done.changed, await _next_fire_at(instance, asked.task), done.duplicate)
 
 
 async def _unschedule(instance: Instance, asked: OfScheduleArguments) -> Scheduled:
     asker = asked.asker(instance.pseudonyms)
     done = await instance.schedules.remove(asked.task, by=by(asker), source=_source(instance, asked))
+    await instance.schedule_file.catch_up()
     return Scheduled(done.task, done.changed, None, done.duplicate)
 
 

@@ -56,12 +56,12 @@ def test_a_mapping_may_say_all_there_is() -> None:
         exclude=("2026-12-25", "2026-12-26"),
         args={"sheet": 7},
         event="report.wanted",
+        deps=("load", "clean"),
         recurrence={"anything": ["at", None]},
         from_us=NOW_US,
         via="file",
     )
     assert definition.who == {"user_id": "alice", "group_id": "eng"}
-    assert definition.deps == ("load", "clean")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,238 @@
+"""`schedules.yml` kept in step with the schedules: what people write there is set, and what is set elsewhere is written
+there.
+
+Whose change is the newer one is told by the mark at the file's end. Of a schedule that was set or removed since, the
+log is right and the file is written; of any other the file is, and what differs in it is a person's doing.
+
+A file with anything wrong in it changes nothing. What is wrong is said once, in an event and in the daemon's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from cascadenced.clock import Clock
+from cascadenced.errors import CascadenceError, DiskError, Invalid
+from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.base import Context, Json, Recorded
+from cascadenced.events.content import cut
+from cascadenced.events.schedule import ScheduleFileRejected, ScheduleRemoved, ScheduleSet
+from cascadenced.handlers.schedule_requests import ScheduleRequests
+from cascadenced.private_files import write_atomically
+from cascadenced.projections import schedules
+from cascadenced.projections.schedules import Stored
+from cascadenced.runtime.tasks import Tasks
+from cascadenced.schedules.definition import Definition
+from cascadenced.schedules.file_text import MAX_FILE_BYTES, FileText, entry_of, read, written
+
+_log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 0.5
+"""How often the file's date and size are looked at."""
+MAX_PROBLEMS = 50
+"""Said of one file."""
+
+
+class ScheduleFile:
+    """path: of the file, which need not be there; None: there is none to be.  timezone: where an entry names none."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        requests: ScheduleRequests,
+        tasks: Tasks,
+        *,
+        path: Path | None,
+        timezone: str,
+    ) -> None:
+        self._log, self._clock, self._requests, self._tasks = log, clock, requests, tasks
+        self._path, self._timezone = path, timezone
+        self._name = "schedules" if path is None else path.name
+        self._syncing = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._rejected: bytes | None = None  # the content that was complained about
+
+    async def run(self) -> None:
+        """For ever: whenever the file or a schedule has changed."""
+        if self._path is None:
+            return
+        self._log.observe(self._hear)
+        seen: object = None
+        while True:
+            if self._changed.is_set() or seen != _seen(self._path):
+                self._changed.clear()
+                await self.catch_up()
+                seen = _seen(self._path)
+            await self._clock.sleep(LOOK_EVERY_S)
+
+    async def catch_up(self) -> None:
+        """As `sync`; a file that cannot be written is a matter of its own, and told of in the log."""
+        try:
+            await self.sync()
+        except CascadenceError as error:
+            _log.error("schedules_file_not_written", error=str(error))
+
+    async def sync(self) -> Sequence[str]:
+        """Take over what people changed, and write what the log says. Returns what is wrong with the file, if anything
+        is. Raises DiskError, DiskFull for a file that cannot be written."""
+        if self._path is None:
+            return ()
+        async with self._syncing:
+            data = _content(self._path)
+            known = await schedules.everything(self._log.tables)
+            text = read(data)
+            definitions, problems = self._definitions(text)
+            if problems:
+                await self._reject(data, [f"{self._name}: {problem}" for problem in problems])
+                return problems
+            self._rejected = None
+            if data:
+                await self._take_over(text, definitions, known)
+                known = await schedules.everything(self._log.tables)
+            self._write(self._path, data, text, definitions, known)
+            return ()
+
+    async def load(self, data: bytes) -> Sequence[str]:
+        """Set all schedules of another file; what it does not name stays. Returns the names that were set.
+
+        Raises Invalid with all that is wrong with it; then nothing was set.
+        """
+        definitions, problems = self._definitions(read(data))
+        unknown = [f"line {line}: Unknown task: {key}" for key, (name, line, _) in definitions.items() if name is None]
+        if problems or unknown:
+            raise Invalid("; ".join([*problems, *unknown][:MAX_PROBLEMS]), code="schedules_file")
+        for name, _, definition in definitions.values():
+            assert name is not None
+            await self._requests.set_defined(name, definition)
+        await self.sync()
+        return [name for name, _, _ in definitions.values() if name is not None]
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _hear(self, batch: Sequence[Recorded]) -> None:
+        if any(type(recorded.event) in (ScheduleSet, ScheduleRemoved) for recorded in batch):
+            self._changed.set()
+
+    def _definitions(self, text: FileText) -> tuple[dict[str, tuple[str | None, int, Definition]], Sequence[str]]:
+        """By key: (task, None if there is no such; line; what it says). And what is wrong."""
+        found: dict[str, tuple[str | None, int, Definition]] = {}
+        problems, key_of = list(text.problems), dict[str, str]()
+        for key, entry in text.entries.items():
+            name = self._tasks.resolve(key)
+            try:
+                definition = self._requests.defined(name or key, entry.value, "file")
+            except Invalid as error:
+                problems.append(f"line {entry.line}: {error}")
+                continue
+            if definition.rule.event is not None:
+                name = key
+            if name is not None and (other := key_of.setdefault(name, key)) != key:
+                problems.append(f"line {entry.line}: {key}: is the same task as {other}")
+            found[key] = (name, entry.line, definition)
+        return found, problems[:MAX_PROBLEMS]
+
+    async def _take_over(
+        self,
+        text: FileText,
+        definitions: Mapping[str, tuple[str | None, int, Definition]],
+        known: Mapping[str, Stored],
+    ) -> None:
+        knows = 2**62 if text.knows is None else text.knows
+        named = set[str]()
+        for key, (name, line, definition) in definitions.items():
+            if name is None:
+                _log.warning("schedule_of_unknown_task", file=self._name, line=line, task=key)
+                continue
+            named.add(name)
+            if name in known and known[name].position > knows:
+                continue
+            await self._requests.set_defined(name, definition)
+        for name, stored in known.items():
+            if text.knows is not None and stored.schedule.is_set and name not in named and stored.position <= knows:
+                by = Context(user_hash=stored.user_hash, group_hash=stored.group_hash)
+                await self._requests.remove(name, by=by)
+
+    def _write(
+        self,
+        path: Path,
+        data: bytes,
+        text: FileText,
+        definitions: Mapping[str, tuple[str | None, int, Definition]],
+        known: Mapping[str, Stored],
+    ) -> None:
+        wanted: dict[str, Json] = {}
+        written_names = set[str]()
+        for key, (name, _, definition) in definitions.items():
+            if name is None:
+                wanted[key] = text.entries[key].value  # of a task that may come back
+            elif name in known and known[name].schedule.is_set:
+                written_names.add(name)
+                wanted[key] = self._entry(known[name], text.entries[key].value, definition)
+        for name, stored in known.items():
+            if stored.schedule.is_set and name not in written_names:
+                wanted[name] = self._entry_of(stored)
+        if not wanted and not data:
+            return
+        content = written(data, wanted, max((stored.position for stored in known.values()), default=0))
+        if content != data:
+            write_atomically(path, content)
+
+    def _entry(self, stored: Stored, value: Json, definition: Definition) -> Json:
+        """As it was written, with pseudonyms in the place of ids, if that is what is set; else as we write it."""
+        if not self._requests.is_set_so(stored, definition):
+            return self._entry_of(stored)
+        if not definition.who:
+            return value
+        entry: dict[str, Json] = {"expr": value} if isinstance(value, str) else dict(value)
+        if isinstance(entry.get("calendar_event"), dict):
+            entry["calendar_event"] = _nameless(entry["calendar_event"])
+        entry = _nameless(entry)
+        return entry | {
+            name: value
+            for name, value in (("user_hash", stored.user_hash), ("group_hash", stored.group_hash))
+            if value is not None
+        }
+
+    def _entry_of(self, stored: Stored) -> Json:
+        rule = stored.schedule.rule
+        assert rule is not None
+        return entry_of(rule, user_hash=stored.user_hash, group_hash=stored.group_hash, timezone=self._timezone)
+
+    async def _reject(self, data: bytes, problems: Sequence[str]) -> None:
+        if data == self._rejected:
+            return
+        self._rejected = data
+        for problem in problems:
+            _log.error("schedules_file_rejected", problem=problem)
+        told = tuple(cut(problem) for problem in problems)
+        await self._log.append([Change("system", [ScheduleFileRejected(problems=told)])])
+
+
+def _nameless(entry: Mapping[str, Json]) -> dict[str, Json]:
+    return {key: value for key, value in entry.items() if key not in ("user_id", "group_id", "user_hash", "group_hash")}
+
+
+def _content(path: Path) -> bytes:
+    """Empty if it is not there. Raises DiskError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DiskError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _seen(path: Path) -> object:
+    """What changes when the file does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
