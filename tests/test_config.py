@@ -341,8 +341,8 @@ def test_a_variable_under_another_name_is_pointed_out():
     assert mistake(environ={"CASCADENCE_NATS_URL": "nats://x"}) == (
         "environment variable CASCADENCE_NATS_URL: unknown (use NATS_URL)"
     )
-    assert mistake(environ={"CASCADENCE_SCHEDULES_PATH": "x"}) == (
-        "environment variable CASCADENCE_SCHEDULES_PATH: not supported by this version"
+    assert mistake(environ={"CASCADENCE_CRONYX_BASE_URL": "x"}) == (
+        "environment variable CASCADENCE_CRONYX_BASE_URL: not supported by this version"
     )
 
 

@@ -396,6 +396,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "schedule_pause": {"task": "adds"},
     "schedule_resume": {"task": "adds"},
     "ticks": {"task": "adds"},
+    "preview": {"expr": "* * * * *"},
+    "load_schedules": {"text": ""},
     "pointer_add": {"task": "marks", "run_id": "r", "user_id": "u"},
     "pointer_receive": {"task": "marks", "run_id": "r", "user_id": "u"},
     "dead_letter": {"position": 1},

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from cascadenced.clock import iso
-from cascadenced.errors import Unknown
+from cascadenced.errors import Conflict, Unknown
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
 from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
@@ -25,6 +25,10 @@ from cascadenced.projections.page import Page, checked_limit, checked_position
 from cascadenced.projections.runs import RunRow, RunView
 from cascadenced.projections.schedules import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
+from cascadenced.schedules.explain import Record, TickExplanation, instants
+from cascadenced.schedules.explain import explain as explain_instant
+from cascadenced.schedules.preview import Previewed, preview
+from cascadenced.schedules.timetable import timetable
 
 
 class TaskView(TaskRow):
@@ -162,6 +166,38 @@ class Answers:
     async def schedule(self, task: str, *, now_us: int) -> ScheduleRow | None:
         """None if it is not set."""
         return await schedules.one_schedule(self._tables, task, now_us=now_us)
+
+    async def explain_tick(self, task: str, asked: str, *, now_us: int) -> TickExplanation:
+        """Why an instant of a schedule is due or is not, and what became of it. asked: a local time of its zone, or an
+        instant with an offset. Raises Unknown for a schedule that never was, Invalid for what is no time."""
+        stored = (await schedules.stored(self._tables, [task])).get(task)
+        if stored is None:
+            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+        rule = stored.schedule.rule
+        table = None if rule is None else timetable(rule)
+        records = [
+            record
+            for at_us in instants(table, asked)
+            if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
+        ]
+        return explain_instant(
+            stored.schedule,
+            table,
+            asked,
+            task=task,
+            records=[Record(r.at, r.until, r.n, r.verdict, r.code, r.run_id, r.into) for r in records],
+            now_us=now_us,
+        )
+
+    async def preview(self, task: str, *, after_us: int, count: int) -> list[Previewed]:
+        """When a schedule is due next. Raises Unknown, Conflict where its calendar was not read yet."""
+        stored = (await schedules.stored(self._tables, [task])).get(task)
+        if stored is None or stored.schedule.rule is None:
+            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+        table = timetable(stored.schedule.rule)
+        if table is None:
+            raise Conflict(f"the calendar of {task} was not read yet", code="calendar_unread")
+        return preview(table, after_us=after_us, count=count)
 
     async def ticks(self, task: str, **query: Any) -> Page:
         """What became of its due instants, newest first."""

@@ -93,6 +93,8 @@ class RunsArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
 
 
 class ShowArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """run: its id, or the beginning of it; to be explained, also SCHEDULE@INSTANT."""
+
     run: str
 
 
@@ -268,16 +270,14 @@ async def _show(instance: Instance, asked: ShowArguments) -> Any:
     return await instance.answers.run(asked.run)
 
 
-_TICK = re.compile(r"[^@]+@\d{4}-\d\d-\d\d([T ].*)?")
+_TICK = re.compile(r"(.+)@(\d{4}-\d\d-\d\d.*)")
 """A due instant of a schedule: `report@2026-11-30T09:00`."""
 
 
 async def _explain(instance: Instance, asked: ShowArguments) -> Any:
-    if _TICK.fullmatch(asked.run):
-        raise Invalid(
-            f"{asked.run[:80]} is a due instant of a schedule, and those cannot be explained yet: give the id of a run",
-            code="not_supported",
-        )
+    if (tick := _TICK.fullmatch(asked.run)) is not None:
+        task, when = tick.groups()
+        return await instance.answers.explain_tick(task, when, now_us=instance.clock.now_us())
 
     def policy(task: str) -> Policy | None:
         entry = instance.catalogue.tasks.get(task)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from cascadenced.clock import parse_iso
 from cascadenced.errors import Invalid
 from cascadenced.events.base import Json
 from cascadenced.identity import Identity
 from cascadenced.instance import Instance
+from cascadenced.schedules.definition import defined
+from cascadenced.schedules.preview import Previewed, preview
+from cascadenced.schedules.timetable import timetable
 from cascadenced.verbs.base import ListArguments, Someone, by, verb
 
 
@@ -52,6 +56,33 @@ class OfScheduleArguments(Someone, kw_only=True, forbid_unknown_fields=True):
 
 class TicksArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
     task: str
+
+
+class PreviewArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Of a schedule that is set (task), or of an expression (expr, timezone). start: an instant with an offset, None:
+    now."""
+
+    task: str | None = None
+    expr: str | None = None
+    timezone: str | None = None
+    start: str | None = None
+    count: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
+
+
+class LoadArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """text: of a file like schedules.yml."""
+
+    text: str
+
+
+class Loaded(msgspec.Struct):
+    """tasks: whose schedules were set, or were so already."""
+
+    tasks: list[str]
+
+
+class Preview(msgspec.Struct):
+    items: list[Previewed]
 
 
 class Scheduled(msgspec.Struct):
@@ -117,11 +148,35 @@ async def _ticks(instance: Instance, asked: TicksArguments) -> Any:
     return await instance.answers.ticks(asked.task, limit=asked.limit, after=asked.after)
 
 
+async def _preview(instance: Instance, asked: PreviewArguments) -> Preview:
+    after_us = instance.clock.now_us()
+    if asked.start is not None:
+        try:
+            after_us = parse_iso(asked.start) - 1
+        except ValueError:
+            raise Invalid(f"start must be an instant such as 2026-11-30T09:00:00Z, not {asked.start[:40]!r}") from None
+    if (asked.task is None) == (asked.expr is None):
+        raise Invalid("either task or expr is required")
+    if asked.task is not None:
+        return Preview(await instance.answers.preview(asked.task, after_us=after_us, count=asked.count))
+    entry = {"expr": asked.expr, "timezone": asked.timezone or instance.config.timezone}
+    rule = defined("preview", entry, now_us=after_us, timezone="UTC", via="cli").rule
+    table = timetable(rule)
+    assert table is not None
+    return Preview(preview(table, after_us=after_us, count=asked.count))
+
+
+async def _load(instance: Instance, asked: LoadArguments) -> Loaded:
+    return Loaded(list(await instance.schedule_file.load(asked.text.encode())))
+
+
 VERBS = (
     verb("schedule", ScheduleArguments, _schedule, "set when a task runs", is_wish=True),
     verb("unschedule", OfScheduleArguments, _unschedule, "remove a schedule", is_wish=True),
     verb("schedule_pause", OfScheduleArguments, _pause, "let a schedule fire nothing for now", is_wish=True),
     verb("schedule_resume", OfScheduleArguments, _resume, "let a paused schedule fire again", is_wish=True),
     verb("schedules", ListArguments, _schedules, "schedules that are set"),
+    verb("preview", PreviewArguments, _preview, "when a schedule or an expression is due next"),
+    verb("load_schedules", LoadArguments, _load, "set all schedules of a file", is_wish=True),
     verb("ticks", TicksArguments, _ticks, "what became of the due instants of a schedule, newest first"),
 )

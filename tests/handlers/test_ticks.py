@@ -19,6 +19,7 @@ from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import BaseTask
+from cascadenced.verbs import VERBS, perform
 from cascadenced.workflows import subscribe
 from tests.doubles import ALICE, PSEUDONYMS, World, until
 from tests.doubles import run as run_task
@@ -562,3 +563,91 @@ async def test_runs_of_a_schedule_do_not_stand_in_the_way_of_others() -> None:
         await world.pass_time(instance, 1)
         assert (await run_task(instance, "report")).run.result == "reported"
         Slow.gate.set()
+
+
+# ── what people ask ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def explained(instance: Instance, asked: str) -> list[str]:
+    found = await perform(VERBS["explain"], instance, {"run": asked})
+    return list(found.reasons)
+
+
+async def test_what_became_of_an_instant_is_told() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow")
+        await world.pass_time(instance, 2)
+        run_id = world.events(TickFired)[0].run_id
+        assert (await explained(instance, "slow@2026-11-26T09:01"))[1:] == [f"It fired: run {run_id}."]
+        assert (await explained(instance, "slow@2026-11-26T09:02"))[1:] == [
+            f"It was skipped: the run before it had not ended, run {run_id}."
+        ]
+        assert (await explained(instance, "slow@2026-11-26T09:02:00+00:00"))[1:] == [
+            f"It was skipped: the run before it had not ended, run {run_id}."
+        ]
+        assert (await explained(instance, "slow@2026-11-26T09:03"))[1:] == ["It is still to come."]
+        assert (await explained(instance, "slow@2026-11-26T08:59"))[1:] == [
+            "The schedule was set, or changed, after it: nothing of the past is fired."
+        ]
+        await instance.schedules.set("slow", "0 12 * * *", via="cli")
+        [mismatch] = await explained(instance, "slow@2026-11-26T11:30")
+        assert "11:30" in mismatch
+        Slow.gate.set()
+
+
+async def test_a_local_time_that_did_not_exist_is_said_to_be_none() -> None:
+    world = Night()
+    async with world.up() as instance:
+        entry = {"expr": "30 2 * * *", "timezone": "America/New_York"}
+        await instance.schedules.set("report", entry, via="cli")
+        first, second = await explained(instance, "report@2027-03-14T02:30")
+    assert "2027-03-14T02:30" in first
+    assert "exist" in first or "never" in first
+    assert second == "It is still to come."
+
+
+async def test_a_schedule_that_never_was_cannot_be_explained() -> None:
+    async with Night().up() as instance:
+        with pytest.raises(Unknown, match="^Unknown schedule: report$"):
+            await explained(instance, "report@2026-11-26T09:01")
+        await set_(instance)
+        with pytest.raises(Invalid):
+            await explained(instance, "report@2026-11-26 at noon")
+
+
+async def test_a_preview_shows_what_is_due_next_and_what_is_special_about_it() -> None:
+    world = Night()
+    async with world.up() as instance:
+        entry = {"expr": "30 2 * * *", "timezone": "America/New_York", "exclude": ["2027-03-15"]}
+        await instance.schedules.set("report", entry, via="cli")
+        asked = {"task": "report", "start": "2027-03-13T00:00:00Z", "count": 4}
+        items = (await perform(VERBS["preview"], instance, asked)).items
+        bare = {"expr": "30 2 * * *", "timezone": "America/New_York", "start": "2027-03-13T00:00:00Z", "count": 2}
+        assert [item.at for item in (await perform(VERBS["preview"], instance, bare)).items] == [
+            "2027-03-13T02:30:00-05:00",
+            "2027-03-14T03:00:00-04:00",
+        ]
+    assert [(item.at, item.fires) for item in items] == [
+        ("2027-03-13T02:30:00-05:00", True),
+        ("2027-03-14T03:00:00-04:00", True),
+        ("2027-03-15T02:30:00-04:00", False),
+        ("2027-03-16T02:30:00-04:00", True),
+    ]
+    assert [item.note is None for item in items] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({}, "either task or expr is required"),
+        ({"task": "report", "expr": "* * * * *"}, "either task or expr is required"),
+        ({"expr": "* * *"}, "preview: Wrong number of fields; got 3, expected 5"),
+        ({"expr": "* * * * *", "start": "tomorrow"}, "start must be an instant such as .*"),
+        ({"expr": "* * * * *", "count": 0}, ".*count.*"),
+    ],
+)
+async def test_what_cannot_be_previewed_is_refused(asked: dict[str, Any], says: str) -> None:
+    async with Night().up() as instance:
+        with pytest.raises(Invalid, match=f"^{says}"):
+            await perform(VERBS["preview"], instance, asked)
