@@ -34,7 +34,7 @@ from cascadenced.errors import (
 READING = frozenset(
     {
         "list", "status", "runs", "show", "explain", "diff", "trail", "partial",
-        "pointers", "schedules", "followups", "dead_letters",
+        "pointers", "schedules", "ticks", "preview", "followups", "dead_letters",
     }
 )  # fmt: skip
 """Verbs that need no writable log."""

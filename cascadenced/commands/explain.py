@@ -12,20 +12,25 @@ from cascadenced.commands.tables import cell, coloured, content, fields, plain, 
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@click.argument("run", metavar="RUN|SCHEDULE@TIME")
 @pass_session
 def explain(session: Session, run: str) -> None:
     """Tell why a run is as it is, and what to do about it.
 
-    RUN is its id, or the first 8 or more characters of it. What it is queued behind, waits for, was paused, held,
+    RUN is its id, or the first 8 or more characters of it; SCHEDULE@TIME a due instant, local or with an offset. What it is queued behind, waits for, was paused, held,
     refused or cancelled by, failed of, or is in doubt about; then the decisions in its life: retries, resumes after
     crashes, late results, what it was told. All of it is read from what is recorded; people are shown by pseudonym.
 
     \b
     Example: cascadenced explain 019ac5e1
+    Example: cascadenced explain report@2026-11-30T09:00
     """
     explanation = session.ask("explain", run=run)
-    session.show(explanation, _text(explanation))
+    session.show(explanation, _of_tick(explanation) if "asked" in explanation else _text(explanation))
+
+
+def _of_tick(explanation: dict[str, Any]) -> str:
+    return "\n".join(plain(reason) for reason in explanation["reasons"])
 
 
 def _text(explanation: dict[str, Any]) -> str:

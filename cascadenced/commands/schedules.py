@@ -1,27 +1,217 @@
-"""Schedules that are set."""
+"""Schedules: set, removed, paused, loaded from a file; when they are due next, and what became of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from cascadenced.commands.options import Command
+from cascadenced.commands.options import Command, JsonObject, after, limit
 from cascadenced.commands.session import Session, pass_session
-from cascadenced.commands.tables import cell, content
+from cascadenced.commands.tables import cell, content, plain, table
+from cascadenced.errors import CascadenceError, Invalid
+
+_MAX_FILE_BYTES = 4 * 1024 * 1024
+
+_user_id = click.option("--user-id", metavar="ID", help="Whom it is for; nobody: the system.")
+_group_id = click.option("--group-id", metavar="ID", help="The group of that user. [default: the user's own]")
 
 
 @click.command(cls=Command)
+@click.argument("task", metavar="NAME")
+@click.argument("expr", metavar="EXPR", required=False)
+@_user_id
+@_group_id
+@click.option("--timezone", metavar="ZONE", help="An IANA time zone. [default: the setting `timezone`]")
+@click.option("--every", "every_s", metavar="SECONDS", type=float, help="An interval, in place of EXPR.")
+@click.option("--at", metavar="TIME", help="Once, in place of EXPR: a local time, or an instant with an offset.")
+@click.option("--rrule", metavar="RULE", help="A rule of iCalendar, in place of EXPR.")
+@click.option("--calendar-event", metavar="NODE", help="A calendar's node that says when, in place of EXPR.")
+@click.option("--poll", metavar="SECONDS", type=float, help="How often that node is read.")
+@click.option("--gap", type=click.Choice(["shift", "skip"]), help="Of a time that a change of the clocks leaves out.")
+@click.option("--fold", type=click.Choice(["first", "last", "both"]), help="Of a time that there is twice.")
+@click.option("--misfire", type=click.Choice(["skip", "latest", "all"]), help="What of it counts that came late.")
+@click.option("--within", "within_s", metavar="SECONDS", type=float, help="How late it may come. [default: 3600]")
+@click.option("--max", "most", metavar="N", type=int, help="How many late ones are made up for at once.")
+@click.option(
+    "--overlap",
+    type=click.Choice(["skip", "queue", "allow", "cancel_previous"]),
+    help="What happens while the last run has not ended. [default: skip]",
+)
+@click.option("--jitter", "jitter_s", metavar="SECONDS", type=float, help="Spread: up to so much later each time.")
+@click.option("--exclude", metavar="DATE", multiple=True, help="A day without any; may be given several times.")
+@click.option("--exclude-ics", metavar="PATH", help="A calendar file: nothing while one of its events lasts.")
+@click.option("--event", metavar="EVENT", help="Dispatch this event instead of running the task NAME.")
+@click.option("--args", metavar="JSON", type=JsonObject(), help="What the task finds in `self.args`.")
+@click.option("--after", "deps", metavar="NAME", multiple=True, help="A task that must have run before, each time.")
 @pass_session
-def schedules(session: Session) -> None:
-    """List the schedules that are set.
+def schedule(session: Session, task: str, **given: Any) -> None:
+    """Run the task NAME by the clock.
 
-    One a line: TASK<TAB>EXPRESSION, or the calendar event as JSON. They are recorded, shown and published; this version
-    does not fire them yet.
+    EXPR is a cron expression of five fields (0 and 7 are Sunday), or a word like @daily. Setting a schedule again
+    replaces it; what was due before is never fired by the new one. It is also in schedules.yml, to be edited there.
+
+    \b
+    Example: cascadenced schedule report "0 9 * * 1-5" --timezone Europe/Berlin
     """
-    page = session.ask_all("schedules")
-    session.show_page(page, "\n".join(f"{cell(row['task'])}\t{_value(row)}" for row in page["items"]))
+    dst = {"gap": given.pop("gap"), "overlap": given.pop("fold")}
+    misfire = {"policy": given.pop("misfire"), "within_s": given.pop("within_s"), "max": given.pop("most")}
+    whens = {key: given.pop(key) for key in ("expr", "every_s", "at", "rrule", "calendar_event")}
+    whens = {key: value for key, value in whens.items() if value is not None}
+    if len(whens) != 1:
+        raise click.UsageError("Give EXPR, or one of --every, --at, --rrule and --calendar-event.")
+    asked = {
+        **given,
+        **whens,
+        "dst": _given(dst),
+        "misfire": _given(misfire),
+        "exclude": list(given["exclude"]) or None,
+        "deps": list(given["deps"]) or None,
+    }
+    result = session.ask("schedule", task=task, **{key: value for key, value in asked.items() if value is not None})
+    due = f"{task} scheduled: {plain(str(next(iter(whens.values()))))}"
+    session.show(result, due + (f"\nnext: {result['next_fire_at']}" if result["next_fire_at"] else ""))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any] | None:
+    return {key: value for key, value in values.items() if value is not None} or None
+
+
+def _of_schedule(name: str, verb: str, done: str, text: str) -> click.Command:
+    @click.command(name, cls=Command, help=text)
+    @click.argument("task", metavar="NAME")
+    @click.option("--user-id", metavar="ID", help="Who does this; the audit trail shows the pseudonym.")
+    @click.option("--group-id", metavar="ID", help="Their group.")
+    @pass_session
+    def command(session: Session, task: str, user_id: str | None, group_id: str | None) -> None:
+        session.show(session.ask(verb, task=task, user_id=user_id, group_id=group_id), f"{task} {done}")
+
+    return command
+
+
+unschedule = _of_schedule(
+    "unschedule",
+    "unschedule",
+    "unscheduled",
+    """Remove the schedule of the task NAME.
+
+    What is due later is not fired; runs under way go on.
+
+    \b
+    Example: cascadenced unschedule report
+""",
+)
+schedule_pause = _of_schedule(
+    "schedule-pause",
+    "schedule_pause",
+    "schedule paused",
+    """Let the schedule of NAME fire nothing for now.
+
+    What is due meanwhile is recorded as suppressed when it is resumed. The task itself may still be run.
+
+    \b
+    Example: cascadenced schedule-pause report
+""",
+)
+schedule_resume = _of_schedule(
+    "schedule-resume",
+    "schedule_resume",
+    "schedule resumed",
+    """Let the paused schedule of NAME fire again.
+
+    \b
+    Example: cascadenced schedule-resume report
+""",
+)
+
+
+@click.command("load-schedules", cls=Command)
+@click.argument("path", metavar="PATH")
+@pass_session
+def load_schedules(session: Session, path: str) -> None:
+    """Set all schedules of a file like schedules.yml.
+
+    Anything wrong with it, and nothing is set. Schedules that it does not name stay as they are.
+
+    \b
+    Example: cascadenced load-schedules night.yml
+    """
+    result = session.ask("load_schedules", text=_text_of(path))
+    session.show(result, f"loaded schedules from {path}")
+
+
+def _text_of(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise Invalid(f"{path} is too large: {_MAX_FILE_BYTES} bytes are allowed")
+        return data.decode()
+    except OSError as error:
+        raise CascadenceError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Invalid(f"{path} is not UTF-8") from None
+
+
+@click.command(cls=Command)
+@click.option("--preview", metavar="TASK|EXPR", help="Show when this schedule, or expression, is due next.")
+@click.option("--timezone", metavar="ZONE", help="Of an expression. [default: the setting `timezone`]")
+@click.option("--from", "start", metavar="INSTANT", help="Where the preview begins. [default: now]")
+@click.option("--count", metavar="N", type=int, default=10, show_default=True, help="How many are shown.")
+@click.option("--next", "show_next", is_flag=True, help="Also show when each fires next, or that it is paused.")
+@pass_session
+def schedules(
+    session: Session, preview: str | None, timezone: str | None, start: str | None, count: int, show_next: bool
+) -> None:
+    """List the schedules that are set, or preview one.
+
+    One a line: TASK<TAB>EXPRESSION, or another rule as JSON. A preview also shows what changes of the clocks and
+    excluded days do.
+
+    \b
+    Example: cascadenced schedules --preview "30 2 * * *" --timezone Europe/Berlin --from 2027-03-27T00:00:00Z
+    """
+    if preview is None:
+        page = session.ask_all("schedules")
+        session.show_page(page, "\n".join(_line(row, show_next=show_next) for row in page["items"]))
+        return
+    is_expr = " " in preview.strip() or preview.startswith("@")
+    asked = {"expr": preview, "timezone": timezone} if is_expr else {"task": preview}
+    shown = session.ask("preview", **asked, start=start, count=count)
+    rows = [
+        (item["at"], "" if item.get("fires", True) else "left out", item.get("note") or "") for item in shown["items"]
+    ]
+    session.show(shown, table(("DUE", "", "NOTE"), rows) if rows else "never")
+
+
+@click.command(cls=Command)
+@click.argument("task", metavar="NAME")
+@limit
+@after
+@pass_session
+def ticks(session: Session, task: str, limit: int, after: str | None) -> None:
+    """Show what became of the due instants of a schedule.
+
+    Newest first. `explain NAME@TIME` tells more of one.
+    """
+    page = session.ask("ticks", task=task, limit=limit, after=after)
+    rows = [
+        (row["at"], row["n"] if row["n"] > 1 else "", row["verdict"], row["code"], row["run_id"])
+        for row in page["items"]
+    ]
+    session.show_page(page, table(("DUE", "N", "VERDICT", "WHY", "RUN"), rows) if rows else "nothing yet")
+
+
+def _line(row: dict[str, Any], *, show_next: bool) -> str:
+    columns = [cell(row["task"]), _value(row)]
+    if show_next:
+        columns.append("paused" if row["paused"] else row["next_fire_at"] or "never")
+    return "\t".join(columns)
 
 
 def _value(row: dict[str, Any]) -> str:
-    return cell(row["expr"]) if row["calendar_event"] is None else content(row["calendar_event"], None)
+    if row["expr"] is not None and row["calendar_event"] is None:
+        return cell(row["expr"])
+    names = ("calendar_event", "rrule", "every_s", "at")
+    return content({name: row[name] for name in names if row[name] is not None}, None)

@@ -65,19 +65,19 @@ def next_due(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us
 def next_occurrence(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us: int) -> Due | None:
     """As `next_due`, and also what the rule skips: an instant with `fires` False."""
     if isinstance(recurrence, Interval | OneOff):
-        at_us = recurrence.after(after_us)
-        if at_us is None or at_us > LAST_S * SECOND_US:
-            return None
-        return Due(at_us, zone.wall(at_us // SECOND_US))
+        return _after(recurrence, zone, dst, after_us)
     found = _after_minute(recurrence, zone, dst, after_us // MINUTE_US)
     if found is None or found.at_us > after_us:
         return found
-    return _search(recurrence, zone, dst, after_us // SECOND_US + 1)
+    return _after(recurrence, zone, dst, after_us)
 
 
 def following(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us: int) -> Iterator[Due]:
-    """All instants after `after_us`, strictly rising, those that the rule skips among them."""
-    while (found := next_occurrence(recurrence, zone, dst, after_us=after_us)) is not None:
+    """All instants after `after_us`, strictly rising, those that the rule skips among them.
+
+    None of them is remembered: a walk through years would displace the answers that schedules wait for.
+    """
+    while (found := _after(recurrence, zone, dst, after_us)) is not None:
         yield found
         after_us = found.at_us
 
@@ -88,6 +88,28 @@ def between(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us:
         if found.at_us > until_us:
             return
         yield found
+
+
+def latest_due(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us: int, until_us: int) -> Due | None:
+    """The last of `between` that fires; None if there is none. However long the time, only its end is looked at."""
+    reach_us = MINUTE_US
+    while True:
+        from_us = max(after_us, until_us - reach_us)
+        latest = None
+        for found in between(recurrence, zone, dst, after_us=from_us, until_us=until_us):
+            latest = found if found.fires else latest
+        if latest is not None or from_us == after_us:
+            return latest
+        reach_us *= 2
+
+
+def _after(recurrence: Recurrence, zone: Zone, dst: Dst, after_us: int) -> Due | None:
+    if isinstance(recurrence, Interval | OneOff):
+        at_us = recurrence.after(after_us)
+        if at_us is None or at_us > LAST_S * SECOND_US:
+            return None
+        return Due(at_us, zone.wall(at_us // SECOND_US))
+    return _search(recurrence, zone, dst, after_us // SECOND_US + 1)
 
 
 @lru_cache(maxsize=_MAX_REMEMBERED)

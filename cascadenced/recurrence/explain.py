@@ -57,9 +57,7 @@ def _at_instant(recurrence: Recurrence, zone: Zone, dst: Dst, at_us: int) -> Ans
         return Answer("over", f"{shown(wall_s)} in {zone.name} is after the end of the schedule.")
     fires_us = _firing(recurrence, zone, dst, zone.instants(wall_s))
     which = "first" if dst.overlap == "first" else "second"
-    sentence = (
-        f"{shown(wall_s)} is shown twice in {zone.name}; the schedule fires at the {which} of the two, not at this."
-    )
+    sentence = f"{shown(wall_s)} is shown twice in {zone.name}; it fires at the {which} of the two, not at this one."
     return Answer("overlap.other", sentence, fires_us)
 
 

@@ -33,6 +33,7 @@ class ScheduleArguments(Someone, kw_only=True, forbid_unknown_fields=True):
     jitter_s: Json = None
     exclude: Json = None
     exclude_ics: Json = None
+    deps: Json = None
     event: Json = None
     args: Json = None
     recurrence: Json = None
