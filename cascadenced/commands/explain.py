@@ -17,7 +17,8 @@ from cascadenced.commands.tables import cell, coloured, content, fields, plain, 
 def explain(session: Session, run: str) -> None:
     """Tell why a run is as it is, and what to do about it.
 
-    RUN is its id, or the first 8 or more characters of it; SCHEDULE@TIME a due instant, local or with an offset. What it is queued behind, waits for, was paused, held,
+    RUN is its id, or the first 8 or more characters of it; SCHEDULE@TIME a due instant, local or with an offset. Of a
+    run: what it is queued behind, waits for, was paused, held,
     refused or cancelled by, failed of, or is in doubt about; then the decisions in its life: retries, resumes after
     crashes, late results, what it was told. All of it is read from what is recorded; people are shown by pseudonym.
 

@@ -46,7 +46,7 @@ _group_id = click.option("--group-id", metavar="ID", help="The group of that use
 @click.option("--args", metavar="JSON", type=JsonObject(), help="What the task finds in `self.args`.")
 @click.option("--after", "deps", metavar="NAME", multiple=True, help="A task that must have run before, each time.")
 @pass_session
-def schedule(session: Session, task: str, **given: Any) -> None:
+def schedule(session: Session, /, task: str, **given: Any) -> None:
     """Run the task NAME by the clock.
 
     EXPR is a cron expression of five fields (0 and 7 are Sunday), or a word like @daily. Setting a schedule again

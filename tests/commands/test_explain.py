@@ -26,15 +26,6 @@ def test_an_explanation_is_json_as_the_route_answers_it(run):
     assert [moment["code"] for moment in explanation["timeline"]] == ["run.requested", "run.refused"]
 
 
-@pytest.mark.parametrize("given", ["report@2026-11-30T09:00", "report@2026-11-30", "a b@2026-11-30 09:00:00+01:00"])
-def test_a_due_instant_is_not_supported_yet(run, given):
-    ran = run("explain", given)
-    assert (ran.code, ran.err) == (
-        1,
-        f"error: {given} is a due instant of a schedule, and those cannot be explained yet: give the id of a run\n",
-    )
-
-
 @pytest.mark.parametrize("given", ["zzzzzzzzzz", "someone@example", "@2026-11-30"])
 def test_what_is_neither_a_run_nor_an_instant_is_an_unknown_run(run, given):
     ran = run("explain", given)

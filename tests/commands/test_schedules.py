@@ -1,0 +1,142 @@
+"""Schedules from the command line, without a daemon: what is set stays set, and is in the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+WHO = ("--user-id", "alice", "--group-id", "eng")
+
+
+def rows(run) -> dict[str, dict]:
+    return {row["task"]: row for row in json.loads(run("schedules", "--json").out)["items"]}
+
+
+def test_a_schedule_is_set_listed_and_removed(run) -> None:
+    """TC 61, 119"""
+    ran = run("schedule", "example", "0 9 * * 1-5", *WHO, "--timezone", "Europe/Berlin")
+    assert ran.code == 0
+    assert ran.out.splitlines()[0] == "example scheduled: 0 9 * * 1-5"
+    assert ran.out.splitlines()[1].startswith("next: 20")
+    assert run("schedules").out == "example\t0 9 * * 1-5\n"
+    assert rows(run)["example"]["timezone"] == "Europe/Berlin"
+    ran = run("unschedule", "example", *WHO)
+    assert (ran.code, ran.out) == (0, "example unscheduled\n")
+    assert run("schedules").out == ""
+
+
+def test_it_is_in_the_file_by_pseudonym(run, folder: Path) -> None:
+    run("schedule", "example", "0 9 * * *", *WHO)
+    text = (folder / "schedules.yml").read_text()
+    assert "expr: 0 9 * * *\n" in text
+    assert f"user_hash: {rows(run)['example']['user_hash']}\n" in text
+    assert "alice" not in text
+
+
+def test_all_that_a_schedule_may_say_can_be_said(run) -> None:
+    ran = run(
+        *("schedule", "example", "--every", "90", "--gap", "skip", "--fold", "both", "--misfire", "all", "--max", "5"),
+        *("--within", "600", "--overlap", "queue", "--jitter", "3", "--exclude", "2026-12-25"),
+        *("--args", '{"n": 1}', "--event", "tea.time"),
+    )
+    assert ran.code == 0, ran.err
+    row = rows(run)["example"]
+    assert (row["every_s"], row["gap"], row["fold"], row["misfire"], row["misfire_max"]) == (
+        90,
+        "skip",
+        "both",
+        "all",
+        5,
+    )
+    assert (row["misfire_within_s"], row["overlap"], row["jitter_s"]) == (600, "queue", 3)
+    assert (row["exclude"], row["args"], row["event"]) == (["2026-12-25"], {"n": 1}, "tea.time")
+    assert row["expr"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("schedule", "nobody", "* * * * *"), "error: Unknown task: nobody\n"),
+        (("schedule", "example", "* * *"), "error: example: Wrong number of fields; got 3, expected 5\n"),
+        (("schedule", "example", "* * * * *", "--timezone", "Mars/Base"), "error: example: "),
+        (("unschedule", "example"), "error: Unknown schedule: example\n"),
+        (("schedule-pause", "example"), "error: Unknown schedule: example\n"),
+        (("load-schedules", "nowhere.yml"), "error: nowhere.yml cannot be read: No such file or directory\n"),
+    ],
+)
+def test_what_cannot_be_done_says_why_and_changes_nothing(run, words, says: str) -> None:
+    """TC 66, 70"""
+    ran = run(*words)
+    assert ran.code == 1
+    assert ran.err.startswith(says)
+    assert run("schedules").out == ""
+
+
+@pytest.mark.parametrize("words", [("schedule", "example"), ("schedule", "example", "* * * * *", "--every", "5")])
+def test_when_it_is_due_is_said_once(run, words) -> None:
+    ran = run(*words)
+    assert ran.code == 2
+    assert "Give EXPR, or one of --every, --at, --rrule and --calendar-event." in ran.err
+
+
+def test_the_base_scheduler_has_none(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TC 119"""
+    monkeypatch.setenv("CASCADENCE_SCHEDULER", "base")
+    ran = run("schedule", "example", "* * * * *")
+    assert (ran.code, ran.err) == (1, "error: scheduler lacks cron capabilities\n")
+
+
+def test_pause_and_resume(run) -> None:
+    run("schedule", "example", "0 9 * * *")
+    assert run("schedule-pause", "example").out == "example schedule paused\n"
+    assert run("schedules", "--next").out == "example\t0 9 * * *\tpaused\n"
+    assert run("schedule-resume", "example").out == "example schedule resumed\n"
+    assert run("schedule-resume", "example").err == "error: the schedule of example is not paused\n"
+
+
+def test_a_file_of_schedules_is_loaded(run, tmp_path: Path) -> None:
+    path = tmp_path / "night.yml"
+    path.write_text('example: "0 9 * * *"\ncountdown:\n  expr: 30 2 * * *\n  recurrence: {cron: x}\n')
+    ran = run("load-schedules", path)
+    assert (ran.code, ran.out) == (0, f"loaded schedules from {path}\n")
+    assert run("schedules").out == "countdown\t30 2 * * *\nexample\t0 9 * * *\n"
+    assert rows(run)["countdown"]["recurrence"] == {"cron": "x"}  # TC 78
+
+
+def test_a_file_with_anything_wrong_sets_nothing(run, tmp_path: Path) -> None:
+    path = tmp_path / "night.yml"
+    path.write_text('example: "0 9 * * *"\ncountdown: 7\n')
+    ran = run("load-schedules", path)
+    assert ran.code == 1
+    assert ran.err == "error: line 2: countdown: entry must be a string or mapping\n"
+    assert run("schedules").out == ""
+
+
+def test_a_preview_shows_the_offset_and_what_the_clocks_do(run) -> None:
+    asked = (
+        "--preview",
+        "30 2 * * *",
+        "--timezone",
+        "America/New_York",
+        "--from",
+        "2027-03-13T00:00:00Z",
+        "--count",
+        "2",
+    )
+    lines = run("schedules", *asked).out.splitlines()
+    assert lines[0].split() == ["DUE", "NOTE"]
+    assert lines[1].split() == ["2027-03-13T02:30:00-05:00"]
+    assert lines[2].startswith("2027-03-14T03:00:00-04:00")
+    assert len(lines[2]) > len("2027-03-14T03:00:00-04:00") + 20
+    shown = json.loads(run("schedules", *asked, "--json").out)
+    assert [item["at"] for item in shown["items"]] == ["2027-03-13T02:30:00-05:00", "2027-03-14T03:00:00-04:00"]
+
+
+def test_an_instant_is_explained_by_its_local_time(run) -> None:
+    run("schedule", "example", "30 2 * * *", "--timezone", "America/New_York")
+    out = run("explain", "example@2027-03-14T02:30").out
+    assert out.splitlines()[-1] == "It is still to come."
+    assert run("explain", "nobody@2027-03-14T02:30").err == "error: Unknown schedule: nobody\n"
+    assert run("ticks", "example").out == "nothing yet\n"
