@@ -171,6 +171,7 @@ class Instance:
             timezone=config.timezone,
         )
         self.ticks = Ticks(log, clock, self.runs, self.requests, self.tasks, self.controls, vault)
+        board.next_fire_us, self.ticks.on_change = self.ticks.ticker.next_us, board.stale
         self.bus_commands = BusCommands(self.requests, self.schedules, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
         self._rejected = {plugin.plugin: plugin.reason for plugin in catalogue.rejected}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -73,12 +73,15 @@ class Ticks:
         self._last: dict[str, str] = {}  # and the other way round
         self._waiting: set[str] = set()  # schedules with instants that wait for the end of a run
         self.ticker = Ticker(clock, self._look)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when schedules are due at other instants than before."""
 
     async def run(self) -> None:
         """For ever."""
         self._log.observe(self._hear)
         async for wakes in self._wakes():
             self.ticker.load(wakes)
+        self.on_change()
         await self.ticker.run()
 
     async def _wakes(self) -> AsyncIterator[list[tuple[str, int]]]:
@@ -115,6 +118,7 @@ class Ticks:
                 wakes[name] = await self._settled(name, stored)
 
         await asyncio.gather(*(one(name, stored) for name, stored in found.items()))
+        self.on_change()
         return wakes
 
     async def _settled(self, name: str, stored: Stored) -> int | None:

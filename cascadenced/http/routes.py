@@ -25,8 +25,9 @@ from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.followups import FollowupRow
 from cascadenced.projections.pointers import PointerRow
 from cascadenced.projections.runs import RunRow, RunView
-from cascadenced.projections.schedules import ScheduleRow
+from cascadenced.projections.schedules import ScheduleRow, TickRow
 from cascadenced.verbs import VERBS, perform
+from cascadenced.verbs.schedules import Preview
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -104,6 +105,16 @@ class RunEventsArguments(ListArguments, kw_only=True, forbid_unknown_fields=True
     run: RunIdPrefix
 
 
+class PreviewArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    task: TaskName
+    start: Annotated[str, Meta(description="an instant, ISO 8601 with an offset; now if it is left out")] | None = None
+    count: Annotated[int, Meta(ge=1, le=1000, description="how many instants")] = 10
+
+
+class TicksArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
+    task: TaskName
+
+
 class PointersArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
     task: TaskName | None = None
 
@@ -154,6 +165,11 @@ async def _run(request: web.Request) -> web.Response:
 async def _explain(request: web.Request) -> web.Response:
     asked = arguments(request, RunArguments)
     return json_reply(await perform(VERBS["explain"], _instance(request), {"run": asked.run}))
+
+
+async def _preview(request: web.Request) -> web.Response:
+    asked = msgspec.structs.asdict(arguments(request, PreviewArguments))
+    return json_reply(await perform(VERBS["preview"], _instance(request), asked))
 
 
 async def _run_events(request: web.Request) -> web.Response:
@@ -286,6 +302,17 @@ READ: tuple[Route, ...] = (
         head=False,
     ),
     _list_route("/schedules", "Schedules that are set, by task", "schedules", SchedulesArguments, ScheduleRow),
+    Route(
+        path="/schedules/{task}/preview",
+        summary="When a schedule is due next, and what changes of the clocks and excluded days do to it",
+        handle=_preview,
+        takes=PreviewArguments,
+        answers={_JSON: Preview},
+        statuses={404: "no such schedule", 409: "its calendar was not read yet"},
+    ),
+    _list_route(
+        "/schedules/{task}/ticks", "What became of its due instants, newest first", "ticks", TicksArguments, TickRow
+    ),
     _list_route("/pointers", "Pointers, oldest first", "pointers", PointersArguments, PointerRow),
     _list_route("/followups", "What was done about failed runs, newest first", "followups", ListArguments, FollowupRow),
     _list_route(

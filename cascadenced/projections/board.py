@@ -5,7 +5,7 @@ So whoever was told that a run ended sees it ended, and a status GET costs no da
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,11 +18,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Board:
-    """Rows by name, and their JSON while nothing has changed."""
+    """Rows by name, and their JSON while nothing has changed.
+
+    next_fire_us: asked when a task's schedule fires next, µs since 1970; what it answers may change only with `stale`.
+    """
 
     def __init__(self, rows: dict[str, StoredTask]) -> None:
         self._rows = rows
         self._json: bytes | None = None
+        self.next_fire_us: Callable[[str], int | None] = lambda name: None
 
     @classmethod
     async def open(cls, log: EventLog) -> Board:
@@ -43,11 +47,15 @@ class Board:
 
     def rows(self) -> list[TaskRow]:
         """In order of registration."""
-        return [task_row(state) for state in self._rows.values()]
+        return [task_row(state, self.next_fire_us(state.name)) for state in self._rows.values()]
 
     def row(self, name: str) -> TaskRow | None:
         state = self._rows.get(name)
-        return None if state is None else task_row(state)
+        return None if state is None else task_row(state, self.next_fire_us(name))
+
+    def stale(self) -> None:
+        """Something else than the log says has changed."""
+        self._json = None
 
     def kind(self, name: str) -> str | None:
         state = self._rows.get(name)

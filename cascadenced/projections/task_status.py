@@ -228,8 +228,8 @@ class TaskRow(msgspec.Struct):
     n_pointers: int
 
 
-def task_row(state: StoredTask) -> TaskRow:
-    """next_fire_at is null: nothing fires schedules yet."""
+def task_row(state: StoredTask, next_fire_us: int | None = None) -> TaskRow:
+    """next_fire_us: of its schedule, if it has one that fires in this process."""
     return TaskRow(
         name=state.name,
         kind=state.kind,
@@ -242,6 +242,6 @@ def task_row(state: StoredTask) -> TaskRow:
         last_run_id=state.last_run_id,
         last_status=state.last_status,
         last_finished_at=None if state.last_finished_at_us is None else iso(state.last_finished_at_us),
-        next_fire_at=None,
+        next_fire_at=None if next_fire_us is None else iso(next_fire_us),
         n_pointers=state.n_pointers,
     )

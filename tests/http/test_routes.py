@@ -225,6 +225,7 @@ _ALL = [route.path for route in READ if route.head]
 @pytest.mark.parametrize("path", [*_ALL, "/nowhere"])
 async def test_every_answer_carries_the_security_headers(world: World, public: Client, path: str):
     run_id = await world.run()
+    await world.do("schedule", task="example", expr="0 9 * * *")
     async with public.get(path.format(task="example", run=run_id)) as response:
         assert response.status == (404 if path == "/nowhere" else 200)
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
@@ -240,6 +241,8 @@ async def test_every_answer_carries_the_security_headers(world: World, public: C
 async def test_no_answer_names_anybody(world: World, public: Client, path: str, accept: str):
     await world.do("pointer_add", task="bookmarks", run_id="r1", user_id="alice-the-user", group_id="engineers-group")
     run_id = await world.run("failing")
+    who = {"user_id": "alice-the-user", "group_id": "engineers-group"}
+    await world.do("schedule", task="failing", expr="0 9 * * *", **who)
     async with public.get(path.format(task="failing", run=run_id), headers={"Accept": accept}) as response:
         text = await response.text()
         assert response.status == 200
