@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import aiohttp
 import pytest
 
 from cascadenced.events.schedule import TickFired
-from tests.http.conftest import World
+from tests.http.conftest import Client, World
 
 
 @pytest.fixture
@@ -16,13 +15,13 @@ async def scheduled(world: World) -> World:
     return world
 
 
-async def get(url: str, path: str) -> tuple[int, dict]:
-    async with aiohttp.ClientSession() as session, session.get(f"{url}{path}") as response:
+async def get(public: Client, path: str) -> tuple[int, dict]:
+    async with public.get(path) as response:
         return response.status, await response.json()
 
 
-async def test_a_preview_has_the_offset_of_the_zone_and_says_what_is_special(scheduled: World, url: str) -> None:
-    status, body = await get(url, "/schedules/example/preview?start=2027-03-13T00:00:00Z&count=2")
+async def test_a_preview_has_the_offset_of_the_zone_and_says_what_is_special(scheduled: World, public: Client) -> None:
+    status, body = await get(public, "/schedules/example/preview?start=2027-03-13T00:00:00Z&count=2")
     assert status == 200
     excluded, shifted = body["items"]
     assert (excluded["at"], excluded["fires"]) == ("2027-03-13T02:30:00-05:00", False)
@@ -40,25 +39,25 @@ async def test_a_preview_has_the_offset_of_the_zone_and_says_what_is_special(sch
         ("/schedules/example/ticks?after=x", 400),
     ],
 )
-async def test_what_is_asked_wrongly_is_refused(scheduled: World, url: str, path: str, status: int) -> None:
-    assert (await get(url, path))[0] == status
+async def test_what_is_asked_wrongly_is_refused(scheduled: World, public: Client, path: str, status: int) -> None:
+    assert (await get(public, path))[0] == status
 
 
-async def test_the_ledger_is_listed_newest_first(scheduled: World, url: str) -> None:
+async def test_the_ledger_is_listed_newest_first(scheduled: World, public: Client) -> None:
     from cascadenced.eventlog.base import Change
 
     fired = [TickFired(task="example", due_us=n * 60_000_000, run_id=f"{n:032x}") for n in (1, 2, 3)]
     await scheduled.instance.log.append([Change("schedule-example", fired)])
-    _, body = await get(url, "/schedules/example/ticks?limit=2")
+    _, body = await get(public, "/schedules/example/ticks?limit=2")
     assert [row["at"][11:16] for row in body["items"]] == ["00:03", "00:02"]
-    _, body = await get(url, f"/schedules/example/ticks?limit=2&after={body['next']}")
+    _, body = await get(public, f"/schedules/example/ticks?limit=2&after={body['next']}")
     assert [row["run_id"] for row in body["items"]] == [f"{1:032x}"]
 
 
-async def test_a_task_row_says_when_it_fires_next_in_this_process(scheduled: World, url: str) -> None:
+async def test_a_task_row_says_when_it_fires_next_in_this_process(scheduled: World, public: Client) -> None:
     scheduled.instance.ticks.ticker.set("example", 1_795_680_000_000_000)
     scheduled.instance.ticks.on_change()
-    _, body = await get(url, "/status")
+    _, body = await get(public, "/status")
     rows = {row["name"]: row["next_fire_at"] for row in body["tasks"]}
     assert rows["example"] == "2026-11-26T08:00:00.000000Z"
-    assert (await get(url, "/status/example"))[1]["next_fire_at"] == "2026-11-26T08:00:00.000000Z"
+    assert (await get(public, "/status/example"))[1]["next_fire_at"] == "2026-11-26T08:00:00.000000Z"
