@@ -90,7 +90,7 @@ class _Settings(NamedTuple):
     backend: Annotated[
         str,
         Key(
-            one_of("base", "cron", later=("dag", "temporal", "cronyx")),
+            one_of("base", "cron", "dag", later=("temporal", "cronyx")),
             env=("CASCADENCE_SCHEDULER",),
             aliases=("scheduler",),
         ),

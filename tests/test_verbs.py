@@ -396,6 +396,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "schedule_pause": {"task": "adds"},
     "schedule_resume": {"task": "adds"},
     "ticks": {"task": "adds"},
+    "graph": {"task": "adds"},
     "preview": {"expr": "* * * * *"},
     "load_schedules": {"text": ""},
     "pointer_add": {"task": "marks", "run_id": "r", "user_id": "u"},

@@ -54,6 +54,7 @@ COMMANDS: dict[str, str] = {
     "schedule-resume": "schedules:schedule_resume",
     "load-schedules": "schedules:load_schedules",
     "ticks": "schedules:ticks",
+    "graph": "graph:graph",
     "pointer-add": "pointers:add",
     "pointer-list": "pointers:list_",
     "pointer-send": "pointers:send",

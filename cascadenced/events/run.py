@@ -12,6 +12,7 @@ class RunRequested(Event, tag="run.requested", frozen=True, kw_only=True):
     priority: the higher goes first.  parent_run_id: the run whose plan asked for it; nesting: how many such lead here.
     depth: how many follow-ups lead here from a run that nobody asked a follow-up for.
     forked_from: the run whose recorded results it begins with.
+    requires: runs that must have succeeded before it starts; if one ends otherwise, it is refused.
     """
 
     task: str
@@ -22,12 +23,13 @@ class RunRequested(Event, tag="run.requested", frozen=True, kw_only=True):
     depth: int = 0
     nesting: int = 0
     forked_from: str | None = None
+    requires: tuple[str, ...] = ()
 
 
 class RunRefused(Event, tag="run.refused", frozen=True, kw_only=True):
     """Valid, but not now: the rule said no. Ends the run; nothing was started.
 
-    code: unknown_task, disabled, paused.  reason: a sentence for people.
+    code: unknown_task, disabled, paused, prerequisite_failed.  reason: a sentence for people.
     """
 
     task: str

@@ -16,6 +16,7 @@ from cascadenced.events.run import RunRefused, RunRequested
 from cascadenced.events.subjects import checked_event_name, checked_reported_name
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.people import Person
+from cascadenced.handlers.prerequisites import Prerequisites
 from cascadenced.handlers.sources import Sources, canonical, used_otherwise
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import RunId
@@ -49,9 +50,17 @@ class RunRequests:
     """The one way to ask for runs."""
 
     def __init__(
-        self, log: EventLog, runs: Runs, tasks: Tasks, vault: VaultPort, pseudonyms: Pseudonyms, sources: Sources
+        self,
+        log: EventLog,
+        runs: Runs,
+        tasks: Tasks,
+        vault: VaultPort,
+        pseudonyms: Pseudonyms,
+        sources: Sources,
+        prerequisites: Prerequisites,
     ) -> None:
         self._log, self._runs, self._tasks, self._sources = log, runs, tasks, sources
+        self._prerequisites = prerequisites
         self._vault, self._pseudonyms = vault, pseudonyms
 
     async def run(
@@ -84,13 +93,28 @@ class RunRequests:
             traceparent=origin.traceparent,
         )
         if idempotency_key is None:
-            return await self._runs.request(request)
+            return await self.after_others(request)
         for nth in count(1):
             source = self._sources.of_run(task, identity, idempotency_key, nth)
-            accepted = await self._runs.request(replace(request, source=source))
+            accepted = await self.after_others(replace(request, source=source))
             if not accepted.duplicate or not await self._is_free(source, identity, args, task):
                 break
         return accepted
+
+    async def after_others(
+        self, request: Request, *, run_id: RunId | None = None, before: Sequence[Change] = ()
+    ) -> Accepted:
+        """As `Runs.request`, after runs of the tasks that this one must run after."""
+        if self._prerequisites.of(request.task) and self._tasks.refusal(request.task) is None:
+            requires = await self._prerequisites.ask(
+                request.task,
+                request.identity,
+                source=request.source,
+                at_us=request.at_us,
+                correlation=request.correlation,
+            )
+            request = replace(request, requires=requires)
+        return await self._runs.request(request, run_id=run_id, before=before)
 
     async def dispatch(
         self,

@@ -18,6 +18,7 @@ from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown, WrongVers
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Json
 from cascadenced.events.schedule import SchedulePaused, ScheduleRemoved, ScheduleResumed, ScheduleSet, TicksPassed
+from cascadenced.handlers.prerequisites import Prerequisites
 from cascadenced.handlers.ticks import schedule_stream
 from cascadenced.identity import Identity, Pseudonyms, checked, checked_hash
 from cascadenced.projections import schedules
@@ -53,6 +54,7 @@ class ScheduleRequests:
         tasks: Tasks,
         vault: VaultPort,
         pseudonyms: Pseudonyms,
+        prerequisites: Prerequisites,
         *,
         timezone: str,
         enabled: bool,
@@ -60,6 +62,7 @@ class ScheduleRequests:
         """timezone: of schedules that name none.  enabled: False with the scheduler `base`, which has none."""
         self._log, self._clock, self._tasks = log, clock, tasks
         self._vault, self._pseudonyms = vault, pseudonyms
+        self._prerequisites = prerequisites
         self._timezone, self._enabled = timezone, enabled
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -88,6 +91,7 @@ class ScheduleRequests:
         self._refuse_base()
         if definition.rule.event is None and self._tasks.get(task) is None:
             raise Unknown(f"Unknown task: {task}", code="unknown_task")
+        self._prerequisites.check(task, definition.rule.deps)
         context = await self._context(definition, who)
 
         def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:

@@ -226,7 +226,7 @@ class Ticks:
                 origin = Origin(via="schedule", source=source, at_us=due_us)
                 return (await self._requests.dispatch(rule.event, rule.args, who, origin, before=before)).duplicate
             request = Request(task=rule.task, identity=who, via="schedule", args=rule.args, source=source, at_us=due_us)
-            return (await self._runs.request(request, run_id=run_id, before=before)).duplicate
+            return (await self._requests.after_others(request, run_id=run_id, before=before)).duplicate
         except Unknown:  # what was recorded under this source is no run
             return True
 

@@ -87,6 +87,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     wait: what it waits for.  in_doubt: the effect that may have happened.
     is_settled: it was in doubt, somebody has said what to make of that, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
+    requires: runs that must have succeeded before it starts.
     children: what the plan asks for, None: no runs.  heard: event name → position of the last one it was handed.
     """
 
@@ -97,6 +98,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     nesting: int = 0
     parent_run_id: str | None = None
+    requires: tuple[str, ...] = ()
     status: Status = "queued"
     paused: bool = False
     stages: tuple[str, ...] = ()
@@ -160,6 +162,7 @@ def _requested(_: Run, event: RunRequested) -> Run:
         priority=event.priority,
         nesting=event.nesting,
         parent_run_id=event.parent_run_id,
+        requires=event.requires,
     )
 
 

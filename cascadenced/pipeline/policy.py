@@ -87,7 +87,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """retries, timeout_s: by stage.  max_concurrent: runs of the task at once; None: as many as there are slots."""
+    """retries, timeout_s: by stage.  max_concurrent: runs of the task at once; None: as many as there are slots.
+
+    dependencies: tasks that must have run before each run of it.
+    """
 
     retries: Mapping[str, Retry] = {}
     timeout_s: Mapping[str, float] = {}
@@ -97,6 +100,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Isolation = "thread"
     limits: Limits = Limits()
     max_concurrent: int | None = None
+    dependencies: tuple[str, ...] = ()
 
 
 def _is_kind(kind: object) -> bool:

@@ -19,6 +19,7 @@ Class attributes say how it is run:
     on_code_change = "stop"                  a run under way does not go on with other code; or "go_on"
     isolation = "process"                    plain and async hooks alike run in a process of the run's own
     max_concurrent = 4                       runs of this task at once
+    dependencies = ["load"]                  tasks that must have run before, each time
 """
 
 from __future__ import annotations

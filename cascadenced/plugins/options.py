@@ -26,16 +26,13 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "on_code_change": get_args(OnCodeChange),
     "isolation": get_args(Isolation),
 }
-_NOT_YET = ("dependencies",)
+MAX_DEPENDENCIES = 100
 
 T = TypeVar("T")
 
 
 def policy_of(target: object, name: str) -> Policy:
     """Raises Invalid naming the attribute and what it may be."""
-    for option in _NOT_YET:
-        if getattr(target, option, None) is not None:
-            raise Invalid(f"Task '{name}' sets `{option}`, which this version does not support yet")
     chosen: dict[str, Any] = {}
     for option, choices in _CHOICES.items():
         value = getattr(target, option, None)
@@ -58,8 +55,20 @@ def policy_of(target: object, name: str) -> Policy:
         retries=_by_stage(target, name, "retries", _checked_retry),
         timeout_s=_by_stage(target, name, "timeout_s", _checked_seconds),
         max_concurrent=n,
+        dependencies=_dependencies(target, name),
         **chosen,
     )
+
+
+def _dependencies(target: object, name: str) -> tuple[str, ...]:
+    value = getattr(target, "dependencies", None)
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) and each for each in value):
+        raise Invalid(f"Task '{name}': dependencies must be a list of task names, not {value!r:.80}")
+    if len(value) > MAX_DEPENDENCIES:
+        raise Invalid(f"Task '{name}': there may be {MAX_DEPENDENCIES} dependencies, not {len(value)}")
+    return tuple(dict.fromkeys(value))
 
 
 def _by_stage(target: object, name: str, option: str, check: Callable[[str, object], T]) -> dict[str, T]:

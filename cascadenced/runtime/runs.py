@@ -66,6 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A wish for a run. source: makes it one run for ever.  at_us: when it was asked, for the run's id; None: now.
 
     forked_from: the run that it begins with the results of; inherited: these, as its own events.
+    requires: runs that must have succeeded before it starts.
     """
 
     task: str
@@ -81,6 +82,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     forked_from: str | None = None
     inherited: tuple[Event, ...] = ()
+    requires: tuple[str, ...] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -125,6 +127,7 @@ class Runs:
             str, LiveRun
         ] = {}  # asleep till their children end, each of which wakes them: they are kept
         self._missed: set[str] = set()  # those under way that are to be looked at once more before they sleep
+        self._dependents: dict[str, set[str]] = {}  # runs that others wait for before they start → these
         self._sleepers = Sleepers(clock, self._awake)
         log.observe(self._sleepers.hear)
         self._endings = Endings()
@@ -176,13 +179,14 @@ class Runs:
             priority=request.priority,
             depth=request.depth,
             forked_from=request.forked_from,
+            requires=request.requires,
         )
         refused = self._tasks.refusal(request.task)
         events: list[Event] = [requested, *(request.inherited if refused is None else ())]
         has_slot = False
         if refused is not None:
             events.append(RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1]))
-        elif has_slot := self._take_slot(live.run_id, request.task):
+        elif not request.requires and (has_slot := self._take_slot(live.run_id, request.task)):
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
             events += _start(fold(events), live.entry)
@@ -492,7 +496,7 @@ class Runs:
             self._over(live)
         elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held"):
             self._leave(live)
-        elif run.wait is not None or run.in_doubt is not None or run.paused:
+        elif run.wait is not None or run.in_doubt is not None or run.paused or _is_held_back(run):
             self._sleep(live)
             if missed:
                 self._sleepers.rouse(live.run_id)
@@ -520,6 +524,8 @@ class Runs:
         for child in live.run.children or ():
             if child.run_id is not None and child.ended is None:
                 self.on_orphan(child.run_id)
+        for dependent in self._dependents.pop(live.run_id, ()):
+            self._rouse(dependent)
         parent = live.run.parent_run_id
         if parent is not None:
             self._children.ended(live)
@@ -539,6 +545,8 @@ class Runs:
             live.entry = self._children.entry_at_hand(live)
             if live.entry is None and await self._is_orphan(live):
                 return
+        if _is_held_back(live.run) and not await self._have_run_before(live):
+            return
         if live.run.paused or not await self._found_identity(live) or not await self._found_entry(live):
             return
         assert live.entry is not None
@@ -557,6 +565,26 @@ class Runs:
             return False
         await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, cancelled))
         return True
+
+    async def _have_run_before(self, live: LiveRun) -> bool:
+        """Whether all runs that it requires have succeeded. If one has not, and never will, it is refused."""
+        for run_id in live.run.requires:  # before any is looked at: it may end meanwhile
+            self._dependents.setdefault(run_id, set()).add(live.run_id)
+        runs = [(await self.find(run_id)).run for run_id in live.run.requires]
+        if all(run.status == "success" for run in runs):
+            return True
+        failed = next((run for run in runs if run.status in ENDED and run.status != "success"), None)
+        if failed is not None:
+            refused = RunRefused(
+                task=live.run.task,
+                via=live.run.via,
+                code="prerequisite_failed",
+                reason=f"the task {failed.task}, which must have run before, did not succeed ({failed.status})",
+            )
+            await record(
+                self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, refused)
+            )
+        return False
 
     async def _found_identity(self, live: LiveRun) -> bool:
         """Find out whom it is for; if the vault cannot tell, the run is held."""
@@ -732,6 +760,11 @@ def _start(run: Run, entry: TaskEntry) -> list[Event]:
     """A slot is free: the run starts, and with it its first stage."""
     started = RunStarted(task=run.task, stages=entry.stages, code=entry.code)
     return [started, *go_on(evolve(run, started), elapsed_s=0.0)]
+
+
+def _is_held_back(run: Run) -> bool:
+    """Whether it waits for other runs before it may start."""
+    return bool(run.requires) and not run.stages and run.status == "queued"
 
 
 def _uncontained(live: LiveRun, error_type: str, reason: str) -> StageFailed:

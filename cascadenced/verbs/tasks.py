@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 
+from cascadenced.errors import Unknown
 from cascadenced.instance import Instance
 from cascadenced.pipeline.admission import Switch
+from cascadenced.pipeline.graph import Graph
 from cascadenced.projections.audit_trail import Category
 from cascadenced.verbs.base import ListArguments, Nothing, Someone, by, verb
 
@@ -82,6 +84,16 @@ async def _status(instance: Instance, asked: TaskArguments) -> Any:
     return await instance.answers.task(asked.task, instance.board.row(asked.task))
 
 
+class GraphArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    task: str
+
+
+async def _graph(instance: Instance, asked: GraphArguments) -> Graph:
+    if instance.tasks.get(asked.task) is None:
+        raise Unknown(f"Unknown task: {asked.task}", code="unknown_task")
+    return instance.prerequisites.graph(asked.task)
+
+
 async def _trail(instance: Instance, asked: TrailArguments) -> Any:
     return await instance.answers.trail(asked.task, asked.category, limit=asked.limit, after=asked.after)
 
@@ -101,5 +113,6 @@ VERBS = (
         "resume", PauseArguments, _resume, "let the newest paused run of a task go on, or the task itself", is_wish=True
     ),
     verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
+    verb("graph", GraphArguments, _graph, "the tasks that one must run after"),
     verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
 )

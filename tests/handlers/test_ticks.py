@@ -510,7 +510,9 @@ async def test_the_base_scheduler_has_no_schedules() -> None:
     world = Night()
     async with world.up() as instance:
         base = ScheduleRequests(
-            instance.log, world.clock, instance.tasks, world.vault, PSEUDONYMS, timezone="UTC", enabled=False
+            *(instance.log, world.clock, instance.tasks, world.vault, PSEUDONYMS, instance.prerequisites),
+            timezone="UTC",
+            enabled=False,
         )
         for asked in (base.set("report", "* * * * *", via="cli"), base.remove("report", by=Context())):
             with pytest.raises(NotAllowed, match="^scheduler lacks cron capabilities$"):

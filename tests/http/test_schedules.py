@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from aiohttp.test_utils import TestClient
 
 from cascadenced.events.schedule import TickFired
-from tests.http.conftest import Client, World
+from tests.http.conftest import World
+
+Client = TestClient[Any, Any]
 
 
 @pytest.fixture

@@ -89,7 +89,9 @@ class NamelessPointer(PointerTask):
             task(max_concurrent=0),
             "Task 'Task': max_concurrent must be a whole number from 1 to 100000, not 0",
         ),
-        (task(dependencies=["a"]), "Task 'Task' sets `dependencies`, which this version does not support yet"),
+        (task(dependencies="load"), "Task 'Task': dependencies must be a list of task names, not 'load'"),
+        (task(dependencies=[7]), "Task 'Task': dependencies must be a list of task names, not [7]"),
+        (task(dependencies=["x"] * 101), "Task 'Task': there may be 100 dependencies, not 101"),
         (task(isolation="container"), "Task 'Task': isolation must be 'thread' or 'process', not 'container'"),
         (
             task(isolation="process"),
