@@ -637,13 +637,15 @@ class Runs:
 
     async def _to_its_end(self, live: LiveRun) -> None:
         while True:
-            if live.run.wait is not None and live.run.wait.kind == "children" and not live.run.paused:
+            run = live.run
+            if run.wait is not None and run.wait.kind == "children" and not run.paused:
                 self._start_children(await self._children.collect(live, self._clock))
+                run = live.run
             # Without an open start it was interrupted while its code went on, and is another life's to do.
-            if live.run.current is None or not live.run.open_starts or live.run.status != "running":
+            if run.current is None or not run.open_starts or run.status != "running":
                 return
             if self._children.are_due(live):
-                if live.run.paused:
+                if run.paused:
                     return
                 self._start_children(await self._children.ask(live, self._clock))
                 continue
