@@ -17,7 +17,10 @@ _TIME_BITS_SHIFT = 80
 _VERSION = 0x7 << 12
 _VARIANT = 0b10 << 62
 _LOW_BITS = 62
-_LOW_END = _VARIANT + (1 << _LOW_BITS)
+_PAIRS = tuple(f"{n:02x}" for n in range(256))
+"""The last two digits of an id; the lower half is kept without them."""
+_LOW_BEGIN = _VARIANT // len(_PAIRS)
+_LOW_END = (_VARIANT + (1 << _LOW_BITS)) // len(_PAIRS)
 _TAIL_BITS = 70  # 4 of the 74 bits stay clear, so that counting up from the seed never overflows
 
 
@@ -38,15 +41,16 @@ class Ids(Protocol):
 
 
 class _CountingIds:
-    """Counts up from a random number within a millisecond. The two halves of an id are kept apart: the first one stays
-    the same for all ids of a millisecond, and halves need no large integers."""
+    """Counts up from a random number within a millisecond. The halves of an id are kept apart: the first one stays the
+    same for all ids of a millisecond, and halves need no large integers. All but the last two digits are kept spelled,
+    because spelling a number costs most of what an id does."""
 
     def __init__(self, seed: random.Random) -> None:
         self._random = seed
         base = seed.getrandbits(_TAIL_BITS)
         self._high_base = _VERSION | (base >> _LOW_BITS)
         self._low_base = _VARIANT | (base & ((1 << _LOW_BITS) - 1))
-        self._ms, self._high, self._low = 0, "", 0
+        self._ms, self._high, self._low, self._counted, self._spelled = 0, "", 0, 0, ""
         self._begin(0)
 
     def event_id(self, at_us: int) -> EventId:
@@ -54,10 +58,10 @@ class _CountingIds:
         if ms > self._ms:
             self._begin(ms)
         else:
-            self._low += 1
-            if self._low == _LOW_END:
-                self._high, self._low = f"{int(self._high, 16) + 1:016x}", _VARIANT
-        return EventId(f"{self._high}{self._low:016x}")
+            self._counted += 1
+            if self._counted == len(_PAIRS):
+                self._carry()
+        return EventId(self._spelled + _PAIRS[self._counted])
 
     def not_before(self, last: EventId) -> None:
         self._begin(max(self._ms, (int(last, 16) >> _TIME_BITS_SHIFT) + 1))
@@ -65,7 +69,17 @@ class _CountingIds:
     def _begin(self, ms: int) -> None:
         self._ms = ms
         self._high = f"{(ms << 16) | self._high_base:016x}"
-        self._low = self._low_base
+        self._low, self._counted = divmod(self._low_base, len(_PAIRS))
+        self._spell()
+
+    def _carry(self) -> None:
+        self._low, self._counted = self._low + 1, 0
+        if self._low == _LOW_END:
+            self._high, self._low = f"{int(self._high, 16) + 1:016x}", _LOW_BEGIN
+        self._spell()
+
+    def _spell(self) -> None:
+        self._spelled = f"{self._high}{self._low:014x}"
 
 
 class SystemIds(_CountingIds):

@@ -29,6 +29,19 @@ def test_event_ids_grow_within_one_millisecond(ids):
     assert made == sorted(set(made))
 
 
+def test_event_ids_of_one_millisecond_count_up(ids):
+    made = [int(ids.event_id(AT_US), 16) for _ in range(1000)]
+    assert made == list(range(made[0], made[0] + 1000))
+
+
+def test_counting_up_carries_into_the_first_half(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(random.Random, "getrandbits", lambda self, n_bits: (1 << n_bits) - 1)
+    ids = SeededIds()
+    first, second = ids.event_id(AT_US), ids.event_id(AT_US)
+    assert (first[16:], second[16:]) == ("b" + "f" * 15, "8" + "0" * 15)
+    assert int(second[:16], 16) == int(first[:16], 16) + 1
+
+
 def test_an_event_id_begins_with_its_milliseconds(ids):
     assert int(ids.event_id(AT_US)[:12], 16) == AT_US // 1000
 

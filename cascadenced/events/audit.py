@@ -181,7 +181,7 @@ def _framed(event: RunRequested | RunFinished | RunFailed | RunRefused | RunCanc
 
 _STAGES: Mapping[type[Event], Callable[[Any], list[StageRow]]] = {
     RunRequested: lambda event: _framed(event, "start"),
-    StageStarted: lambda event: _passed(event.task, event.skipped) if event.attempt == 1 else [],
+    StageStarted: lambda event: _passed(event.task, event.skipped) if event.skipped and event.attempt == 1 else [],
     StageFinished: lambda event: [StageRow(event.task, event.stage)],
     StageFailed: lambda event: (
         [StageRow(event.task, event.stage)] if event.stage != "run" and event.retry_at_us is None else []

@@ -22,6 +22,8 @@ MAX_READ_CHARS = 64 * 1024
 MAX_KEY_SHOWN_CHARS = 40
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_SHORT = MAX_CONTENT_BYTES // 6 - 2
+"""Characters of a text that is not too large, whatever it is spelled with: escaped, a character has six bytes."""
 _SCALARS = (str, int, float, bool, type(None))
 _name_of = type.__dict__["__name__"].__get__
 _encode = msgspec.json.Encoder().encode
@@ -46,6 +48,8 @@ def recordable(value: Any) -> Json:
     Strings, numbers, booleans, None, lists, tuples and dicts with string keys pass; 64-bit integers; finite floats;
     up to MAX_CONTENT_DEPTH levels.
     """
+    if value is None or type(value) is bool or (type(value) is str and len(value) <= _SHORT and value.isascii()):
+        return value  # what most stages put out, and JSON changes nothing in it
     try:
         data = _encode(value)
         if len(data) > MAX_CONTENT_BYTES:

@@ -108,44 +108,36 @@ class _Letterhead(msgspec.Struct, frozen=True, gc=False):
 def messages(recorded: Recorded, prefix: str, *, broadcast_pointers: bool, reveal: Reveal = _nobody) -> list[Outgoing]:
     """What is published about `recorded`, in order. Empty for events of our own household."""
     event = recorded.event
-    also = _also(event, broadcast_pointers=broadcast_pointers)
-    stages = [row for row in stage_rows(event) if row.own and row.stage in _PUBLISHED_STAGES]
-    audits = [row for row in audit_rows(event) if row.own]
-    if also is None and not stages and not audits:
+    stages, audits, also = stage_rows(event), audit_rows(event), _ALSO.get(type(event))
+    if not stages and not audits and also is None:
         return []
-    head = _letterhead(recorded, prefix, reveal)
-    about = head.about
-    found = [
-        head.message(
-            f"stage{n or ''}",
-            "stage",
-            subject(prefix, "stage", row.task, row.stage),
-            StageUpdateBody(SCHEMA_VERSION, canonical_event_type(row.stage), *about, row.task, row.stage),
-        )
-        for n, row in enumerate(stages)
-    ]
-    found += [
-        head.message(
-            f"audit{n or ''}",
-            "audit",
-            subject(prefix, "audit", row.task, row.stage),
-            AuditEventBody(
-                SCHEMA_VERSION,
-                canonical_event_type(row.stage, row.status),
-                *about,
-                row.task,
-                row.stage,
-                row.status,
-                row.reason,
-                row.output,
-                row.partial,
-            ),
-        )
-        for n, row in enumerate(audits)
-    ]
-    if also is not None:
-        found.append(also(event, head))
+    found: list[Outgoing] = []
+    head: _Letterhead | None = None
+    for row in stages:
+        if row.own and row.stage in _PUBLISHED_STAGES:
+            head = head or _letterhead(recorded, prefix, reveal)
+            full, event_type = _addressed(prefix, "stage", row.task, row.stage, None)
+            update = StageUpdateBody(SCHEMA_VERSION, event_type, *head.about, row.task, row.stage)
+            found.append(head.message(f"stage{len(found) or ''}", "stage", full, update))
+    n_before = len(found)
+    for each in audits:
+        if each.own:
+            head = head or _letterhead(recorded, prefix, reveal)
+            task, stage, status = each.task, each.stage, each.status
+            full, event_type = _addressed(prefix, "audit", task, stage, status)
+            body = AuditEventBody(
+                SCHEMA_VERSION, event_type, *head.about, task, stage, status, each.reason, each.output, each.partial
+            )
+            found.append(head.message(f"audit{len(found) - n_before or ''}", "audit", full, body))
+    if also is not None and _is_for_others(event, broadcast_pointers=broadcast_pointers):
+        found.append(also(event, head or _letterhead(recorded, prefix, reveal)))
     return found
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _addressed(prefix: str, family: str, task: str, stage: str, status: str | None) -> tuple[str, str]:
+    """The subject and the `event_type` of a row."""
+    return subject(prefix, family, task, stage), canonical_event_type(stage, status)
 
 
 def _letterhead(recorded: Recorded, prefix: str, reveal: Reveal) -> _Letterhead:
@@ -178,13 +170,11 @@ def place(message_id: str) -> int:
 _Publish = Callable[[Any, _Letterhead], Outgoing]
 
 
-def _also(event: Event, *, broadcast_pointers: bool) -> _Publish | None:
-    publish = _ALSO.get(type(event))
-    if publish is _event_dispatched and event.via != "workflow":  # type: ignore[attr-defined]
-        return None  # it came from the bus, or has nobody there to tell
-    if publish is _pointer_added and event.via == "bus" and not broadcast_pointers:  # type: ignore[attr-defined]
-        return None
-    return publish
+def _is_for_others(event: Event, *, broadcast_pointers: bool) -> bool:
+    """What came from the bus is not said there again; nor is an event that nobody there would answer."""
+    if isinstance(event, EventDispatched):
+        return event.via == "workflow"
+    return not isinstance(event, PointerAdded) or event.via != "bus" or broadcast_pointers
 
 
 def _run_ended(event: RunFinished | RunFailed | RunCancelled | RunRefused, head: _Letterhead) -> Outgoing:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import importlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -146,12 +146,15 @@ class StageRunner:
 
     # ── the hook ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _in_time(self, live: LiveRun, stage: str, steps: Steps) -> Any:
+    def _in_time(self, live: LiveRun, stage: str, steps: Steps) -> Coroutine[Any, Any, Any]:
         """What the hook put out. Raises TimeUp."""
         assert live.entry is not None
         limit_s = live.entry.policy.timeout_s.get(stage)
         if limit_s is None:
-            return await self._settled_output(live, stage, steps)
+            return self._settled_output(live, stage, steps)
+        return self._limited_output(live, stage, steps, limit_s)
+
+    async def _limited_output(self, live: LiveRun, stage: str, steps: Steps, limit_s: float) -> Any:
         loop = asyncio.get_running_loop()
         work = loop.create_task(self._settled_output(live, stage, steps), name=f"run-{live.run_id}")
         timer = asyncio.ensure_future(self._clock.sleep(limit_s))
@@ -201,31 +204,37 @@ class StageRunner:
         if live.entry.policy.isolation == "process":
             return await self._output_there(live, stage, handed, steps)
         arguments = (own_copy(handed),) if hook.takes and before is not None else ()
-
-        # Whatever looks at the task or at what it returns may run its code, hence in here, where the spawner runs it.
-        def begun() -> Any:
-            if live.instance is None:
-                self._make(live)
-            if isinstance(live.instance, _STEPPING):
-                live.instance._steps = steps
-            _tell(live, stage)
-            function = getattr(live.instance, stage, None)
-            if function is None and stage == "plan":
-                return importlib.import_module("ai_plan").plan(live.instance)
-            if function is None:
-                raise _no_hook(stage)
-            return function(*arguments)
-
-        def in_a_thread() -> Any:
-            value = begun()
-            return _kept_later(value, keep) if inspect.isawaitable(value) else keep(value)
-
-        async def on_the_loop() -> Any:
-            value = begun()
-            return keep(await value if inspect.isawaitable(value) else value)
-
-        value = await self._spawner.call(on_the_loop if hook.is_async else in_a_thread)
+        do = self._on_the_loop if hook.is_async else self._in_a_thread
+        value = await self._spawner.call(do, live, stage, steps, arguments, keep)
         return await self._answered(live, value) if stage == "research" else value
+
+    # Whatever looks at the task or at what it returns may run its code, hence in these, which the spawner runs.
+
+    async def _on_the_loop(
+        self, live: LiveRun, stage: str, steps: Steps, arguments: tuple[Json, ...], keep: Callable[[Any], Any]
+    ) -> Any:
+        value = self._begun(live, stage, steps, arguments)
+        return keep(await value if inspect.isawaitable(value) else value)
+
+    def _in_a_thread(
+        self, live: LiveRun, stage: str, steps: Steps, arguments: tuple[Json, ...], keep: Callable[[Any], Any]
+    ) -> Any:
+        value = self._begun(live, stage, steps, arguments)
+        return _kept_later(value, keep) if inspect.isawaitable(value) else keep(value)
+
+    def _begun(self, live: LiveRun, stage: str, steps: Steps, arguments: tuple[Json, ...]) -> Any:
+        """What the hook returns, awaitable or not."""
+        if live.instance is None:
+            self._make(live)
+        if isinstance(live.instance, _STEPPING):
+            live.instance._steps = steps
+        _tell(live, stage)
+        function = getattr(live.instance, stage, None)
+        if function is None and stage == "plan":
+            return importlib.import_module("ai_plan").plan(live.instance)
+        if function is None:
+            raise _no_hook(stage)
+        return function(*arguments)
 
     async def _output_there(self, live: LiveRun, stage: str, handed: Json, steps: Steps) -> Any:
         """As `_output`, in a process of the run's own."""
@@ -394,7 +403,9 @@ def _late_end(tell_late: Callable[[BaseException | None], None]) -> Callable[[as
 def _tell(live: LiveRun, stage: str) -> None:
     """Hand over what the run was told and its instance has not heard. Before the first stage that is everything."""
     told, instance = _to_tell(live, stage), live.instance
-    attach = getattr(instance, "attach_context", None) if len(told) > live.n_told else None
+    if len(told) <= live.n_told:
+        return
+    attach = getattr(instance, "attach_context", None)
     for event in told[live.n_told :]:
         payload = own_copy(event.payload)
         if callable(attach):
@@ -403,13 +414,13 @@ def _tell(live: LiveRun, stage: str) -> None:
             instance.context.append(payload)
         else:
             instance.context = [instance.context, payload]
-    live.n_told = max(len(told), live.n_told)
+    live.n_told = len(told)
 
 
 def _to_tell(live: LiveRun, stage: str) -> Sequence[ContextAttached]:
     """All that the run's task has heard when `stage` begins. Before the first stage that is everything."""
     told = live.run.contexts
-    return told if stage == "intake" else told[: live.run.n_consumed]
+    return told if stage == "intake" or not told else told[: live.run.n_consumed]
 
 
 def _no_hook(stage: str) -> Unserialisable:

@@ -62,9 +62,8 @@ class Steps:
         self._stage, self._attempt = live.run.current or "", live.run.attempt
         self._n = 0
         self._n_under_way = 0
-        self._settled = asyncio.Event()
-        self._settled.set()
-        self._recording = asyncio.Lock()
+        self._settled: asyncio.Event | None = None  # of the steps under way on the loop; most stages have none
+        self._recording: asyncio.Lock | None = None
         self.suspended: WaitStarted | None = None
         self.mismatch: StepMismatch | None = None
         self.broken: CascadenceError | None = None
@@ -157,7 +156,8 @@ class Steps:
     async def settled(self) -> None:
         """Return when no step is under way on the loop any more: what a gathering of steps leaves behind is not lost,
         nor done beside the next attempt."""
-        await self._settled.wait()
+        if self._settled is not None:
+            await self._settled.wait()
 
     def refuse_rest(self) -> None:
         """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
@@ -175,14 +175,15 @@ class Steps:
     ) -> Json:
         if mark is not None:
             return own_copy(mark.output)
+        settled = self._settled = self._settled or asyncio.Event()
+        settled.clear()
         self._n_under_way += 1
-        self._settled.clear()
         try:
             return own_copy(await self._done(seq, name, function, args, kwargs))
         finally:
             self._n_under_way -= 1
             if self._n_under_way == 0:
-                self._settled.set()
+                settled.set()
 
     async def _done(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
         if self._is_at_most_once:
@@ -237,8 +238,9 @@ class Steps:
             recorded = self._is_under_way(run)
             return Step.of(run, event) if recorded else None
 
+        recording = self._recording = self._recording or asyncio.Lock()
         try:
-            async with self._recording:  # side by side, each would make all others decide again
+            async with recording:  # side by side, each would make all others decide again
                 await record(self._log, self._clock, self._live, following)
         except CascadenceError as error:
             self.broken = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 from cascadenced.events.base import Event, Json
@@ -38,20 +39,30 @@ def decide(run: Run, event: Event, *, elapsed_s: float) -> list[Event]:
 
 _LEADS_ON: frozenset[type[Event]] = frozenset({RunStarted, StageFinished, StageFailed})
 _AFTER = {stage: STAGES[i + 1 :] for i, stage in enumerate(STAGES)}
+_REMEMBERED = 1_024
 _TOLD = frozenset({"research", "plan", "run", "verify"})
 """Stages that begin with what the run was told meanwhile."""
 
 
 def go_on(run: Run, *, elapsed_s: float) -> list[Event]:
     """The start of the next stage that there is something to do in, unless the run is paused; or the end."""
-    rest = _AFTER[run.done[-1]] if run.done else STAGES
+    stage, skipped = _next(run.stages, run.done[-1] if run.done else None, run.children is not None)
+    if stage is None:
+        return [RunFinished(task=run.task, via=run.via, skipped=skipped, took_s=elapsed_s)]
+    if run.paused:
+        return []
+    started = StageStarted(task=run.task, stage=stage, attempt=1, code=run.code, skipped=skipped)
+    return [started] if len(run.contexts) == run.n_consumed else [*told(run, stage), started]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _next(stages: tuple[str, ...], last: str | None, has_plan: bool) -> tuple[str | None, tuple[str, ...]]:
+    """The stage after `last` that there is something to do in, None if there is none; and those passed on the way."""
+    rest = STAGES if last is None else _AFTER[last]
     for i, stage in enumerate(rest):
-        if stage in run.stages or (stage == "run" and run.children is not None):
-            if run.paused:
-                return []
-            started = StageStarted(task=run.task, stage=stage, attempt=1, code=run.code, skipped=rest[:i])
-            return [started] if len(run.contexts) == run.n_consumed else [*told(run, stage), started]
-    return [RunFinished(task=run.task, via=run.via, skipped=rest, took_s=elapsed_s)]
+        if stage in stages or (stage == "run" and has_plan):
+            return stage, rest[:i]
+    return None, rest
 
 
 def told(run: Run, stage: str) -> list[Event]:

@@ -42,7 +42,7 @@ class RunQueue:
 
     def __init__(self) -> None:
         self._queued: dict[_Key, _Lane] = {}
-        self._running: dict[_Key, _Task] = {}
+        self._running: dict[str, _Task] = {}
         self._tasks: dict[str, _Task] = {}
         self._shares: dict[tuple[int, str | None], _Share] = {}
         self._ready: _Heap[_Share | _Task] = _Heap()
@@ -80,7 +80,8 @@ class RunQueue:
         lane = best.next_lane
         assert lane is not None
         key = lane.pop()
-        self._running[key] = lane.task
+        run_id = _unpacked(key)
+        self._running[run_id] = lane.task
         lane.task.n_running += 1
         self._n_turns += 1
         lane.share.turn = self._n_turns
@@ -88,7 +89,7 @@ class RunQueue:
         if lane.n and lane.is_with_task and not lane.task.is_full:
             lane.move(is_with_task=False)
             self._offer(lane)
-        return _unpacked(key)
+        return run_id
 
     def discard(self, run_id: str) -> bool:
         """Take the run out of the queue: it will not start. False if it is not queued."""
@@ -110,14 +111,13 @@ class RunQueue:
 
     def occupy(self, run_id: str, task: str) -> None:
         """Count the run as running, whatever the limits say: it goes on after a while in which it did not count."""
-        key = _packed(run_id)
-        if key not in self._running:
-            self._running[key] = self._task(task)
-            self._running[key].n_running += 1
+        if run_id not in self._running:
+            occupied = self._running[run_id] = self._task(task)
+            occupied.n_running += 1
 
     def release(self, run_id: str) -> None:
         """The run does not count as running any more. Nothing happens if it did not."""
-        task = self._running.pop(_packed(run_id), None)
+        task = self._running.pop(run_id, None)
         if task is not None:
             task.n_running -= 1
             self._ready.offer(task)

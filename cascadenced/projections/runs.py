@@ -102,6 +102,7 @@ _ENDS = frozenset({RunFinished, RunFailed, RunCancelled, RunRefused})
 _PAUSE: dict[type[Event], int] = {RunPaused: 1, RunResumed: 0, RunCancelled: 0}
 _AMONG_OTHERS: frozenset[type[Event]] = frozenset({StageStarted, StageFailed})
 """Events that change the row only when a stage is tried again."""
+_CHANGING: frozenset[type[Event]] = frozenset({*_STATUS, *_PAUSE, *_AMONG_OTHERS})
 
 
 class Runs:
@@ -111,17 +112,17 @@ class Runs:
     version = 3
     tables = ("runs",)
     ddl = _DDL
-    types = frozenset(TYPE_NAMES[kind] for kind in (*_STATUS, *_PAUSE, *_AMONG_OTHERS))
+    types = frozenset(TYPE_NAMES[kind] for kind in _CHANGING)
 
     def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         changed: dict[str, list[Any]] = {}
         for recorded in batch:
             event, run_id = recorded.event, recorded.run_id
-            status = (
-                event.status if type(event) is RunReleased else _STATUS.get(type(event)) or _status_of_attempt(event)
-            )
-            paused = _PAUSE.get(type(event))
-            if (status is None and paused is None) or run_id is None:
+            kind = type(event)
+            if kind not in _CHANGING or run_id is None:
+                continue
+            status, paused = _status_after(event), _PAUSE.get(kind)
+            if status is None and paused is None:
                 continue
             row = changed.get(run_id)
             if row is None:
@@ -133,10 +134,14 @@ class Runs:
             insert_many(connection, _INSERT, list(changed.values()), _CHANGED)
 
 
-def _status_of_attempt(event: Event) -> str | None:
-    if type(event) is StageStarted and event.attempt > 1:
-        return "running"
-    return "waiting" if type(event) is StageFailed and event.retry_at_us is not None else None
+def _status_after(event: Event) -> str | None:
+    """The row's, None if it stays as it was."""
+    kind = type(event)
+    if kind is StageStarted:
+        return "running" if event.attempt > 1 else None  # type: ignore[attr-defined]  # `is` narrows, mypy does not see it
+    if kind is StageFailed:
+        return "waiting" if event.retry_at_us is not None else None  # type: ignore[attr-defined]
+    return event.status if kind is RunReleased else _STATUS.get(kind)  # type: ignore[attr-defined]
 
 
 def _fold(row: list[Any], recorded: Recorded) -> None:

@@ -254,7 +254,7 @@ class Children:
             retry_at_us=clock.now_us() + round(delay_s * 1e6) if again else None,
         )
         step = Step.of(run, *ended, over, failure)
-        return Step.of(run, *step.events, *decide(step.run, failure, elapsed_s=live.elapsed_s(clock)))
+        return step.then(decide(step.run, failure, elapsed_s=live.elapsed_s(clock)))
 
     def _is_worth_it(self, retry: Retry, failed: ChildEnded) -> bool:
         """Whether the parent's policy wants another attempt after a child's error: of its class, if that is at hand."""

@@ -77,4 +77,5 @@ def carriable(messages: Sequence[Outgoing], bus: Bus) -> list[Outgoing]:
     max_payload_bytes = bus.info().max_payload_bytes
     if not max_payload_bytes:
         raise Unavailable("NATS is not connected, and nobody knows how large a message may be")
-    return [message for message in messages if len(message.body) <= max_payload_bytes - _HEADER_ROOM_BYTES]
+    room_bytes = max_payload_bytes - _HEADER_ROOM_BYTES
+    return [message for message in messages if len(message.body) <= room_bytes]

@@ -47,6 +47,7 @@ class LiveRun:
 
     def __init__(self, run_id: RunId, context: Context) -> None:
         self.run_id = run_id
+        self.stream = run_stream(run_id)
         self.context = context
         self.run = Run()
         self.version = 0
@@ -88,7 +89,7 @@ class LiveRun:
 
     async def read(self, log: EventLog) -> None:
         """Take in the run's whole stream: what this was so far is only its id."""
-        events = await log.read_stream(run_stream(self.run_id))
+        events = await log.read_stream(self.stream)
         if events:
             self.context = Context(
                 user_hash=events[0].user_hash,
@@ -110,7 +111,7 @@ class LiveRun:
             correlation=self.context.correlation,
             traceparent=self.context.traceparent,
         )
-        return Change(run_stream(self.run_id), events, self.version, context)
+        return Change(self.stream, events, self.version, context)
 
     def elapsed_s(self, clock: Clock) -> float:
         """Since the run started, never negative though clocks jump."""
@@ -131,6 +132,13 @@ class Step(msgspec.Struct, frozen=True, gc=False):
         for event in events:
             run = evolve(run, event)
         return cls(events, run)
+
+    def then(self, events: Sequence[Event]) -> Self:
+        """This, and these events after it: each is folded once, whoever else has to know what the run is by then."""
+        run = self.run
+        for event in events:
+            run = evolve(run, event)
+        return type(self)([*self.events, *events], run, self.also)
 
 
 Following = Callable[[Run], Step | None]
@@ -162,12 +170,12 @@ async def record(
                 raise
             await clock.sleep(NOT_WRITABLE_RETRY_S)
         except WrongVersion:
-            missed = await log.read_stream(run_stream(live.run_id), live.version)
+            missed = await log.read_stream(live.stream, live.version)
             # Others who record of it with the same `live` may have been told of some of that meanwhile.
             live.fold([recorded for recorded in missed if recorded.version > live.version])
         else:
             if receipt.duplicate:
-                live.fold(await log.read_stream(run_stream(live.run_id), live.version))
+                live.fold(await log.read_stream(live.stream, live.version))
             else:
                 live.advance(step.run, receipt.recorded[: len(step.events)])
             return receipt
@@ -191,11 +199,14 @@ def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = Tru
             return None
         elapsed_s = live.elapsed_s(clock)
         if type(outcome) is RunDoubted and live.entry is not None:
+            step = Step.of(run)
             led_to = in_doubt(run, live.entry.policy, outcome.reason, elapsed_s=elapsed_s)
         else:
-            led_to = [outcome, *decide(evolve(run, outcome), outcome, elapsed_s=elapsed_s)]
-        may_start = go_on and not run.paused
-        return Step.of(run, *(event for event in led_to if may_start or type(event) not in _STARTS))
+            step = Step.of(run, outcome)
+            led_to = decide(step.run, outcome, elapsed_s=elapsed_s)
+        if not go_on or run.paused:
+            led_to = [event for event in led_to if type(event) not in _STARTS]
+        return step.then(led_to)
 
     return following
 

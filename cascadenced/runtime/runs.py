@@ -24,7 +24,7 @@ from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
-from cascadenced.pipeline.model import ENDED, Run, evolve, fold
+from cascadenced.pipeline.model import ENDED, Run, fold
 from cascadenced.pipeline.queue import RunQueue
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.endings import Ended, Endings
@@ -182,14 +182,14 @@ class Runs:
             requires=request.requires,
         )
         refused = self._tasks.refusal(request.task)
-        events: list[Event] = [requested, *(request.inherited if refused is None else ())]
+        step = Step.of(live.run, requested, *(request.inherited if refused is None else ()))
         has_slot = False
         if refused is not None:
-            events.append(RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1]))
+            step = step.then([RunRefused(task=request.task, via=request.via, code=refused[0], reason=refused[1])])
         elif not request.requires and (has_slot := self._take_slot(live.run_id, request.task)):
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
-            events += _start(fold(events), live.entry)
+            step = _start(step, live.entry)
         to_queue = refused is None and not has_slot
         self._starting(has_slot)
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
@@ -197,7 +197,7 @@ class Runs:
         try:
             if not self._vault.knows(live.context.user_hash or "", live.context.group_hash or ""):
                 await self._vault.remember([request.identity], self._pseudonyms)
-            appending = self._log.append([*before, live.change(events)], source=request.source)
+            appending = self._log.append([*before, live.change(step.events)], source=request.source)
         except BaseException:
             self._starting(-has_slot)
             self._give_back(live.run_id, has_slot=has_slot, to_queue=to_queue)
@@ -206,7 +206,7 @@ class Runs:
         # An append cannot be called back, so what follows from it must not depend on a caller that still waits.
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         appending.add_done_callback(
-            lambda done: self._recorded(live, done, answer, has_slot=has_slot, to_queue=to_queue)
+            lambda done: self._recorded(live, step, done, answer, has_slot=has_slot, to_queue=to_queue)
         )
         receipt = await answer
         if receipt.duplicate_of is not None:
@@ -216,6 +216,7 @@ class Runs:
     def _recorded(
         self,
         live: LiveRun,
+        step: Step,
         done: asyncio.Future[Receipt],
         answer: asyncio.Future[Receipt],
         *,
@@ -235,8 +236,7 @@ class Runs:
             self._leave(live)
             self._give_back(live.run_id, has_slot=has_slot, to_queue=to_queue)
             return
-        stream = run_stream(live.run_id)
-        live.fold([recorded for recorded in done.result().recorded if recorded.stream == stream])
+        live.advance(step.run, done.result().recorded[-len(step.events) :])  # behind what belongs to other streams
         if has_slot:
             self._drive(live, self._to_its_end)
         elif to_queue:
@@ -644,7 +644,7 @@ class Runs:
                 return None
             if not run.stages:
                 released = [RunReleased(task=run.task)] if run.wait is not None else []
-                return Step.of(run, *released, *_start(run, entry))
+                return _start(Step.of(run, *released), entry)
             return Step.of(
                 run,
                 *resume(
@@ -665,13 +665,15 @@ class Runs:
 
     async def _to_its_end(self, live: LiveRun) -> None:
         while True:
-            if live.run.wait is not None and live.run.wait.kind == "children" and not live.run.paused:
+            run = live.run
+            if run.wait is not None and run.wait.kind == "children" and not run.paused:
                 self._start_children(await self._children.collect(live, self._clock))
+                run = live.run
             # Without an open start it was interrupted while its code went on, and is another life's to do.
-            if live.run.current is None or not live.run.open_starts or live.run.status != "running":
+            if run.current is None or not run.open_starts or run.status != "running":
                 return
             if self._children.are_due(live):
-                if live.run.paused:
+                if run.paused:
                     return
                 self._start_children(await self._children.ask(live, self._clock))
                 continue
@@ -715,7 +717,7 @@ class Runs:
 
     async def _performed(self, live: LiveRun) -> Event:
         """How the stage under way went. What gets past `perform` ends the run as well, not the daemon."""
-        this = asyncio.current_task()
+        this = live.drive
         assert this is not None
         try:
             outcome = await self._perform(live)
@@ -756,10 +758,10 @@ class Runs:
         return RunId(run_id)
 
 
-def _start(run: Run, entry: TaskEntry) -> list[Event]:
-    """A slot is free: the run starts, and with it its first stage."""
-    started = RunStarted(task=run.task, stages=entry.stages, code=entry.code)
-    return [started, *go_on(evolve(run, started), elapsed_s=0.0)]
+def _start(step: Step, entry: TaskEntry) -> Step:
+    """A slot is free: after `step` the run starts, and with it its first stage."""
+    started = step.then([RunStarted(task=step.run.task, stages=entry.stages, code=entry.code)])
+    return started.then(go_on(started.run, elapsed_s=0.0))
 
 
 def _is_held_back(run: Run) -> bool:

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from types import FunctionType, MethodType
 from typing import Any, Protocol, TypeVar
 
 from cascadenced.errors import Superseded, Unavailable
@@ -93,11 +94,12 @@ class ThreadSpawner:
     def n_abandoned(self) -> int:
         return self._n_abandoned
 
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
         if self._closed:
             raise SpawnerClosed()
-        if inspect.iscoroutinefunction(function):
-            return await _contained(function(*args))
+        return _contained(function(*args)) if _is_async(function) else self._called(function, *args)
+
+    async def _called(self, function: Callable[..., Any], *args: Any) -> Any:
         call = _Call(lambda: _looked_at(function(*args)), asyncio.get_running_loop())
         with self._lock:
             self._n_calls += 1
@@ -246,6 +248,14 @@ def _carried(error: BaseException) -> Exception | Suspended:
     carried = TaskExit(f"{type_name(error)}: {text_of(error)}")
     carried.__cause__ = error
     return carried
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether it is a coroutine function. Of functions and methods it is asked at once: every stage comes by here."""
+    plain = function.__func__ if type(function) is MethodType else function
+    if type(plain) is FunctionType:
+        return bool(plain.__code__.co_flags & inspect.CO_COROUTINE)
+    return inspect.iscoroutinefunction(function)
 
 
 def _looked_at(result: Any) -> tuple[Any, bool]:

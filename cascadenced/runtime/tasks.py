@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ class Hook(msgspec.Struct, frozen=True):
     takes: bool
 
 
-class TaskEntry(msgspec.Struct, frozen=True):
+class TaskEntry(msgspec.Struct, frozen=True, dict=True):
     """make: a fresh instance for one run.  inert: making one and giving it its attributes runs none of its code.
     code: digest of the source.  listens_to: a workflow's event name.  class_name: qualified name of its class.
     source: `module:qualname`, by which another process finds it; None: it cannot be found so."""
@@ -45,7 +45,7 @@ class TaskEntry(msgspec.Struct, frozen=True):
     source: str | None = None
     policy: Policy = Policy()
 
-    @property
+    @cached_property
     def stages(self) -> tuple[str, ...]:
         return tuple(stage for stage in STAGES if stage in self.hooks)
 

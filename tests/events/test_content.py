@@ -262,6 +262,13 @@ def test_size_is_counted_in_bytes_not_characters():
         recordable("é" * (MAX_CONTENT_BYTES // 2))
 
 
+def test_size_is_counted_as_it_is_spelled():
+    longest = "\0" * ((MAX_CONTENT_BYTES - 2) // 6)
+    assert recordable(longest) == longest
+    with pytest.raises(TooLarge):
+        recordable(longest + "\0")
+
+
 def test_the_deepest_allowed_nesting_passes():
     assert recordable(nested(MAX_CONTENT_DEPTH)) == nested(MAX_CONTENT_DEPTH)
 
