@@ -231,7 +231,6 @@ def test_a_mapping_holds_for_the_stages_it_names():
         ({"max_concurrent": 1.0}, "max_concurrent must be"),
         ({"max_concurrent": True}, "max_concurrent must be"),
         ({"max_concurrent": MAX_CONCURRENT + 1}, "max_concurrent must be"),
-        ({"dependencies": ["x"]}, "sets `dependencies`, which this version does not support yet"),
     ],
     ids=str,
 )
