@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test sim crash storm broker servers lint bench bench-peers bench-docs clean
+.PHONY: help demo run test sim crash storm broker cron-truth servers lint bench bench-peers bench-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ storm: $(READY) ## broken messages by the ten thousand, each accounted for (N=50
 
 broker: $(READY) servers ## damage, hang and empty the broker N times under load; SEED=… deals the same breaks again
 	$(BIN)/python -m tests.broker $(if $(SEED),--seed $(SEED)) $(if $(N),--breaks $(N)) $(ARGS)
+
+cron-truth: $(READY) ## schedules around every change of clocks, against two oracles; ZONES=60 EXPRESSIONS=200 SEED=0
+	$(BIN)/python -m tests.recurrence.truth $(if $(ZONES),--zones $(ZONES)) $(if $(EXPRESSIONS),--expressions $(EXPRESSIONS)) \
+	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 servers: $(READY) ## fetch old nats-servers to test against, once
 	@$(BIN)/python -m tests.servers

@@ -6,6 +6,7 @@ rrule.py       an iCalendar rule: likewise
 rrule_text.py  its spelling
 interval.py    every n seconds
 one_off.py     once
+walls.py       what clocks on walls show, as numbers; what a recurrence of such times offers
 zones.py       what a zone's clocks do, as stretches of one offset
 dst.py         what is done about local times that there are not, or twice
 due.py         instants that are due: `following`, `between`, `next_due`

@@ -8,7 +8,7 @@ from cascadenced.recurrence.cron import Cron
 from cascadenced.recurrence.dst import DEFAULT, Dst
 from cascadenced.recurrence.due import Due, Recurrence, next_occurrence
 from cascadenced.recurrence.interval import Interval
-from cascadenced.recurrence.one_off import LocalOneOff, OneOff, parse_one_off
+from cascadenced.recurrence.one_off import LocalOneOff, OneOff, one_off_at, parse_one_off
 from cascadenced.recurrence.walls import SECOND_US, shown
 from cascadenced.recurrence.zones import Stretch, Zone
 
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 def at(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, when: str | int) -> Answer:
     """when: a local time, or an instant with an offset, in ISO 8601; or an instant in µs. Raises Invalid as
     `parse_one_off`."""
-    asked = OneOff(when) if isinstance(when, int) else parse_one_off(when)
+    asked = one_off_at(when) if isinstance(when, int) else parse_one_off(when)
     if isinstance(asked, OneOff):
         return _at_instant(recurrence, zone, dst, asked.at_us)
     return _at_wall(recurrence, zone, dst, asked.wall_s)

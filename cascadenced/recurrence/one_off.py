@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from cascadenced.errors import Invalid
-from cascadenced.recurrence.walls import FIRST_S, LAST_S, instant_us, wall_of
+from cascadenced.recurrence.walls import FIRST_S, LAST_S, SECOND_US, instant_us, wall_of
 
 _SHAPE = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?"
@@ -58,12 +58,19 @@ def parse_one_off(text: object) -> OneOff | LocalOneOff:
     )
 
 
+def one_off_at(at_us: int) -> OneOff:
+    """Raises Invalid (at.range) for what no calendar shows."""
+    if not FIRST_S <= at_us // SECOND_US <= LAST_S:
+        raise Invalid("'at' must lie in the years 1 to 9998", code="at.range")
+    return OneOff(at_us)
+
+
 def _checked(at: datetime) -> OneOff | LocalOneOff:
-    wall_s = wall_of(at.replace(tzinfo=None))
+    if at.tzinfo is not None:
+        return one_off_at(instant_us(at))
+    wall_s = wall_of(at)
     if not FIRST_S <= wall_s <= LAST_S:
         raise Invalid("'at' must lie in the years 1 to 9998", code="at.range")
-    if at.tzinfo is not None:
-        return OneOff(instant_us(at))
     if at.microsecond:
         raise Invalid("'at' as a local time must be in whole seconds", code="at.fraction")
     return LocalOneOff(wall_s)

@@ -132,10 +132,8 @@ def _days(rule: RRule, year: int) -> int:
     """The days of the year that the rule means, as bits from 0, the 1st of January."""
     if rule.frequency == "YEARLY" and (year - _anchor(rule).year) % rule.interval:
         return 0
-    days = _passing(rule.filters, _like(year))
-    if rule.positions:
-        days = _picked(rule, year)
-    elif rule.frequency in PERIOD_S or (rule.interval == 1 or rule.frequency == "YEARLY"):
+    days = _picked(rule, year) if rule.positions else _passing(rule.filters, _like(year))
+    if rule.interval == 1 or rule.frequency == "YEARLY" or rule.frequency in PERIOD_S:
         return days
     january = date(year, 1, 1).toordinal()
     kept = 0

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from cascadenced.errors import Invalid
 from cascadenced.recurrence.rrule import PERIOD_S, Filters, Frequency, RRule
-from cascadenced.recurrence.walls import DAY_S, FIRST_S, LAST_S, SECOND_US, instant_us, wall_of
+from cascadenced.recurrence.walls import DAY_S, FIRST_S, SECOND_US, instant_us, wall_of
 from cascadenced.recurrence.zones import Zone
 
 MAX_CHARS = 2048
@@ -125,8 +125,9 @@ def _parts(rule: str) -> dict[str, str]:
 
 def _rule(parts: dict[str, str], text: str, anchor_s: int, zone: Zone) -> RRule:
     frequency = _frequency(parts.get("FREQ", ""))
-    interval = int(parts["INTERVAL"]) if parts.get("INTERVAL", "1").isdigit() and "INTERVAL" in parts else 1
-    if not parts.get("INTERVAL", "1").isdigit() or not 1 <= interval <= _MAX_INTERVAL[frequency]:
+    interval_text = parts.get("INTERVAL", "1")
+    interval = int(interval_text) if interval_text.isdigit() else 0
+    if not 1 <= interval <= _MAX_INTERVAL[frequency]:
         _refuse("interval", f"INTERVAL must be 1 to {_MAX_INTERVAL[frequency]}, which is 25 years")
     times = _times(parts, frequency, interval, anchor_s)
     positions = _numbers(parts, "BYSETPOS", 1, 366, signed=True)
@@ -265,8 +266,8 @@ def _when(name: str, text: str, options: dict[str, str], zone: Zone) -> _When:
     except ValueError:
         _refuse("value", f"{name} must be a date that there is")
     wall_s = wall_of(at)
-    if not FIRST_S + DAY_S <= wall_s <= LAST_S - DAY_S:
-        _refuse("value", f"{name} must lie in the years 1 to 9998")
+    if not 1900 <= at.year < 9998:
+        _refuse("value", f"{name} must lie in the years 1900 to 9997")
     if not text.endswith("Z"):
         return _When(wall_s, "T" not in text, None)
     at_us = instant_us(at.replace(tzinfo=UTC))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cascadenced.errors import Invalid
 from cascadenced.recurrence.cron_text import parse_cron
 from cascadenced.recurrence.dst import Dst
 from cascadenced.recurrence.due import Recurrence
@@ -119,6 +120,11 @@ def test_a_skipped_local_time_is_told_by_its_name_and_by_the_instant():
 def test_an_instant_may_be_a_number():
     assert asked("0 9 * * *", us("2025-06-02T13:00")).code == "due"
     assert asked("0 9 * * *", us("2025-06-02T13:00") + 1).code == "mismatch"
+
+
+def test_an_instant_that_no_calendar_shows_is_refused():
+    with pytest.raises(Invalid, match="'at' must lie in the years"):
+        asked("0 9 * * *", 10**30)
 
 
 def test_what_is_after_the_end_of_a_rule_is_over():

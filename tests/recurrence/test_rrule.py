@@ -244,6 +244,7 @@ def test_a_rule_that_has_run_for_ages_is_as_quick_as_a_new_one():
         ("FREQ=MONTHLY;BYWEEKNO=1", "rrule.value"),
         ("FREQ=DAILY;UNTIL=tomorrow", "rrule.value"),
         ("FREQ=DAILY;UNTIL=20250230", "rrule.value"),
+        ("DTSTART:00010105T000000\nFREQ=WEEKLY;BYDAY=MO,TU;BYSETPOS=1", "rrule.value"),
         ("FREQ=MINUTELY;BYSECOND=0,30", "rrule.times"),
         (f"FREQ=DAILY;BYHOUR={','.join(map(str, range(24)))};BYMINUTE={','.join(map(str, range(60)))}", "rrule.times"),
         ("FREQ=MONTHLY;BYHOUR=1,2;BYSETPOS=1", "rrule.setpos"),
