@@ -397,6 +397,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "schedule_resume": {"task": "adds"},
     "ticks": {"task": "adds"},
     "graph": {"task": "adds"},
+    "simulate": {"start": "2026-11-30T09:00:00Z", "end": "2026-11-30T10:00:00Z"},
     "preview": {"expr": "* * * * *"},
     "load_schedules": {"text": ""},
     "pointer_add": {"task": "marks", "run_id": "r", "user_id": "u"},

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from cascadenced.clock import iso
 from cascadenced.commands.options import Command, JsonObject, after, limit
 from cascadenced.commands.session import Session, pass_session
-from cascadenced.commands.tables import cell, content, plain, table
+from cascadenced.commands.tables import cell, content, plain, table, when
 from cascadenced.errors import CascadenceError, Invalid
 
 _MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -130,9 +131,9 @@ schedule_resume = _of_schedule(
 @click.argument("path", metavar="PATH")
 @pass_session
 def load_schedules(session: Session, path: str) -> None:
-    """Set all schedules of a file like schedules.yml.
+    """Set all schedules of a file.
 
-    Anything wrong with it, and nothing is set. Schedules that it does not name stay as they are.
+    It is like schedules.yml. Anything wrong with it, and nothing is set. Schedules that it does not name stay as they are.
 
     \b
     Example: cascadenced load-schedules night.yml
@@ -159,19 +160,38 @@ def _text_of(path: str) -> str:
 @click.option("--timezone", metavar="ZONE", help="Of an expression. [default: the setting `timezone`]")
 @click.option("--from", "start", metavar="INSTANT", help="Where the preview begins. [default: now]")
 @click.option("--count", metavar="N", type=int, default=10, show_default=True, help="How many are shown.")
+@click.option("--simulate", is_flag=True, help="Tell what all schedules would do from --from to --to.")
+@click.option("--to", "end", metavar="INSTANT", help="Where the simulation ends.")
+@click.option("--change", metavar="PATH", help="And what would be different with this file in place of all of them.")
 @click.option("--next", "show_next", is_flag=True, help="Also show when each fires next, or that it is paused.")
 @pass_session
 def schedules(
-    session: Session, preview: str | None, timezone: str | None, start: str | None, count: int, show_next: bool
+    session: Session,
+    preview: str | None,
+    timezone: str | None,
+    start: str | None,
+    count: int,
+    simulate: bool,
+    end: str | None,
+    change: str | None,
+    show_next: bool,
 ) -> None:
-    """List the schedules that are set, or preview one.
+    """List, preview or simulate schedules.
 
     One a line: TASK<TAB>EXPRESSION, or another rule as JSON. A preview also shows what changes of the clocks and
-    excluded days do.
+    excluded days do. A simulation takes runs to last as long as the newest of their tasks did.
 
     \b
+    Example: cascadenced schedules --simulate --from 2026-12-01T00:00:00Z --to 2027-01-01T00:00:00Z --change new.yml
     Example: cascadenced schedules --preview "30 2 * * *" --timezone Europe/Berlin --from 2027-03-27T00:00:00Z
     """
+    if simulate:
+        if start is None or end is None or preview is not None:
+            raise click.UsageError("--simulate needs --from and --to, and no --preview.")
+        text = None if change is None else _text_of(change)
+        simulated = session.ask("simulate", start=start, end=end, change=text)
+        session.show(simulated, _simulation(simulated))
+        return
     if preview is None:
         page = session.ask_all("schedules")
         session.show_page(page, "\n".join(_line(row, show_next=show_next) for row in page["items"]))
@@ -183,6 +203,46 @@ def schedules(
         (item["at"], "" if item.get("fires", True) else "left out", item.get("note") or "") for item in shown["items"]
     ]
     session.show(shown, table(("DUE", "", "NOTE"), rows) if rows else "never")
+
+
+def _simulation(found: dict[str, Any]) -> str:
+    blocks = [_of_one(found["simulation"])]
+    if found["changed"] is not None:
+        blocks.append(f"with the file in place of them:\n\n{_of_one(found['changed'])}")
+        lines = [
+            f"{plain(each['task'])}: {each['n_only_before']} runs fewer ({_some(each['only_before'])}), "
+            f"{each['n_only_after']} more ({_some(each['only_after'])})"
+            for each in found["differences"]
+        ]
+        blocks.append("\n".join(["differences:", *lines]) if lines else "no run would be at another time")
+    return "\n\n".join(blocks)
+
+
+def _of_one(simulation: dict[str, Any]) -> str:
+    rows = [
+        (
+            each["task"],
+            each["n_fired"],
+            ", ".join(f"{n} {why}" for why, n in each["left_out"].items()),
+            each["first"],
+            each["last"],
+        )
+        for each in simulation["schedules"]
+    ]
+    lines = [table(("TASK", "RUNS", "LEFT OUT", "FIRST", "LAST"), rows) if rows else "no schedules"]
+    n, at_us = simulation["peak"]["n_runs"], simulation["peak"]["at_us"]
+    if at_us is not None:
+        lines.append(f"most runs at once: {n}, first at {when(iso(at_us))}")
+    oddities = [
+        f"{odd['at']} {plain(each['task'])}: {plain(odd['why'])}"
+        for each in simulation["schedules"]
+        for odd in each["oddities"]
+    ]
+    return "\n".join([*lines, *oddities])
+
+
+def _some(instants: list[str]) -> str:
+    return ", ".join(instants[:3]) + (", …" if len(instants) > 3 else "") if instants else "none"
 
 
 @click.command(cls=Command)

@@ -113,6 +113,13 @@ class ScheduleFile:
         await self.sync()
         return [name for name, _, _ in definitions.values() if name is not None]
 
+    def rules(self, data: bytes) -> Mapping[str, ScheduleSet]:
+        """What a file would set, by task. Raises Invalid with all that is wrong with it."""
+        definitions, problems = self._definitions(read(data))
+        if problems:
+            raise Invalid("; ".join(problems), code="schedules_file")
+        return {name or key: definition.rule for key, (name, _, definition) in definitions.items()}
+
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear(self, batch: Sequence[Recorded]) -> None:

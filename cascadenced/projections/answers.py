@@ -5,7 +5,8 @@ Lists and rows from a frozen projection say so (`stale_since`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from cascadenced.clock import iso
 from cascadenced.errors import Conflict, Unknown
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
+from cascadenced.events.schedule import ScheduleSet
 from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
 from cascadenced.pipeline.model import fold
 from cascadenced.pipeline.policy import Policy
@@ -28,6 +30,7 @@ from cascadenced.projections.task_status import TaskRow
 from cascadenced.schedules.explain import Record, TickExplanation, instants
 from cascadenced.schedules.explain import explain as explain_instant
 from cascadenced.schedules.preview import Previewed, preview
+from cascadenced.schedules.simulate import Difference, Simulation, difference, simulate
 from cascadenced.schedules.timetable import timetable
 
 
@@ -198,6 +201,25 @@ class Answers:
         if table is None:
             raise Conflict(f"the calendar of {task} was not read yet", code="calendar_unread")
         return preview(table, after_us=after_us, count=count)
+
+    async def simulate(
+        self, *, from_us: int, to_us: int, changed: Mapping[str, ScheduleSet] | None
+    ) -> tuple[Simulation, Simulation | None, list[Difference]]:
+        """What the schedules that are set would do in a time, and what they would if they were `changed`; runs last as
+        long as the newest of their tasks did. Raises Invalid where that is too much."""
+        stored = await schedules.everything(self._tables)
+        rules = {
+            task: each.schedule.rule
+            for task, each in stored.items()
+            if each.schedule.rule is not None and not each.schedule.paused
+        }
+        lasting = await runs.durations_s(self._tables, sorted({*rules, *(changed or ())}))
+        # It is much to compute, and others are to be served meanwhile.
+        before = await asyncio.to_thread(simulate, rules, from_us=from_us, to_us=to_us, durations_s=lasting)
+        if changed is None:
+            return before, None, []
+        after = await asyncio.to_thread(simulate, changed, from_us=from_us, to_us=to_us, durations_s=lasting)
+        return before, after, difference(before, after, {**rules, **changed})
 
     async def ticks(self, task: str, **query: Any) -> Page:
         """What became of its due instants, newest first."""

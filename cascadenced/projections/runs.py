@@ -388,6 +388,20 @@ async def _count(tables: Tables, condition: str, *parameters: str) -> int:
     return int(n)
 
 
+async def durations_s(tables: Tables, tasks: Sequence[str]) -> dict[str, float]:
+    """How long the newest runs of these tasks took that succeeded, on average, in seconds."""
+    found: dict[str, float] = {}
+    for task in tasks:
+        rows = await tables.fetch(
+            "SELECT avg(finished_at_us - started_at_us) / 1e6 FROM (SELECT finished_at_us, started_at_us FROM runs "
+            "WHERE task = ? AND status = 'success' AND started_at_us IS NOT NULL ORDER BY run_id DESC LIMIT 20)",
+            (task,),
+        )
+        if rows[0][0] is not None:
+            found[task] = float(rows[0][0])
+    return found
+
+
 async def running(tables: Tables, task: str, among: Caller, *, paused: bool, limit: int) -> list[str]:
     """Runs of `task` that have started and not ended, newest first; of those that `among` may control.
 

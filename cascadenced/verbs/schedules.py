@@ -13,6 +13,7 @@ from cascadenced.identity import Identity
 from cascadenced.instance import Instance
 from cascadenced.schedules.definition import defined
 from cascadenced.schedules.preview import Previewed, preview
+from cascadenced.schedules.simulate import Difference, Simulation
 from cascadenced.schedules.timetable import timetable
 from cascadenced.verbs.base import ListArguments, Someone, by, verb
 
@@ -70,6 +71,14 @@ class PreviewArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
 
 
+class SimulateArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """start, end: instants with an offset.  change: text of a file like schedules.yml, that would be all there is."""
+
+    start: str
+    end: str
+    change: str | None = None
+
+
 class LoadArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """text: of a file like schedules.yml."""
 
@@ -80,6 +89,14 @@ class Loaded(msgspec.Struct):
     """tasks: whose schedules were set, or were so already."""
 
     tasks: list[str]
+
+
+class SimulationResult(msgspec.Struct):
+    """changed, differences: of the file that was given; null and empty without one."""
+
+    simulation: Simulation
+    changed: Simulation | None
+    differences: list[Difference]
 
 
 class Preview(msgspec.Struct):
@@ -152,10 +169,7 @@ async def _ticks(instance: Instance, asked: TicksArguments) -> Any:
 async def _preview(instance: Instance, asked: PreviewArguments) -> Preview:
     after_us = instance.clock.now_us()
     if asked.start is not None:
-        try:
-            after_us = parse_iso(asked.start) - 1
-        except ValueError:
-            raise Invalid(f"start must be an instant such as 2026-11-30T09:00:00Z, not {asked.start[:40]!r}") from None
+        after_us = _instant(asked.start, "start") - 1
     if (asked.task is None) == (asked.expr is None):
         raise Invalid("either task or expr is required")
     if asked.task is not None:
@@ -165,6 +179,29 @@ async def _preview(instance: Instance, asked: PreviewArguments) -> Preview:
     table = timetable(rule)
     assert table is not None
     return Preview(preview(table, after_us=after_us, count=asked.count))
+
+
+async def _simulate(instance: Instance, asked: SimulateArguments) -> SimulationResult:
+    changed = None
+    if asked.change is not None:
+        changed = instance.schedule_file.rules(asked.change.encode())
+    before, after, differences = await instance.answers.simulate(
+        from_us=_instant(asked.start, "start"), to_us=_instant(asked.end, "end"), changed=changed
+    )
+    return SimulationResult(_shown(before), None if after is None else _shown(after), differences)
+
+
+def _shown(simulation: Simulation) -> Simulation:
+    """Without what is there for comparing."""
+    lanes = [msgspec.structs.replace(each, fires=()) for each in simulation.schedules]
+    return msgspec.structs.replace(simulation, schedules=lanes)
+
+
+def _instant(text: str, name: str) -> int:
+    try:
+        return parse_iso(text)
+    except ValueError:
+        raise Invalid(f"{name} must be an instant such as 2026-11-30T09:00:00Z, not {text[:40]!r}") from None
 
 
 async def _load(instance: Instance, asked: LoadArguments) -> Loaded:
@@ -178,6 +215,7 @@ VERBS = (
     verb("schedule_resume", OfScheduleArguments, _resume, "let a paused schedule fire again", is_wish=True),
     verb("schedules", ListArguments, _schedules, "schedules that are set"),
     verb("preview", PreviewArguments, _preview, "when a schedule or an expression is due next"),
+    verb("simulate", SimulateArguments, _simulate, "what all schedules would do in a time, and if they were changed"),
     verb("load_schedules", LoadArguments, _load, "set all schedules of a file", is_wish=True),
     verb("ticks", TicksArguments, _ticks, "what became of the due instants of a schedule, newest first"),
 )

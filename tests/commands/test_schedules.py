@@ -140,3 +140,34 @@ def test_an_instant_is_explained_by_its_local_time(run) -> None:
     assert out.splitlines()[-1] == "It is still to come."
     assert run("explain", "nobody@2027-03-14T02:30").err == "error: Unknown schedule: nobody\n"
     assert run("ticks", "example").out == "nothing yet\n"
+
+
+def test_all_schedules_are_simulated_and_compared_with_a_file(run, tmp_path: Path) -> None:
+    run("schedule", "example", "0 9 * * *")
+    changed = tmp_path / "new.yml"
+    changed.write_text("example: 0 10 * * *\n")
+    span = ("--simulate", "--from", "2027-01-01T00:00:00Z", "--to", "2027-01-03T00:00:00Z")
+    lines = run("schedules", *span).out.splitlines()
+    assert lines[1].split() == ["example", "2", "2027-01-01T09:00:00+00:00", "2027-01-02T09:00:00+00:00"]
+    out = run("schedules", *span, "--change", changed).out
+    assert out.splitlines()[-2:] == [
+        "differences:",
+        "example: 2 runs fewer (2027-01-01T09:00:00+00:00, 2027-01-02T09:00:00+00:00), "
+        "2 more (2027-01-01T10:00:00+00:00, 2027-01-02T10:00:00+00:00)",
+    ]
+    found = json.loads(run("schedules", *span, "--json").out)
+    assert (found["simulation"]["n_instants"], found["changed"], found["differences"]) == (2, None, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--simulate",), 2, "--simulate needs --from and --to, and no --preview."),
+        (("--simulate", "--from", "x", "--to", "y"), 1, "error: start must be an instant such as"),
+        (("--simulate", "--from", "2027-01-02T00:00:00Z", "--to", "2027-01-01T00:00:00Z"), 1, "error: the end must be"),
+    ],
+)
+def test_a_simulation_that_cannot_be_says_why(run, words, code: int, says: str) -> None:
+    ran = run("schedules", *words)
+    assert ran.code == code
+    assert says in ran.err
