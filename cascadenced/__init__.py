@@ -8,11 +8,11 @@ is again a fact.
 
 Imports go down only:
 
-    6 faces     http/  rpc.py  verbs.py  commands/  cli.py
+    6 faces     http/  rpc.py  verbs/  commands/  cli.py
     5 work      handlers/  plugins/  workflows/  worker/ (a process of its own)
     4 movement  runtime/      the loops; none knows what the work is
     3 views     projections/  events → rows, rows → answers
-    2 rules     pipeline/     state + event → events, pure; recurrence/  text + zone → instants, pure
+    2 rules     pipeline/     state + event → events, pure; recurrence/  when; schedules/  what of it
     1 log       eventlog/  bus/  vault.py
     0 facts     events/  ids.py  identity.py  clock.py  errors.py  config.py  crashpoint.py
 

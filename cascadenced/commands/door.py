@@ -79,7 +79,7 @@ def call(config: Config, verb: str, arguments: dict[str, Any]) -> Any:
 
 
 async def ask(verb: str, arguments: dict[str, Any], config: Config | None = None) -> Any:
-    """The result of a verb (`verbs.py`), as decoded JSON.
+    """The result of a verb (`verbs/`), as decoded JSON.
 
     config: None: the one that environment and working folder give.
     Raises what the verb raises, Invalid for arguments that are not its own, Unavailable for a daemon that does not

@@ -1,6 +1,6 @@
 """What can be asked by who says their name: running tasks, controlling tasks and runs, dispatching events.
 
-Each route is a verb (`verbs.py`) in the words of REST. Who asks is looked at first, then path and query, then the body.
+Each route is a verb (`verbs/`) in the words of REST. Who asks is looked at first, then path and query, then the body.
 """
 
 from __future__ import annotations
