@@ -172,6 +172,7 @@ class StageRunner:
 
     async def _settled_output(self, live: LiveRun, stage: str, steps: Steps) -> Any:
         """As `_output`, and no step is under way any more."""
+        steps.enter()
         try:
             output = await self._output(live, stage, steps)
         except asyncio.CancelledError:

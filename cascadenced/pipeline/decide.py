@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cascadenced.events.base import Event, Json
+from cascadenced.events.place import in_order
 from cascadenced.events.run import (
     RunDoubted,
     RunFailed,
@@ -100,7 +101,7 @@ def resume(
         woken = WaitEnded(
             task=run.task,
             stage=run.current,
-            seq=wait.seq,
+            place=wait.place,
             kind=wait.kind,
             name=wait.name,
             outcome="elapsed" if wait.kind == "sleep" else "timeout",
@@ -126,8 +127,9 @@ def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:
 def doubt(run: Run, reason: str) -> RunDoubted:
     """The effect under way may have happened."""
     assert run.current is not None
-    seq, step = min(run.open_steps.items(), default=(0, None))
-    return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, seq=seq, reason=reason)
+    place = min(run.open_steps, key=in_order, default="")
+    step = run.open_steps.get(place)
+    return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, place=place, reason=reason)
 
 
 def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list[Event]:
@@ -160,7 +162,7 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
     if resolution == "retry" or doubted.step is not None:
         events: list[Event] = [resolved]
         if resolution == "done" and doubted.step is not None:
-            done = StepFinished(task=task, stage=stage, seq=doubted.seq, name=doubted.step, output=output)
+            done = StepFinished(task=task, stage=stage, place=doubted.place, name=doubted.step, output=output)
             events.append(done)
             after = evolve(after, done)
         return [*events, doubt(after, doubted.reason)] if after.open_steps else events

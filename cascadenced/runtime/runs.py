@@ -671,7 +671,7 @@ class Runs:
                 return WaitEnded(
                     task=run.task,
                     stage=run.current,
-                    seq=wait.seq,
+                    place=wait.place,
                     kind="event",
                     name=wait.name,
                     outcome="event",

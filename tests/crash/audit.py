@@ -271,7 +271,7 @@ class _Way:
         self.stage, self.attempt, self.open_starts = "", 0, 0
         self.wait: tuple[str, int] | None = None
         self.marks: set[int] = set()
-        self.open_step: int | None = None
+        self.open_step: str | None = None
         self.verdict = ""
 
     def __str__(self) -> str:
@@ -330,7 +330,7 @@ class _Way:
         return self._moved(self.state == "fallen" or crash_loop or in_doubt, "failed")
 
     def _run_in_doubt(self, data: Any) -> bool:
-        here = self._is_of_this_attempt(data) and data.get("seq", 0) == (self.open_step or 0)
+        here = self._is_of_this_attempt(data) and data.get("place", "") == (self.open_step or "")
         return self._moved(here and self.state in ("under way", "interrupted"), "in doubt")
 
     def _run_resolved(self, data: Any) -> bool:
@@ -372,41 +372,41 @@ class _Way:
         return self._moved(allowed, "fallen" if data.get("fatal", True) else "between")
 
     def _step_started(self, data: Any) -> bool:
-        allowed = self._is_here(data) and self.open_step is None and data["seq"] not in self.marks
-        self.open_step = data["seq"]
+        allowed = self._is_here(data) and self.open_step is None and data["place"] not in self.marks
+        self.open_step = data["place"]
         return allowed
 
     def _step_finished(self, data: Any) -> bool:
         settled = self.state == "settled" and self.verdict == "done" and data["stage"] == self.stage
-        allowed = (self._is_here(data) or settled) and data["seq"] not in self.marks
-        allowed = allowed and self.open_step in (None, data["seq"])
-        self.marks.add(data["seq"])
+        allowed = (self._is_here(data) or settled) and data["place"] not in self.marks
+        allowed = allowed and self.open_step in (None, data["place"])
+        self.marks.add(data["place"])
         self.open_step, self.open_starts = None, 0 if settled else 1
         return allowed
 
     def _step_failed(self, data: Any) -> bool:
-        allowed = self._is_here(data) and self.open_step in (None, data["seq"]) and data["seq"] not in self.marks
+        allowed = self._is_here(data) and self.open_step in (None, data["place"]) and data["place"] not in self.marks
         self.open_step = None
         return allowed
 
     def _wait_started(self, data: Any) -> bool:
-        allowed = self._is_here(data) and self.open_step is None and data["seq"] not in self.marks
-        self.wait, self.open_starts = (data["kind"], data["seq"]), 0
+        allowed = self._is_here(data) and self.open_step is None and data["place"] not in self.marks
+        self.wait, self.open_starts = (data["kind"], data["place"]), 0
         return self._moved(allowed, "waiting")
 
     def _wait_ended(self, data: Any) -> bool:
-        allowed = self.state == "waiting" and not self.paused and self.wait == (data["kind"], data["seq"])
+        allowed = self.state == "waiting" and not self.paused and self.wait == (data["kind"], data["place"])
         if data["kind"] != "children":
-            self.marks.add(data["seq"])
+            self.marks.add(data["place"])
         self.open_starts = 1
         return self._moved(allowed, "under way")
 
     def _child_requested(self, _: Any) -> bool:
-        children = self.state == "waiting" and self.wait == ("children", 0)
+        children = self.state == "waiting" and self.wait == ("children", "")
         return (children or (self.state == "under way" and self.stage == "run")) and not self.paused
 
     def _child_ended(self, _: Any) -> bool:
-        return self.state == "waiting" and self.wait == ("children", 0) and not self.paused
+        return self.state == "waiting" and self.wait == ("children", "") and not self.paused
 
     def _is_here(self, data: Any) -> bool:
         return self.state == "under way" and bool(data["stage"] == self.stage)
