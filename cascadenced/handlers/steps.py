@@ -295,7 +295,7 @@ class Steps:
     def _place(self, kind: str, name: str, place: Place | None = None) -> tuple[Place, Mark | None]:
         """The next place, or the one that is named, and what is recorded there."""
         if self.suspended is not None:
-            raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
+            raise Suspended(f"the stage {self._stage} waits already")  # another branch is on its way out, or was caught
         if self.mismatch is not None:
             raise self.mismatch
         if self._is_left:

@@ -178,12 +178,12 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
     if verdict(run) == "give_up":
         reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
         return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
-    if policy.delivery == "at_most_once" and _may_have_happened(run) and not run.is_settled:
+    if policy.delivery == "at_most_once" and may_have_happened(run) and not run.is_settled:
         return in_doubt(run, policy, "the process ended while it was under way", elapsed_s=elapsed_s)
     return _again(run, code)
 
 
-def _may_have_happened(run: Run) -> bool:
+def may_have_happened(run: Run) -> bool:
     """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
     return bool(run.open_steps) or not run.marks
 

@@ -239,6 +239,28 @@ async def test_a_wait_lets_a_slow_step_of_another_branch_end_first(hook: Any) ->
     assert sorted(t.calls) == ["a1", "a2", "b1", "b2", "c1", "c2"]
 
 
+async def test_a_wait_deep_down_stops_the_branches_above_it_at_their_next_steps() -> None:
+    """Their way out is the shorter one, and what they leave the stage with is no error."""
+
+    async def hook(self: Any) -> Any:
+        return await asyncio.gather(asyncio.gather(asyncio.gather(self.nap())), self.branch("a"))
+
+    async def nap(self: Any) -> str:
+        await self.sleep(HOUR_S)
+        return "slept"
+
+    async def branch(self: Any, name: str) -> Any:
+        return [name, await self.step("one", self.work, name)]
+
+    t = working(hook, branch, nap=nap)
+    world = World(t)
+    async with world.up() as instance:
+        run_id = (await ask(instance, "t")).run_id
+        await waits_over(world, instance, 0)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [[["slept"]], ["a", "a"]]
+    assert t.calls == ["a"]
+
+
 async def test_a_branch_may_wait_for_an_event_and_another_one_for_the_next() -> None:
     async def hook(self: Any) -> Any:
         return await asyncio.gather(self.branch("a"), self.branch("b"))
