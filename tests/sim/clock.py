@@ -13,6 +13,7 @@ class SimClock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._offset_us = START_US
+        self.has_jumped = False
 
     def now_us(self) -> int:
         return round(self._loop.time() * 1_000_000) + self._offset_us
@@ -25,4 +26,5 @@ class SimClock:
 
     def jump(self, seconds: float) -> None:
         """Only the wall clock, either way."""
+        self.has_jumped = True
         self._offset_us += round(seconds * 1_000_000)
