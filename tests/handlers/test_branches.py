@@ -261,6 +261,28 @@ async def test_a_wait_deep_down_stops_the_branches_above_it_at_their_next_steps(
     assert t.calls == ["a"]
 
 
+async def test_a_branch_that_fails_beside_one_that_waits_is_the_stages_error() -> None:
+    async def hook(self: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.nap())
+            group.create_task(self.fails())
+
+    async def nap(self: Any) -> None:
+        await self.sleep(HOUR_S)
+
+    async def fails(self: Any) -> None:
+        try:
+            await asyncio.sleep(HOUR_S)
+        finally:
+            raise ValueError("when it was cancelled")
+
+    world = World(task(hook, nap=nap, fails=fails))
+    async with world.up() as instance:
+        ended = await run(instance, "t")
+    assert ended.run.error_type == "ExceptionGroup"
+    assert world.events(WaitStarted) == []
+
+
 async def test_a_branch_may_wait_for_an_event_and_another_one_for_the_next() -> None:
     async def hook(self: Any) -> Any:
         return await asyncio.gather(self.branch("a"), self.branch("b"))
