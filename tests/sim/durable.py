@@ -65,6 +65,7 @@ class Listening(Durable):
 
     async def run(self) -> Any:
         self.begun("run")
+        await self.step("prepared", self.do, "run", "prepared")  # meanwhile the event may come
         one = await self.wait_for("go", where={"of": self.args["n"]})
         two = await self.wait_for("go", where={"of": self.args["n"]})
         try:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from cascadenced.eventlog.memory import MemoryFile
+from cascadenced.events.base import Recorded
+from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.decide import RESOLUTIONS
 from cascadenced.pipeline.model import Run, fold
 from tests.sim.durable import SETTLED
@@ -61,24 +63,28 @@ class Operators:
 
     async def tidy(self) -> None:
         """Let every run go on that only an operator can help. Never ends."""
-        told: set[tuple[str, int]] = set()
         while True:
             for run_id in self._unfinished():
-                run = self.state(run_id)
+                events = [recorded for recorded in self._file.events if recorded.stream == f"run-{run_id}"]
+                run = fold(recorded.event for recorded in events)
                 if run.paused:
                     await self._order("resume_run", run_id)
                 elif run.status == "in_doubt":
                     await self._order("resolve", run_id)
-                elif run.wait is not None and run.wait.kind == "event":
-                    n_heard = sum(run.heard.values())
-                    if (run_id, n_heard) not in told and await self._tell(
-                        f"tidy-{run_id}-{n_heard}", str(run.wait.where.get("of"))
-                    ):
-                        told.add((run_id, n_heard))  # once: whoever misses it waits for ever
+                elif run.wait is not None and run.wait.kind == "event" and not self._is_told(events, run):
+                    await self._tell(f"tidy-{run_id}-{len(events)}", str(run.wait.where["of"]))
             await asyncio.sleep(2.0)
 
-    def state(self, run_id: str) -> Run:
-        return fold(recorded.event for recorded in self._file.events if recorded.run_id == run_id)
+    def _is_told(self, events: Sequence[Recorded], run: Run) -> bool:
+        """Whether what the run waits for is recorded: then nobody has to help it, and it must find that itself."""
+        assert run.wait is not None
+        since = max(events[0].position, run.heard.get(run.wait.name, 0))
+        return any(
+            isinstance(recorded.event, EventDispatched)
+            and recorded.group_hash == events[0].group_hash
+            and recorded.event.payload.get("of") == run.wait.where["of"]
+            for recorded in self._file.events[since:]
+        )
 
     def _unfinished(self) -> list[str]:
         return [stream.removeprefix("run-") for stream in self._file.unfinished if stream.startswith("run-")]
