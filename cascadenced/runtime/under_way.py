@@ -27,7 +27,7 @@ class UnderWay:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._waits():
+            if self._waits() or task.done():
                 raise
             task.cancel()
             return await task
