@@ -41,6 +41,7 @@ from tests.sim.tables import Tables
 from tests.sim.tasks import STORM
 
 SETTLED_WITHIN_S = 3_600.0
+"""Or longer, where the clock was set back: what sleeps until then sleeps longer."""
 _QUIET_FOR_S = 20.0
 """So long nothing must be left to do before a world counts as settled: the bus is checked every 5 s."""
 
@@ -160,7 +161,8 @@ class World:
         return life
 
     async def _settles(self, life: DaemonLife) -> bool:
-        until_s, quiet_since, checked = self._loop.time() + SETTLED_WITHIN_S, self._loop.time(), 0
+        until_s = self._loop.time() + SETTLED_WITHIN_S + self.clock.set_back_s
+        quiet_since, checked = self._loop.time(), 0
         while self._loop.time() < until_s and life.alive:
             if checked != len(self.file.events):
                 faults = await durable_checks.of_what_is_in_doubt(self, life)
