@@ -99,7 +99,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     RunPaused: {"task": "example", "by": OTHER_HASH},
     RunResumed: {"task": "example", "by": OTHER_HASH},
     RunCancelled: {"task": "example", "via": "bus", "reason": "not needed any more", "stage": "run", "by": OTHER_HASH},
-    RunDoubted: {"task": "example", "stage": "run", "attempt": 1, "step": "charge", "seq": 2, "reason": "it died"},
+    RunDoubted: {"task": "example", "stage": "run", "attempt": 1, "step": "charge", "place": "2", "reason": "it died"},
     RunResolved: {"task": "example", "verdict": "done", "by": OTHER_HASH, "output": {"receipt": 7}},
     ForeignRunReported: {
         "task": "example",
@@ -120,12 +120,12 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
         "took_s": 0.25,
     },
     StageLate: {"task": "example", "stage": "run", "attempt": 1, "outcome": "error", "reason": "boom"},
-    StepStarted: {"task": "example", "stage": "run", "seq": 2, "name": "charge"},
-    StepFinished: {"task": "example", "stage": "run", "seq": 2, "name": "charge", "output": 7, "took_s": 0.5},
+    StepStarted: {"task": "example", "stage": "run", "place": "2", "name": "charge"},
+    StepFinished: {"task": "example", "stage": "run", "place": "2", "name": "charge", "output": 7, "took_s": 0.5},
     StepFailed: {
         "task": "example",
         "stage": "run",
-        "seq": 2,
+        "place": "2",
         "name": "charge",
         "error_type": "ValueError",
         "reason": "boom",
@@ -134,7 +134,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     WaitStarted: {
         "task": "example",
         "stage": "run",
-        "seq": 3,
+        "place": "3",
         "kind": "event",
         "name": "invoice.paid",
         "where": {"number": 7},
@@ -143,7 +143,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     WaitEnded: {
         "task": "example",
         "stage": "run",
-        "seq": 3,
+        "place": "3",
         "kind": "event",
         "name": "invoice.paid",
         "outcome": "event",

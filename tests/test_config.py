@@ -215,11 +215,11 @@ def test_seconds_may_be_whole_or_not():
 
 def test_a_back_end_of_a_later_version_is_told_from_a_misspelt_one():
     assert mistake("backend: temporal") == (
-        "cascadence.yml:1: backend: 'temporal' is not supported by this version (use base or cron)"
+        "cascadence.yml:1: backend: 'temporal' is not supported by this version (use base or cron or dag)"
     )
-    assert mistake("backend: corn") == "cascadence.yml:1: backend: must be base or cron, not 'corn'"
-    assert mistake("", {"CASCADENCE_SCHEDULER": "DAG"}) == (
-        "environment variable CASCADENCE_SCHEDULER: 'DAG' is not supported by this version (use base or cron)"
+    assert mistake("backend: corn") == "cascadence.yml:1: backend: must be base or cron or dag, not 'corn'"
+    assert mistake("", {"CASCADENCE_SCHEDULER": "TEMPORAL"}) == (
+        "environment variable CASCADENCE_SCHEDULER: 'TEMPORAL' is not supported by this version (use base or cron or dag)"
     )
 
 
@@ -289,7 +289,7 @@ def test_a_number_where_text_belongs_gets_a_hint():
 
 def test_all_mistakes_are_listed_at_once_with_their_place():
     found = mistakes(
-        "# a comment\nhttp_prot: 80\nmax_threads: many\nmax_threads: 3\nbackend: dag\n",
+        "# a comment\nhttp_prot: 80\nmax_threads: many\nmax_threads: 3\nbackend: temporal\n",
         {"CASCADENCE_HTTP_HSOT": "x", "CASCADENCE_LOG_LEVEL": "loud", "PATH": "/bin"},
         http_port="x",
         prot=1,
@@ -298,7 +298,7 @@ def test_all_mistakes_are_listed_at_once_with_their_place():
         "cascadence.yml:2: 'http_prot': unknown key (did you mean http_port?)",
         "cascadence.yml:3: max_threads: must be a whole number from 1 to 1024, not 'many'",
         "cascadence.yml:4: 'max_threads': is already set in line 3",
-        "cascadence.yml:5: backend: 'dag' is not supported by this version (use base or cron)",
+        "cascadence.yml:5: backend: 'temporal' is not supported by this version (use base or cron or dag)",
         "environment variable CASCADENCE_HTTP_HSOT: unknown (did you mean CASCADENCE_HTTP_HOST?)",
         "environment variable CASCADENCE_LOG_LEVEL: must be debug or info or warning or error, not 'loud'",
         "--http-port: must be a whole number from 0 to 65535, not 'x'",

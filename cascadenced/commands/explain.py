@@ -9,6 +9,7 @@ import click
 from cascadenced.commands.options import Command
 from cascadenced.commands.session import Session, pass_session
 from cascadenced.commands.tables import cell, coloured, content, fields, plain, table, took, when
+from cascadenced.events.place import in_words
 
 
 @click.command(cls=Command)
@@ -108,7 +109,7 @@ def _side(side: dict[str, Any]) -> str:
 
 def _where(difference: dict[str, Any]) -> str:
     place = difference.get("place")
-    words = [difference.get("stage"), place and f"place {place}", difference["what"], difference.get("path")]
+    words = [difference.get("stage"), place and in_words(place), difference["what"], difference.get("path")]
     return " ".join(word for word in words if word)
 
 

@@ -177,5 +177,5 @@ def _stages(stages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         for step in stage["steps"]:
             name = step["name"] or step["kind"]
             shown = name if step["kind"] == "step" else f"{step['kind']} {step['name']}".rstrip()
-            rows.append((f"  {step['seq']} {shown}", step["status"], "", took(step["took_s"]), ""))
+            rows.append((f"  {step['place']} {shown}", step["status"], "", took(step["took_s"]), ""))
     return rows

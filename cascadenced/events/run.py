@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cascadenced.events.base import Event, Json
+from cascadenced.events.place import Place
 
 
 class RunRequested(Event, tag="run.requested", frozen=True, kw_only=True):
@@ -128,7 +129,7 @@ class RunDoubted(Event, tag="run.in_doubt", frozen=True, kw_only=True):
     stage: str
     attempt: int
     step: str | None = None
-    seq: int = 0
+    place: Place = ""
     reason: str = ""
 
 

@@ -1,12 +1,13 @@
 """Facts about what a stage does in steps, in the run's stream.
 
-A step is known by its place: `seq` counts the steps and waits of a stage as its code comes to them, from 1. A stage
-that runs again is handed what is recorded at each place, as long as it asks there for the same.
+A step is known by its place (`place.py`). A stage that runs again is handed what is recorded at each place, as long as
+it asks there for the same.
 """
 
 from __future__ import annotations
 
 from cascadenced.events.base import Event, Json
+from cascadenced.events.place import Place
 
 
 class StepStarted(Event, tag="step.started", frozen=True, kw_only=True):
@@ -14,7 +15,7 @@ class StepStarted(Event, tag="step.started", frozen=True, kw_only=True):
 
     task: str
     stage: str
-    seq: int
+    place: Place
     name: str
 
 
@@ -23,7 +24,7 @@ class StepFinished(Event, tag="step.finished", frozen=True, kw_only=True):
 
     task: str
     stage: str
-    seq: int
+    place: Place
     name: str
     output: Json = None
     took_s: float = 0.0
@@ -34,7 +35,7 @@ class StepFailed(Event, tag="step.failed", frozen=True, kw_only=True):
 
     task: str
     stage: str
-    seq: int
+    place: Place
     name: str
     error_type: str
     reason: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from cascadenced.events.base import Event, Json
+from cascadenced.events.place import Place
 
 
 class WaitStarted(Event, tag="wait.started", frozen=True, kw_only=True):
-    """The stage stands still. seq: its place (`step.py`).  kind: sleep, event or children.
+    """The stage stands still. kind: sleep, event or children; those have no place.
 
     name: of the event.  where: what the event's payload must hold, key by key.
     until_us: wall clock, µs since 1970; None: as long as it takes.
@@ -14,7 +15,7 @@ class WaitStarted(Event, tag="wait.started", frozen=True, kw_only=True):
 
     task: str
     stage: str
-    seq: int
+    place: Place
     kind: str
     name: str = ""
     where: dict[str, Json] = {}
@@ -29,7 +30,7 @@ class WaitEnded(Event, tag="wait.ended", frozen=True, kw_only=True):
 
     task: str
     stage: str
-    seq: int
+    place: Place
     kind: str
     outcome: str
     name: str = ""

@@ -6,6 +6,7 @@ test, and runs. The first place or outcome that is not as recorded ends the repl
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import importlib.util
 import sys
@@ -21,6 +22,7 @@ from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Context, Event, Json, Recorded
 from cascadenced.events.child import Planned
 from cascadenced.events.content import own_copy, recordable
+from cascadenced.events.place import Place, in_order, in_words
 from cascadenced.events.stage import StageFailed, StageFinished
 from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.research import ResearchFailed
@@ -40,10 +42,12 @@ from cascadenced.runtime.tasks import TaskEntry
 
 MAX_SHOWN_CHARS = 2_000
 _NOTHING = "nothing more"
+_TURNS = 100
+"""Of the loop, in which a stage whose tasks have all come to their ends has ended too."""
 
 
 class Divergence(msgspec.Struct, frozen=True, kw_only=True):
-    """what: hook, place, where, outcome, output, error or plan.  place: of the step or wait, 0 where it is none.
+    """what: hook, place, where, outcome, output, error or plan.  place: of the step or wait, empty where it is none.
 
     path: within an output.  expected: as recorded.  got: from the code as it is now.
     """
@@ -51,7 +55,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     attempt: int
     what: str
-    place: int = 0
+    place: Place = ""
     path: str = ""
     expected: str
     got: str
@@ -59,7 +63,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         where = f"the stage {self.stage}, attempt {self.attempt}"
-        where += f", place {self.place}" if self.place else f", {self.what}{' ' if self.path else ''}{self.path}"
+        where += f", {in_words(self.place)}" if self.place else f", {self.what}{' ' if self.path else ''}{self.path}"
         return f"{where}: expected {self.expected}, got {self.got}"
 
 
@@ -120,7 +124,7 @@ async def replay(events: Sequence[Recorded], entry: TaskEntry, *, clock: Clock, 
                 stage=each.stage,
                 attempt=each.attempt,
                 outcome=_word(each.outcome),
-                n_places=each.n_places,
+                n_places=len(each.places),
                 verdict=verdict,
                 reason=reason,
             )
@@ -228,10 +232,50 @@ class _Answers(Steps):
     def __init__(self, clock: Clock, spawner: Spawner, live: LiveRun, redact: Redactor, each: Pass) -> None:
         super().__init__(cast(EventLog, None), clock, spawner, live, redact)
         self._pass = each
+        self._is_cut_off = not isinstance(each.outcome, StageFinished)
+        self._ahead: dict[asyncio.Task[Any] | None, _Ahead] = {}
+        self._more_ahead = asyncio.get_running_loop().create_future()
         self.divergence: Divergence | None = None
 
+    def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._unless_ahead(super().step, name, function, *args, **kwargs)
+
+    def sleep(self, seconds: float) -> Any:
+        return self._unless_ahead(super().sleep, seconds)
+
     def wait_for(self, event: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:
-        place = self._n + 1
+        return self._unless_ahead(super().wait_for, event, timeout_s, where)
+
+    def _unless_ahead(self, ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return ask(*args, **kwargs)
+        except _Ahead as ahead:
+            return self._held_back(ahead)
+
+    async def _held_back(self, ahead: _Ahead) -> NoReturn:
+        """Where one of several tasks ended the stage, by an error or a wait, the others had not come as far then as
+        they do here, where nothing takes time. So they stand still until it has; if it does not, they are ahead."""
+        self._ahead[asyncio.current_task()] = ahead
+        self._more_ahead.set_result(None)
+        self._more_ahead = asyncio.get_running_loop().create_future()
+        left = _TURNS
+        while left:
+            others = self._lanes.tasks - self._ahead.keys()
+            if others:
+                await asyncio.wait({*others, self._more_ahead}, return_when=asyncio.FIRST_COMPLETED)
+                left = _TURNS
+            else:
+                await asyncio.sleep(0)
+                left -= 1
+        if self._is_left:
+            raise self._left_behind()
+        first = next(iter(self._ahead.values()))
+        raise self._diverge("place", first.place, f"{_NOTHING} before the end", first.asked)
+
+    def _waited(
+        self, event: str, timeout_s: float | None, where: dict[str, Json] | None, place: Place | None = None
+    ) -> Mark | None:
+        place = place or self._lanes.take()
         asked = self._pass.waits.get(place)
         if asked is not None and (asked.kind, asked.name) == ("event", event):
             difference = next(differences(asked.where, recordable(where or {})), None)
@@ -240,45 +284,58 @@ class _Answers(Steps):
             limits = {True: "a wait without a time limit", False: "a wait with a time limit"}
             if (asked.until_us is None) != (timeout_s is None):
                 raise self._diverge("place", place, limits[asked.until_us is None], limits[timeout_s is None])
-        return super().wait_for(event, timeout_s, where)
+        return super()._waited(event, timeout_s, where, place)
 
     def refuse_rest(self) -> None:
-        missing = self._pass.at(self._n + 1)
-        if self.divergence is None and missing is not None:
-            self._diverge("place", self._n + 1, _spelled(missing), "the end of the stage")
+        first = min(self._pass.places - self._asked, key=in_order, default=None)
+        missing = None if first is None else self._pass.at(first)
+        if self.divergence is None and first is not None and missing is not None:
+            self._diverge("place", first, _spelled(missing), "the end of the stage")
         if self.divergence is not None:
             raise StepMismatch(self.divergence.text)
 
-    def _place(self, kind: str, name: str, seq: int | None = None) -> tuple[int, Mark | None]:
+    def _place(self, kind: str, name: str, place: Place | None = None) -> tuple[Place, Mark | None]:
         if self.divergence is not None:  # its code has caught the error that should have ended it
             raise StepMismatch(self.divergence.text)
-        place, expected = self._n + 1, self._pass.at(self._n + 1)
+        place = place or self._lanes.take()
+        if self.suspended is not None or self._is_left:
+            return super()._place(kind, name, place)
+        expected = self._pass.at(place)
+        if expected is None and self._is_cut_off and self._is_on_the_loop():
+            raise _Ahead(place, _spelled(Mark(kind, name)))
         if expected is None or (expected.kind, expected.name) != (kind, name):
             wanted = f"{_NOTHING} before the end" if expected is None else _spelled(expected)
             raise self._diverge("place", place, wanted, _spelled(Mark(kind, name)))
-        return super()._place(kind, name, seq)
+        return super()._place(kind, name, place)
 
     async def _step(
-        self, seq: int, mark: Mark | None, name: str, function: Callable[..., Any], args: Any, kwargs: Any
+        self, place: Place, mark: Mark | None, name: str, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Json:
         if mark is None:
-            self._fail(seq)
+            self._fail(place)
         return own_copy(mark.output)
 
-    def _begin(self, seq: int, name: str) -> None:
+    def _begin(self, place: Place, name: str) -> None:
         """Before a step's code would run: it raises what that raised."""
-        self._fail(seq)
+        self._fail(place)
 
-    def _fail(self, seq: int) -> NoReturn:
-        failed = self._pass.failures[seq]
+    def _fail(self, place: Place) -> NoReturn:
+        failed = self._pass.failures[place]
         raise _exception(failed.error_type, failed.reason, self._live.entry)
 
-    def _diverge(self, what: str, place: int, expected: str, got: str) -> StepMismatch:
+    def _diverge(self, what: str, place: Place, expected: str, got: str) -> StepMismatch:
         each = self._pass
-        self.divergence = Divergence(
-            stage=each.stage, attempt=each.attempt, what=what, place=place, expected=expected, got=got
-        )
+        found = Divergence(stage=each.stage, attempt=each.attempt, what=what, place=place, expected=expected, got=got)
+        self.divergence = self.divergence or found
         return StepMismatch(self.divergence.text)
+
+
+class _Ahead(Exception):
+    """There is nothing at `place` in a record that ends with an error or a wait."""
+
+    def __init__(self, place: Place, asked: str) -> None:
+        super().__init__(place)
+        self.place, self.asked = place, asked
 
 
 # ── comparing ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -311,7 +368,7 @@ def _told(outcome: Outcome) -> str:
     if isinstance(outcome, StageFailed):
         return f"the error {outcome.error_type}: {outcome.reason}"
     if isinstance(outcome, WaitStarted):
-        return f"{_spelled(Mark(outcome.kind, outcome.name))} at place {outcome.seq}"
+        return f"{_spelled(Mark(outcome.kind, outcome.name))} at {in_words(outcome.place)}"
     return f"a plan of {_plan(outcome)}" if outcome.children is not None else f"the output {_json(outcome.output)}"
 
 

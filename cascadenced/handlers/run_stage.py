@@ -24,7 +24,8 @@ from cascadenced.handlers.process_stage import FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
-from cascadenced.pipeline.decide import doubt
+from cascadenced.pipeline.decide import doubt, may_have_happened
+from cascadenced.pipeline.model import Run
 from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
@@ -109,7 +110,7 @@ class StageRunner:
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
-        if type(failure) is TimeUp and live.entry is not None and _doubts(live.entry.policy, stage, attempt):
+        if type(failure) is TimeUp and live.entry is not None and _doubts(live.entry.policy, live.run):
             return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
@@ -175,6 +176,7 @@ class StageRunner:
 
     async def _settled_output(self, live: LiveRun, stage: str, steps: Steps) -> Any:
         """As `_output`, and no step is under way any more."""
+        steps.enter()
         try:
             output = await self._output(live, stage, steps)
         except asyncio.CancelledError:
@@ -377,12 +379,12 @@ class StageRunner:
         recording.add_done_callback(self._late.discard)
 
 
-def _doubts(policy: Policy, stage: str, attempt: int) -> bool:
+def _doubts(policy: Policy, run: Run) -> bool:
     """Whether an effect whose time is up is in doubt. Where it is simply tried again, the stage's retries say how often
     and how long after; without any it is at once, and not for ever."""
-    if policy.delivery != "at_most_once":
+    if policy.delivery != "at_most_once" or not may_have_happened(run):
         return False
-    return policy.on_doubt != "retry" or (stage not in policy.retries and attempt < MAX_ATTEMPTS)
+    return policy.on_doubt != "retry" or (run.current not in policy.retries and run.attempt < MAX_ATTEMPTS)
 
 
 def _is_end_of_plan(event: Event) -> bool:

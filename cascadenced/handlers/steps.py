@@ -1,7 +1,7 @@
 """Steps and waits: what a stage's code has behind it is not done again when the stage is.
 
-Each has a place: the first one that the code comes to is number 1. A stage that runs again is handed what is recorded
-at each place. So it must come by the same ones again; where it asks for something else, it is stopped.
+Each has a place, in the lane of the asyncio task that comes to it (`lanes.py`). A stage that runs again is handed what
+is recorded at each place. So it must come by the same ones again; where it asks for something else, it is stopped.
 
 A wait unwinds the stage: nothing of it is kept meanwhile, and when it is over the stage runs again from its start.
 """
@@ -20,14 +20,17 @@ from cascadenced.errors import CascadenceError, Invalid, StepMismatch, Supersede
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
 from cascadenced.events.content import own_copy, recordable, type_name
+from cascadenced.events.place import Place, in_order, in_words
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.subjects import checked_event_name
 from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.failure import MAX_TYPE_CHARS, for_people, is_harmless, tell
 from cascadenced.identity import Redactor
 from cascadenced.pipeline.model import Mark, Run
+from cascadenced.runtime.lanes import Lanes
 from cascadenced.runtime.record import LiveRun, Step, record
 from cascadenced.runtime.spawn import Spawner, Suspended
+from cascadenced.runtime.under_way import UnderWay
 from cascadenced.runtime.worker_protocol import (
     Answer,
     Ask,
@@ -60,10 +63,11 @@ class Steps:
         self._live, self._redact = live, redact
         self._loop = asyncio.get_running_loop()
         self._stage, self._attempt = live.run.current or "", live.run.attempt
-        self._n = 0
-        self._n_under_way = 0
-        self._settled: asyncio.Event | None = None  # of the steps under way on the loop; most stages have none
-        self._recording: asyncio.Lock | None = None
+        self._lanes = Lanes()
+        self._asked: set[Place] = set()
+        self._is_left = False
+        self._under_way = UnderWay(lambda: self.suspended is not None)
+        self._recording: asyncio.Lock | None = None  # made by the first step: most stages have none
         self.suspended: WaitStarted | None = None
         self.mismatch: StepMismatch | None = None
         self.broken: CascadenceError | None = None
@@ -75,22 +79,22 @@ class Steps:
 
         Awaitable on the loop, and wherever `function` is a coroutine function. Raises what `function` raises.
         """
-        seq, mark = self._place("step", _checked_name(name))
+        place, mark = self._place("step", _checked_name(name))
         if inspect.iscoroutinefunction(function) or self._is_on_the_loop():
-            return self._step(seq, mark, name, function, args, kwargs)
+            return self._step(place, mark, name, function, args, kwargs)
         if mark is not None:
             return own_copy(mark.output)
-        self._begin(seq, name)
+        self._begin(place, name)
         began = self._clock.monotonic()
         within = _within.set(True)
         try:
             output = recordable(function(*args, **kwargs))
         except Exception as error:
-            self._wait(self._failed(seq, name, error, began))
+            self._wait(self._failed(place, name, error, began))
             raise
         finally:
             _within.reset(within)
-        self._wait(self._finished(seq, name, output, self._clock.monotonic() - began))
+        self._wait(self._finished(place, name, output, self._clock.monotonic() - began))
         return own_copy(output)
 
     def sleep(self, seconds: float) -> Any:
@@ -118,16 +122,18 @@ class Steps:
         """Raises StepMismatch, Superseded, Invalid; and what the log raises."""
         redact, task = self._redact, self._live.run.task
         match ask:
+            case StepWanted() | SleepWanted() | EventWanted() if self.suspended is not None:
+                return Suspend()  # of another branch
             case StepWanted():
-                _, mark = self._place("step", _checked_name(ask.name), ask.seq)
+                _, mark = self._place("step", _checked_name(ask.name), ask.place)
                 if mark is not None:
                     return Recorded(mark.output)
                 if self._is_at_most_once:
-                    await self._record(StepStarted(task=task, stage=self._stage, seq=ask.seq, name=ask.name))
+                    await self._record(StepStarted(task=task, stage=self._stage, place=ask.place, name=ask.name))
                 crashpoint("step.before_effect")
                 return Go()
             case StepDone():
-                await self._finished(ask.seq, ask.name, ask.value, ask.took_s)
+                await self._finished(ask.place, ask.name, ask.value, ask.took_s)
                 return Recorded()
             case StepRaised():
                 reason = for_people(ask.text, redact)
@@ -135,7 +141,7 @@ class Steps:
                     StepFailed(
                         task=task,
                         stage=self._stage,
-                        seq=ask.seq,
+                        place=ask.place,
                         name=ask.name,
                         error_type=for_people(ask.error_type, redact, MAX_TYPE_CHARS),
                         reason=reason,
@@ -144,50 +150,49 @@ class Steps:
                 )
                 return Recorded()
             case SleepWanted():
-                return Suspend() if self._slept(ask.seconds, ask.seq) is None else Recorded()
+                return Suspend() if self._slept(ask.seconds, ask.place) is None else Recorded()
             case EventWanted():
-                mark = self._waited(ask.name, ask.timeout_s, ask.where, ask.seq)
+                mark = self._waited(ask.name, ask.timeout_s, ask.where, ask.place)
                 return Suspend() if mark is None else Recorded(None if mark.timed_out else mark.output)
             case _:
                 raise Invalid(f"a stage cannot ask for {type(ask).__name__}")
 
     # ── what the stage's runner asks ─────────────────────────────────────────────────────────────────────────
 
+    def enter(self) -> None:
+        """The task that calls this is the stage's own."""
+        self._lanes.enter()
+
     async def settled(self) -> None:
-        """Return when no step is under way on the loop any more: what a gathering of steps leaves behind is not lost,
-        nor done beside the next attempt."""
-        if self._settled is not None:
-            await self._settled.wait()
+        """The stage's code has ended. Return when no step is under way on the loop any more: what a gathering of steps
+        leaves behind is not lost, nor done beside the next attempt, and comes to no more of them."""
+        self._is_left = True
+        await self._under_way.settled()
 
     def refuse_rest(self) -> None:
         """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
         if self.mismatch is not None:
             raise self.mismatch
-        behind = self._live.run.marks
-        if behind and self._n < max(behind):
-            missing = behind[max(behind)]
-            raise self._mismatch(f"place {max(behind)} was {_spelled(missing)}, and now the stage ends before it")
+        missed = self._live.run.marks.keys() - self._asked
+        if missed:
+            last = max(missed, key=in_order)
+            was = _spelled(self._live.run.marks[last])
+            raise self._mismatch(f"{in_words(last)} was {was}, and now the stage ends before it")
 
     # ── one after the other ──────────────────────────────────────────────────────────────────────────────────
 
     async def _step(
-        self, seq: int, mark: Mark | None, name: str, function: Callable[..., Any], args: Any, kwargs: Any
+        self, place: Place, mark: Mark | None, name: str, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Json:
         if mark is not None:
             return own_copy(mark.output)
-        settled = self._settled = self._settled or asyncio.Event()
-        settled.clear()
-        self._n_under_way += 1
-        try:
-            return own_copy(await self._done(seq, name, function, args, kwargs))
-        finally:
-            self._n_under_way -= 1
-            if self._n_under_way == 0:
-                settled.set()
+        if self._is_left:
+            raise self._left_behind()
+        return own_copy(await self._under_way.do(self._done(place, name, function, args, kwargs)))
 
-    async def _done(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
+    async def _done(self, place: Place, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
         if self._is_at_most_once:
-            await self._record(StepStarted(task=self._live.run.task, stage=self._stage, seq=seq, name=name))
+            await self._record(StepStarted(task=self._live.run.task, stage=self._stage, place=place, name=name))
         crashpoint("step.before_effect")
         began = self._clock.monotonic()
         within = _within.set(True)
@@ -198,31 +203,33 @@ class Steps:
                 value = await self._spawner.call(lambda: function(*args, **kwargs))
             output = recordable(value)
         except Exception as error:
-            await self._failed(seq, name, error, began)
+            await self._failed(place, name, error, began)
             raise
         finally:
             _within.reset(within)
-        await self._finished(seq, name, output, self._clock.monotonic() - began)
+        await self._finished(place, name, output, self._clock.monotonic() - began)
         return output
 
-    def _begin(self, seq: int, name: str) -> None:
+    def _begin(self, place: Place, name: str) -> None:
         if self._is_at_most_once:
-            self._wait(self._record(StepStarted(task=self._live.run.task, stage=self._stage, seq=seq, name=name)))
+            self._wait(self._record(StepStarted(task=self._live.run.task, stage=self._stage, place=place, name=name)))
         crashpoint("step.before_effect")
 
-    async def _finished(self, seq: int, name: str, output: Json, took_s: float) -> None:
+    async def _finished(self, place: Place, name: str, output: Json, took_s: float) -> None:
         crashpoint("step.after_effect")
         task = self._live.run.task
-        await self._record(StepFinished(task=task, stage=self._stage, seq=seq, name=name, output=output, took_s=took_s))
+        await self._record(
+            StepFinished(task=task, stage=self._stage, place=place, name=name, output=output, took_s=took_s)
+        )
 
-    async def _failed(self, seq: int, name: str, error: Exception, began: float) -> None:
+    async def _failed(self, place: Place, name: str, error: Exception, began: float) -> None:
         redact = self._redact
         said = tell(error, redact) if is_harmless(error) else await self._spawner.call(tell, error, redact)
         await self._record(
             StepFailed(
                 task=self._live.run.task,
                 stage=self._stage,
-                seq=seq,
+                place=place,
                 name=name,
                 error_type=said.error_type,
                 reason=said.reason,
@@ -254,21 +261,24 @@ class Steps:
     def _over(self) -> Superseded:
         return Superseded(f"attempt {self._attempt} of the stage {self._stage} is over")
 
+    def _left_behind(self) -> Superseded:
+        return Superseded(f"the code of the stage {self._stage} has ended; what it left behind takes no more steps")
+
     def _wait(self, recording: Coroutine[Any, Any, None]) -> None:
         """In a thread: until it is recorded."""
         asyncio.run_coroutine_threadsafe(recording, self._loop).result()
 
-    def _slept(self, seconds: float, seq: int | None = None) -> Mark | None:
+    def _slept(self, seconds: float, place: Place | None = None) -> Mark | None:
         """The sleep at this place, if it is over; else the stage waits from now on."""
         if type(seconds) not in (int, float) or not 0 <= seconds <= LONGEST_S:
             raise Invalid(f"sleep() takes a number of seconds from 0 to {LONGEST_S}, not {seconds!r}")
-        place, mark = self._place("sleep", "", seq)
+        place, mark = self._place("sleep", "", place)
         if mark is None:
             self._suspend(place, "sleep", until_us=self._clock.now_us() + round(seconds * 1e6))
         return mark
 
     def _waited(
-        self, event: str, timeout_s: float | None, where: dict[str, Json] | None, seq: int | None = None
+        self, event: str, timeout_s: float | None, where: dict[str, Json] | None, place: Place | None = None
     ) -> Mark | None:
         """What became of the wait at this place, if it is over; else the stage waits from now on."""
         checked_event_name(event)
@@ -277,39 +287,44 @@ class Steps:
         matching = recordable(where or {})
         if not isinstance(matching, dict):
             raise Invalid(f"where must be a dict, not a {type_name(where)}")
-        place, mark = self._place("event", event, seq)
+        place, mark = self._place("event", event, place)
         if mark is None:
             until_us = None if timeout_s is None else self._clock.now_us() + round(timeout_s * 1e6)
             self._suspend(place, "event", name=event, where=matching, until_us=until_us)
         return mark
 
-    def _place(self, kind: str, name: str, seq: int | None = None) -> tuple[int, Mark | None]:
+    def _place(self, kind: str, name: str, place: Place | None = None) -> tuple[Place, Mark | None]:
         """The next place, or the one that is named, and what is recorded there."""
         if self.suspended is not None:
-            raise Superseded(f"the stage {self._stage} waits already; what waits must not be caught")
+            raise Suspended(f"the stage {self._stage} waits already")  # another branch is on its way out, or was caught
+        if self.mismatch is not None:
+            raise self.mismatch
+        if self._is_left:
+            raise self._left_behind()
         if not self._is_under_way(self._live.run):
             raise self._over()
         if _within.get():
             what = _spelled(Mark(kind, name))
             raise Invalid(f"{what} cannot be taken within another one: do it before or after", code="step.nested")
-        place = self._n + 1 if seq is None else seq
-        self._n = max(self._n, place)
-        if place > MAX_PLACES:
+        place = self._lanes.take() if place is None else place
+        self._asked.add(place)
+        if len(self._asked) > MAX_PLACES:
             raise Invalid(f"a stage has at most {MAX_PLACES} steps and waits", code="too_many_steps")
         mark = self._live.run.marks.get(place)
         if mark is not None and (mark.kind, mark.name) != (kind, name):
             asked = _spelled(Mark(kind, name))
-            raise self._mismatch(f"place {place} was {_spelled(mark)}, and now the stage asks for {asked}")
+            raise self._mismatch(f"{in_words(place)} was {_spelled(mark)}, and now the stage asks for {asked}")
         return place, mark
 
-    def _suspend(self, seq: int, kind: str, **fields: Any) -> None:
-        self.suspended = WaitStarted(task=self._live.run.task, stage=self._stage, seq=seq, kind=kind, **fields)
+    def _suspend(self, place: Place, kind: str, **fields: Any) -> None:
+        self.suspended = WaitStarted(task=self._live.run.task, stage=self._stage, place=place, kind=kind, **fields)
 
     def _mismatch(self, what: str) -> StepMismatch:
-        self.mismatch = StepMismatch(
+        mismatch = StepMismatch(
             f"the stage {self._stage} does not do what it did before: {what}. Steps and waits must come in the same "
             "order each time; put the old code back, or cancel the run, or fork it before this stage"
         )
+        self.mismatch = self.mismatch or mismatch  # of several branches the first one's
         return self.mismatch
 
     @property

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 from cascadenced.events.base import Event, Json
+from cascadenced.events.place import in_order
 from cascadenced.events.run import (
     RunDoubted,
     RunFailed,
@@ -111,7 +112,7 @@ def resume(
         woken = WaitEnded(
             task=run.task,
             stage=run.current,
-            seq=wait.seq,
+            place=wait.place,
             kind=wait.kind,
             name=wait.name,
             outcome="elapsed" if wait.kind == "sleep" else "timeout",
@@ -137,8 +138,9 @@ def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:
 def doubt(run: Run, reason: str) -> RunDoubted:
     """The effect under way may have happened."""
     assert run.current is not None
-    seq, step = min(run.open_steps.items(), default=(0, None))
-    return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, seq=seq, reason=reason)
+    place = min(run.open_steps, key=in_order, default="")
+    step = run.open_steps.get(place)
+    return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, place=place, reason=reason)
 
 
 def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list[Event]:
@@ -171,7 +173,7 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
     if resolution == "retry" or doubted.step is not None:
         events: list[Event] = [resolved]
         if resolution == "done" and doubted.step is not None:
-            done = StepFinished(task=task, stage=stage, seq=doubted.seq, name=doubted.step, output=output)
+            done = StepFinished(task=task, stage=stage, place=doubted.place, name=doubted.step, output=output)
             events.append(done)
             after = evolve(after, done)
         return [*events, doubt(after, doubted.reason)] if after.open_steps else events
@@ -187,12 +189,12 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
     if verdict(run) == "give_up":
         reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
         return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
-    if policy.delivery == "at_most_once" and _may_have_happened(run) and not run.is_settled:
+    if policy.delivery == "at_most_once" and may_have_happened(run) and not run.is_settled:
         return in_doubt(run, policy, "the process ended while it was under way", elapsed_s=elapsed_s)
     return _again(run, code)
 
 
-def _may_have_happened(run: Run) -> bool:
+def may_have_happened(run: Run) -> bool:
     """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
     return bool(run.open_steps) or not run.marks
 

@@ -12,6 +12,7 @@ import msgspec
 
 from cascadenced.clock import iso
 from cascadenced.events.base import Event, Json, Recorded
+from cascadenced.events.place import Place, in_words
 from cascadenced.events.run import (
     RunCancelled,
     RunDoubted,
@@ -90,12 +91,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """What may have happened. step, place: None and 0 if the stage does not work in steps."""
+    """What may have happened. step, place: None and empty if the stage does not work in steps."""
 
     stage: str
     attempt: int
     step: str | None = None
-    place: int = 0
+    place: Place = ""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -266,16 +267,15 @@ def _between(story: _Story) -> Reason:
 
 def _sleep(story: _Story, wait: Wait) -> Reason:
     until = "" if wait.until_us is None else f" until {at(wait.until_us)}"
-    text = f"the stage {story.run.current} sleeps{until} (place {wait.seq})"
+    text = f"the stage {story.run.current} sleeps{until} ({in_words(wait.place)})"
     return _waiting(story, "sleep", text, until_us=wait.until_us, is_over=_is_due(story, wait))
 
 
 def _event(story: _Story, wait: Wait) -> Reason:
     with_ = f" with {_json(wait.where)}" if wait.where else ""
     until = ", as long as it takes" if wait.until_us is None else f", until {at(wait.until_us)} at most"
-    text = (
-        f"the stage {story.run.current} waits for the event {wait.name}{with_} of its group{until} (place {wait.seq})"
-    )
+    what = f"the event {wait.name}{with_} of its group{until}"
+    text = f"the stage {story.run.current} waits for {what} ({in_words(wait.place)})"
     came = story.around.came_at
     if came is not None:
         text += f"; it came (position {came})"
@@ -391,11 +391,12 @@ def _paused(story: _Story) -> Reason:
 
 
 def _in_doubt(story: _Story, doubted: RunDoubted) -> Reason:
-    effect = Effect(stage=doubted.stage, attempt=doubted.attempt, step=doubted.step, place=doubted.seq)
+    effect = Effect(stage=doubted.stage, attempt=doubted.attempt, step=doubted.step, place=doubted.place)
     what = (
         f"the stage {doubted.stage} (attempt {doubted.attempt})"
         if doubted.step is None
-        else f"the step {doubted.step} (place {doubted.seq} of the stage {doubted.stage}, attempt {doubted.attempt})"
+        else f"the step {doubted.step} ({in_words(doubted.place)} of the stage {doubted.stage}, "
+        f"attempt {doubted.attempt})"
     )
     text = f"it is not known whether {what} took effect, and it must not happen twice"
     if doubted.reason:

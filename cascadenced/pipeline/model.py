@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from cascadenced.events.base import Event, Json
 from cascadenced.events.child import ChildEnded, ChildRequested, Planned
+from cascadenced.events.place import Place
 from cascadenced.events.run import (
     RunCancelled,
     RunDoubted,
@@ -46,7 +47,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
 
     kind: str
     until_us: int | None = None
-    seq: int = 0
+    place: Place = ""
     name: str = ""
     where: dict[str, Json] = {}
     before: Wait | None = None
@@ -110,8 +111,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_starts: int = 0
     n_failed: int = 0
     skipped: tuple[str, ...] = ()
-    marks: Mapping[int, Mark] = {}
-    open_steps: Mapping[int, str] = {}
+    marks: Mapping[Place, Mark] = {}
+    open_steps: Mapping[Place, str] = {}
     wait: Wait | None = None
     in_doubt: RunDoubted | None = None
     is_settled: bool = False
@@ -199,7 +200,7 @@ def _doubted(run: Run, event: RunDoubted) -> Run:
 
 
 def _resolved(run: Run, _: RunResolved) -> Run:
-    doubted = 0 if run.in_doubt is None else run.in_doubt.seq
+    doubted = "" if run.in_doubt is None else run.in_doubt.place
     return replace(run, status="running", in_doubt=None, is_settled=True, open_steps=_without(run.open_steps, doubted))
 
 
@@ -238,8 +239,8 @@ def _stage_started(run: Run, event: StageStarted) -> Run:
     )
 
 
-_NO_MARKS: Mapping[int, Mark] = {}
-_NO_STEPS: Mapping[int, str] = {}
+_NO_MARKS: Mapping[Place, Mark] = {}
+_NO_STEPS: Mapping[Place, str] = {}
 
 
 def _stage_finished(run: Run, event: StageFinished) -> Run:
@@ -290,25 +291,25 @@ def _stage_interrupted(run: Run, _: StageInterrupted) -> Run:
 
 
 def _step_started(run: Run, event: StepStarted) -> Run:
-    return replace(run, open_steps={**run.open_steps, event.seq: event.name})
+    return replace(run, open_steps={**run.open_steps, event.place: event.name})
 
 
 def _step_finished(run: Run, event: StepFinished) -> Run:
     mark = Mark("step", event.name, event.output)
-    open_steps = _without(run.open_steps, event.seq)
-    return replace(run, marks={**run.marks, event.seq: mark}, open_steps=open_steps, open_starts=1)
+    open_steps = _without(run.open_steps, event.place)
+    return replace(run, marks={**run.marks, event.place: mark}, open_steps=open_steps, open_starts=1)
 
 
 def _step_failed(run: Run, event: StepFailed) -> Run:
-    return replace(run, open_steps=_without(run.open_steps, event.seq))
+    return replace(run, open_steps=_without(run.open_steps, event.place))
 
 
-def _without(open_steps: Mapping[int, str], seq: int) -> Mapping[int, str]:
-    return {place: name for place, name in open_steps.items() if place != seq} if open_steps else open_steps
+def _without(open_steps: Mapping[Place, str], done: Place) -> Mapping[Place, str]:
+    return {place: name for place, name in open_steps.items() if place != done} if open_steps else open_steps
 
 
 def _wait_started(run: Run, event: WaitStarted) -> Run:
-    wait = Wait(event.kind, event.until_us, event.seq, event.name, event.where)
+    wait = Wait(event.kind, event.until_us, event.place, event.name, event.where)
     return replace(run, status="waiting", wait=wait, open_starts=0)
 
 
@@ -316,7 +317,7 @@ def _wait_ended(run: Run, event: WaitEnded) -> Run:
     marks, heard = run.marks, run.heard
     if event.kind != "children":
         mark = Mark(event.kind, event.name, event.payload, timed_out=event.outcome == "timeout")
-        marks = {**marks, event.seq: mark}
+        marks = {**marks, event.place: mark}
     if event.position:
         heard = {**heard, event.name: event.position}
     return replace(run, status="running", wait=None, marks=marks, heard=heard, open_starts=1)

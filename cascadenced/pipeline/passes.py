@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cascadenced.events.base import Event, Recorded
+from cascadenced.events.place import Place
 from cascadenced.events.run import RunReleased, RunRequested, RunResolved, RunResumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished
@@ -33,12 +34,12 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     attempt: int
     outcome: Outcome
-    failures: Mapping[int, StepFailed] = {}
-    waits: Mapping[int, WaitStarted] = {}
+    failures: Mapping[Place, StepFailed] = {}
+    waits: Mapping[Place, WaitStarted] = {}
     fresh: bool = True
     not_code: str | None = None
 
-    def at(self, place: int) -> Mark | None:
+    def at(self, place: Place) -> Mark | None:
         """What the stage asked for there, None for nothing."""
         mark = self.run.marks.get(place)
         if mark is not None:
@@ -49,8 +50,8 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True):
         return None if wait is None else Mark(wait.kind, wait.name)
 
     @property
-    def n_places(self) -> int:
-        return max((0, *self.run.marks, *self.failures, *self.waits))
+    def places(self) -> frozenset[Place]:
+        return frozenset({*self.run.marks, *self.failures, *self.waits})
 
 
 _BY_SOMEBODY = "somebody said what became of it"
@@ -68,8 +69,8 @@ class _Collector:
         self._forked_from: str | None = None
         self._fresh = True
         self._n_contexts = 0
-        self._failures: dict[int, StepFailed] = {}
-        self._waits: dict[int, WaitStarted] = {}
+        self._failures: dict[Place, StepFailed] = {}
+        self._waits: dict[Place, WaitStarted] = {}
         self._epoch = 0
         self._before: Event | None = None
 
@@ -86,11 +87,11 @@ class _Collector:
             case RunResumed() | RunReleased() | RunResolved():
                 self._fresh = True
             case StepFailed():
-                self._failures[event.seq] = event
+                self._failures[event.place] = event
             case StepFinished():
-                self._failures.pop(event.seq, None)
+                self._failures.pop(event.place, None)
             case WaitStarted() if event.kind != "children":
-                self._waits[event.seq] = event
+                self._waits[event.place] = event
             case StageFinished() | StageFailed():
                 self._end(event)
         self.run = evolve(self.run, event)
@@ -144,7 +145,7 @@ def passes(events: Sequence[Recorded]) -> tuple[Run, list[Pass]]:
         asked = WaitStarted(
             task=run.task,
             stage=run.current,
-            seq=wait.seq,
+            place=wait.place,
             kind=wait.kind,
             name=wait.name,
             where=wait.where,

@@ -11,6 +11,7 @@ from itertools import islice
 import msgspec
 
 from cascadenced.events.base import Json, Recorded
+from cascadenced.events.place import Place, in_order
 from cascadenced.events.run import RunCancelled, RunFailed, RunFinished
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished
@@ -21,7 +22,7 @@ from cascadenced.pipeline.model import ENDED, STAGES, Run, evolve
 MAX_DIFFERENCES = 1_000
 
 
-class Place(msgspec.Struct):
+class Stop(msgspec.Struct):
     """A step or a wait. kind: step, sleep, event.  outcome: success, error, timeout or waiting."""
 
     kind: str
@@ -42,7 +43,7 @@ class StageSummary(msgspec.Struct):
     output: Json = None
     error: str | None = None
     children: list[str] | None = None
-    places: dict[int, Place] = {}
+    places: dict[Place, Stop] = {}
     took_s: float | None = None
 
 
@@ -55,7 +56,7 @@ class RunDifference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     what: str
     stage: str | None = None
-    place: int = 0
+    place: Place = ""
     path: str = ""
     left: Json | msgspec.UnsetType = msgspec.UNSET
     right: Json | msgspec.UnsetType = msgspec.UNSET
@@ -141,18 +142,18 @@ class _Summary:
                 stage.status, stage.output, stage.took_s = "error", event.partial, event.took_s
                 stage.error = f"{event.error_type}: {event.reason}"
             case StepFinished():
-                self.stages[event.stage].places[event.seq] = Place("step", event.name, "success", event.output)
+                self.stages[event.stage].places[event.place] = Stop("step", event.name, "success", event.output)
             case StepFailed():
                 error = f"{event.error_type}: {event.reason}"
-                self.stages[event.stage].places[event.seq] = Place("step", event.name, "error", error)
+                self.stages[event.stage].places[event.place] = Stop("step", event.name, "error", error)
             case WaitStarted() if event.kind != "children":
-                wait = Place(event.kind, event.name, "waiting", None, event.where)
-                self.stages[event.stage].places[event.seq] = wait
+                wait = Stop(event.kind, event.name, "waiting", None, event.where)
+                self.stages[event.stage].places[event.place] = wait
             case WaitEnded() if event.kind != "children":
                 outcome = "timeout" if event.outcome == "timeout" else "success"
-                before = self.stages[event.stage].places.get(event.seq)
+                before = self.stages[event.stage].places.get(event.place)
                 where = {} if before is None else before.where
-                self.stages[event.stage].places[event.seq] = Place(
+                self.stages[event.stage].places[event.place] = Stop(
                     event.kind, event.name, outcome, event.payload, where
                 )
             case RunFinished() | RunFailed() | RunCancelled():
@@ -176,7 +177,7 @@ def _differences(left: _Summary, right: _Summary) -> Iterator[RunDifference]:
 def _of_stage(stage: str, left: StageSummary, right: StageSummary) -> Iterator[RunDifference]:
     yield from _of("status", left.status, right.status, stage)
     yield from _of("attempts", left.attempts, right.attempts, stage)
-    for place in sorted({*left.places, *right.places}):
+    for place in sorted({*left.places, *right.places}, key=in_order):
         one, other = left.places.get(place), right.places.get(place)
         asked, then = _spelled(one), _spelled(other)
         if asked != then:
@@ -190,7 +191,7 @@ def _of_stage(stage: str, left: StageSummary, right: StageSummary) -> Iterator[R
     yield from _of("error", left.error, right.error, stage)
 
 
-def _of(what: str, left: Json, right: Json, stage: str | None = None, place: int = 0) -> Iterator[RunDifference]:
+def _of(what: str, left: Json, right: Json, stage: str | None = None, place: Place = "") -> Iterator[RunDifference]:
     for found in differences(left, right):
         yield RunDifference(
             what=what,
@@ -202,10 +203,8 @@ def _of(what: str, left: Json, right: Json, stage: str | None = None, place: int
         )
 
 
-def _spelled(place: Place | None) -> str | None:
-    if place is None:
-        return None
-    return f"{place.kind} {place.name}".strip()
+def _spelled(stop: Stop | None) -> str | None:
+    return None if stop is None else f"{stop.kind} {stop.name}".strip()
 
 
 def _children(run: Run) -> list[Json]:

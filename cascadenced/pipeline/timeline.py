@@ -12,6 +12,7 @@ import msgspec
 from cascadenced.clock import iso
 from cascadenced.events.base import Event, Recorded
 from cascadenced.events.child import ChildEnded, ChildRequested
+from cascadenced.events.place import in_words
 from cascadenced.events.run import (
     RunCancelled,
     RunDoubted,
@@ -86,7 +87,7 @@ def _text(run: Run, event: Event) -> str | None:
             went = f"failed ({event.reason})" if event.reason else f"ended ({event.outcome})"
             return f"attempt {event.attempt} of the stage {event.stage} {went} when nobody waited any more: no effect"
         case StepFailed():
-            what = f"the step {event.name} (place {event.seq} of {event.stage})"
+            what = f"the step {event.name} ({in_words(event.place)} of {event.stage})"
             return f"{what} failed: {event.error_type}: {event.reason}"
         case WaitStarted() | WaitEnded():
             return _wait(event)

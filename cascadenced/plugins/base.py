@@ -74,13 +74,16 @@ class BaseTask:
         """Do `function(*args, **kwargs)` once: what it returned is recorded, and returned when the stage runs again.
 
         In an `async` hook, and for a coroutine function anywhere, this is awaited. Steps and waits must come in the
-        same order each time the stage runs.
+        same order each time the stage runs. Each asyncio task that the stage starts (`gather` of coroutines, a task
+        group) counts its own, so it does not matter which one is faster; but what tells those tasks apart is the order
+        in which they come to their first step or wait. What they do before it must not change that order: no
+        `asyncio.sleep`, no request to a server. Code in threads counts with the task that has started the thread.
         """
         return self._steps.step(name, function, *args, **kwargs)
 
     def sleep(self, seconds: float) -> Any:
         """Let time pass, without holding anything; the stage then runs again from its start. `await` it in `async`
-        hooks."""
+        hooks. Of several tasks that wait, one does so after the other."""
         return self._steps.sleep(seconds)
 
     def wait_for(self, event: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:

@@ -16,6 +16,7 @@ from cascadenced.eventlog.base import Connection, Row, Tables
 from cascadenced.eventlog.bulk import insert_many
 from cascadenced.events.base import Event, Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES, decode
+from cascadenced.events.place import Place, in_order
 from cascadenced.events.run import (
     TERMINAL,
     RunCancelled,
@@ -188,10 +189,10 @@ class RunRow(msgspec.Struct):
 
 
 class StepView(msgspec.Struct):
-    """A place in a stage's code. seq: from 1.  kind: step, sleep or event.  status: started, waiting, success, error,
+    """A step or a wait. kind: step, sleep or event.  status: started, waiting, success, error,
     or timeout: the event did not come.  took_s: seconds, of a step."""
 
-    seq: int
+    place: Place
     kind: str
     name: str
     status: str
@@ -430,7 +431,7 @@ def run_view(events: Sequence[Recorded]) -> RunView:
     first = events[0]
     run = fold(recorded.event for recorded in events)
     stages = {stage: StageView(stage, "pending") for stage in STAGES}
-    steps: dict[str, dict[int, StepView]] = {stage: {} for stage in STAGES}
+    steps: dict[str, dict[Place, StepView]] = {stage: {} for stage in STAGES}
     times: dict[str, int] = {}
     for recorded in events:
         _show_stage(stages, recorded)
@@ -438,7 +439,8 @@ def run_view(events: Sequence[Recorded]) -> RunView:
         times[recorded.type] = times.get(recorded.type, recorded.at_us)
     for stage, places in steps.items():
         stages[stage].n_steps = len(places)
-        stages[stage].steps = list(places.values())[-MAX_STEPS_SHOWN:]
+        newest = list(places.values())[-MAX_STEPS_SHOWN:]
+        stages[stage].steps = sorted(newest, key=lambda step: in_order(step.place))
     if run.stages or run.status in ENDED:
         for stage, view in stages.items():
             if stage not in run.stages and not (stage == "run" and run.children is not None):
@@ -506,15 +508,15 @@ def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
             stages[stage].status = "cancelled"
 
 
-def _show_step(steps: dict[str, dict[int, StepView]], event: Event) -> None:
+def _show_step(steps: dict[str, dict[Place, StepView]], event: Event) -> None:
     match event:
-        case StepStarted(stage=stage, seq=seq, name=name):
-            steps[stage][seq] = StepView(seq, "step", name, "started")
-        case StepFinished(stage=stage, seq=seq, name=name, took_s=took_s):
-            steps[stage][seq] = StepView(seq, "step", name, "success", took_s)
-        case StepFailed(stage=stage, seq=seq, name=name, took_s=took_s):
-            steps[stage][seq] = StepView(seq, "step", name, "error", took_s)
-        case WaitStarted(stage=stage, seq=seq, kind="sleep" | "event" as kind, name=name):
-            steps[stage][seq] = StepView(seq, kind, name, "waiting")
-        case WaitEnded(stage=stage, seq=seq, kind="sleep" | "event" as kind, name=name, outcome=outcome):
-            steps[stage][seq] = StepView(seq, kind, name, "timeout" if outcome == "timeout" else "success")
+        case StepStarted(stage=stage, place=place, name=name):
+            steps[stage][place] = StepView(place, "step", name, "started")
+        case StepFinished(stage=stage, place=place, name=name, took_s=took_s):
+            steps[stage][place] = StepView(place, "step", name, "success", took_s)
+        case StepFailed(stage=stage, place=place, name=name, took_s=took_s):
+            steps[stage][place] = StepView(place, "step", name, "error", took_s)
+        case WaitStarted(stage=stage, place=place, kind="sleep" | "event" as kind, name=name):
+            steps[stage][place] = StepView(place, kind, name, "waiting")
+        case WaitEnded(stage=stage, place=place, kind="sleep" | "event" as kind, name=name, outcome=outcome):
+            steps[stage][place] = StepView(place, kind, name, "timeout" if outcome == "timeout" else "success")

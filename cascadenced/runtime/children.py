@@ -70,7 +70,7 @@ class Children:
             asked.clear()
             if run.status != "running" or run.current != "run" or run.paused:
                 return None
-            wait = WaitStarted(task=run.task, stage="run", seq=0, kind="children")
+            wait = WaitStarted(task=run.task, stage="run", place="", kind="children")
             return self._step(live, run, clock, asked, [], wait)
 
         await self._record(live, clock, following, asked)
@@ -98,7 +98,7 @@ class Children:
             if failed is not None:
                 return self._failed(live, run, failed, ended, clock)
             if all(child.is_done for child in children):
-                over = WaitEnded(task=run.task, stage="run", seq=0, kind="children", outcome="children")
+                over = WaitEnded(task=run.task, stage="run", place="", kind="children", outcome="children")
                 return Step.of(run, *ended, over, *told(run, "run"))
             return self._step(live, run, clock, asked, ended, None)
 
@@ -238,7 +238,7 @@ class Children:
     def _failed(self, live: LiveRun, run: Run, failed: ChildEnded, ended: Sequence[Event], clock: Clock) -> Step:
         """The parent's stage failed with a child; it is tried again if its policy says so."""
         live.error = self._errors.get(failed.child_run_id, live.error)
-        over = WaitEnded(task=run.task, stage="run", seq=0, kind="children", outcome="children")
+        over = WaitEnded(task=run.task, stage="run", place="", kind="children", outcome="children")
         assert live.entry is not None
         retry = live.entry.policy.retries.get("run")
         n_failed = run.n_failed + 1

@@ -40,6 +40,7 @@ class LiveRun:
     began_at: position of its first event; what it waits for may have come since then.
     error: the exception object that ended it in this process, for a caller that waits here.
     dormant: read from the log, and not gone on with yet: what it says is under way was so in an earlier life.
+    is_behind: what it has read of the log may be older than what was recorded of it elsewhere.
     drive: the asyncio task that drives it.
     planned: the tasks of its plan, if this process has made them.  n_told: contexts that its instance has heard.
     printed: what its stage under way wrote to its output, in a process of its own.
@@ -60,6 +61,7 @@ class LiveRun:
         self.redact: Redactor | None = None
         self.error: BaseException | None = None
         self.dormant = False
+        self.is_behind = False
         self.drive: asyncio.Task[None] | None = None
         self.planned: Sequence[TaskEntry] | None = None
         self.n_told = 0

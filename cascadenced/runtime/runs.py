@@ -280,6 +280,11 @@ class Runs:
 
     def look_at(self, live: LiveRun) -> None:
         """Something was recorded of a run that changes what it does next."""
+        here = self._live.get(live.run_id)
+        if here is not None and here is not live:
+            here.is_behind = True
+        if self._parents.get(live.run_id) is not live:
+            self._parents.pop(live.run_id, None)
         self._rouse(live.run_id)
 
     def _rouse(self, run_id: str) -> None:
@@ -509,6 +514,7 @@ class Runs:
         if (
             live.run.wait is not None
             and live.run.wait.kind == "children"
+            and not live.is_behind  # else it is read again
             and len(self._parents) < MAX_PARENTS_IN_MEMORY
         ):
             self._parents[live.run_id] = live
@@ -701,7 +707,7 @@ class Runs:
                 return WaitEnded(
                     task=run.task,
                     stage=run.current,
-                    seq=wait.seq,
+                    place=wait.place,
                     kind="event",
                     name=wait.name,
                     outcome="event",

@@ -239,8 +239,12 @@ def _carried(error: BaseException) -> Exception | Suspended:
     """`error`, or an ordinary exception naming it: asyncio lets SystemExit and StopIteration end the loop or hang."""
     if type(error) is Suspended:
         return error
-    if type(error) is BaseExceptionGroup and error.split((Suspended, Superseded))[1] is None:
-        return Suspended("a task group was left with what waits in it")
+    if type(error) is BaseExceptionGroup:
+        failures = error.split((Suspended, Superseded))[1]
+        if failures is None:
+            return Suspended("a task group was left with what waits in it")
+        if isinstance(failures, Exception):
+            return failures
     # Not isinstance, which asks the object itself what class it is of.
     if issubclass(type(error), Exception) and not issubclass(type(error), StopIteration):
         assert isinstance(error, Exception)

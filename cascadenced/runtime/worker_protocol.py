@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from cascadenced.events.base import Json
+from cascadenced.events.place import Place
 from cascadenced.pipeline.policy import Limits
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
@@ -103,11 +104,10 @@ ToWorker = Open | StageCall | Attached | Close | Answered
 
 
 class StepWanted(_Message, tag="step", frozen=True, kw_only=True):
-    """May the step be done? Answer: Recorded, Go, Suspend or Refusal. seq: counts the steps and waits of the stage as
-    its code comes to them, from 1."""
+    """May the step be done? Answer: Recorded, Go, Suspend or Refusal. place: `lanes.py`."""
 
     id: int
-    seq: int
+    place: Place
     name: str
 
 
@@ -115,7 +115,7 @@ class StepDone(_Message, tag="step_done", frozen=True, kw_only=True):
     """The step returned `value`, which is content. Answer, when it is recorded: Recorded."""
 
     id: int
-    seq: int
+    place: Place
     name: str
     value: Json = None
     took_s: float = 0.0
@@ -125,7 +125,7 @@ class StepRaised(_Message, tag="step_raised", frozen=True, kw_only=True):
     """The step raised, and its error goes on to the hook. Answer: Recorded, whether or not anything is."""
 
     id: int
-    seq: int
+    place: Place
     name: str
     error_type: str
     text: str
@@ -136,7 +136,7 @@ class SleepWanted(_Message, tag="sleep", frozen=True, kw_only=True):
     """Answer: Recorded when the time has passed, else Suspend."""
 
     id: int
-    seq: int
+    place: Place
     seconds: float
 
 
@@ -147,7 +147,7 @@ class EventWanted(_Message, tag="wait_for", frozen=True, kw_only=True):
     """
 
     id: int
-    seq: int
+    place: Place
     name: str
     where: dict[str, Json] = {}
     timeout_s: float | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 from cascadenced import errors
 from cascadenced.events.base import Json
 from cascadenced.events.content import recordable, text_of, type_name
+from cascadenced.events.place import Place
+from cascadenced.runtime.lanes import Lanes
+from cascadenced.runtime.under_way import UnderWay
 from cascadenced.runtime.worker_protocol import (
     Answer,
     Ask,
@@ -44,11 +47,19 @@ class Host:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._seq = 0
-        self.suspended = False
+        self.begin()
 
     def begin(self) -> None:
-        self._seq, self.suspended = 0, False
+        self._lanes, self._under_way = Lanes(), UnderWay(lambda: self.suspended)
+        self.suspended = False
+
+    def enter(self) -> None:
+        """The asyncio task that calls this is the stage's own."""
+        self._lanes.enter()
+
+    async def settled(self) -> None:
+        """Return when no step is under way on the loop any more."""
+        await self._under_way.settled()
 
     def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What `function(*args, **kwargs)` returns, as it is recorded; it is done once, and a stage that is performed
@@ -58,14 +69,14 @@ class Host:
             raise errors.Invalid(
                 f"the step {name!r} cannot be taken within another one: do it before or after", code="step.nested"
             )
-        seq = self._next()
+        place = self._lanes.take()
         if _is_coroutine_function(function):
-            return self._awaited_step(seq, name, function, args, kwargs)
-        value = self._plain_step(seq, name, function, args, kwargs)
+            return self._awaited_step(place, name, function, args, kwargs)
+        value = self._plain_step(place, name, function, args, kwargs)
         return _There(value) if _loop_runs() else value
 
-    def _plain_step(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
-        answer = self._ask(StepWanted(id=self._channel.next_id(), seq=seq, name=name))
+    def _plain_step(self, place: Place, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
+        answer = self._ask(StepWanted(id=self._channel.next_id(), place=place, name=name))
         if type(answer) is not Go:
             return _value(answer)
         began = time.monotonic()
@@ -74,15 +85,24 @@ class Host:
             value = recordable(function(*args, **kwargs))
         except BaseException as error:
             if not self.suspended:
-                self._ask(self._raised(seq, name, error, began))
+                self._ask(self._raised(place, name, error, began))
             raise
         finally:
             _within.reset(within)
-        self._ask(self._done(seq, name, value, began))
+        self._ask(self._done(place, name, value, began))
         return value
 
-    async def _awaited_step(self, seq: int, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Json:
-        answer = await self._later(StepWanted(id=self._channel.next_id(), seq=seq, name=name))
+    async def _awaited_step(
+        self, place: Place, name: str, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Json:
+        self._check()
+        answered = self._sent(StepWanted(id=self._channel.next_id(), place=place, name=name))
+        return await self._under_way.do(self._done_if_wanted(answered, place, name, function, args, kwargs))
+
+    async def _done_if_wanted(
+        self, answered: Awaitable[Answer], place: Place, name: str, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Json:
+        answer = self._noticed(await answered)
         if type(answer) is not Go:
             return _value(answer)
         began = time.monotonic()
@@ -90,26 +110,27 @@ class Host:
         try:
             value = recordable(await function(*args, **kwargs))
         except BaseException as error:
-            if not self.suspended and issubclass(type(error), Exception):  # else there is no time for it
-                await self._later(self._raised(seq, name, error, began))
+            if issubclass(type(error), Exception):  # else there is no time for it
+                await self._later(self._raised(place, name, error, began))
             raise
         finally:
             _within.reset(within)
-        await self._later(self._done(seq, name, value, began))
+        await self._later(self._done(place, name, value, began))
         return value
 
     def sleep(self, seconds: float) -> Any:
         """Return when `seconds` have passed; while they pass nothing of the run is kept in a process."""
         if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
             raise errors.Invalid(f"sleep: {seconds!r} is no number of seconds")
-        return self._done_or_awaited(SleepWanted(id=self._channel.next_id(), seq=self._next(), seconds=float(seconds)))
+        place = self._lanes.take()
+        return self._done_or_awaited(SleepWanted(id=self._channel.next_id(), place=place, seconds=float(seconds)))
 
     def wait_for(self, name: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:
         """The payload of the next event `name` that holds what `where` says. Raises TimeoutError."""
         _text(name, "wait_for")
         question = EventWanted(
             id=self._channel.next_id(),
-            seq=self._next(),
+            place=self._lanes.take(),
             name=name,
             where=recordable(where or {}),
             timeout_s=timeout_s,
@@ -131,12 +152,9 @@ class Host:
         return await self._wish("dispatch", name, payload)
 
     async def _wish(self, verb: str, *arguments: Json) -> Json:
+        self._check()
         wish = Wish(id=self._channel.next_id(), verb=verb, arguments=tuple(map(recordable, arguments)))
         return _value(await self._later(wish))
-
-    def _next(self) -> int:
-        self._seq += 1
-        return self._seq
 
     def _done_or_awaited(self, question: Ask) -> Any:
         if _loop_runs():
@@ -144,6 +162,7 @@ class Host:
         return _value(self._ask(question))
 
     async def _awaited(self, question: Ask) -> Json:
+        self._check()
         return _value(await self._later(question))
 
     def _ask(self, question: Ask) -> Answer:
@@ -151,9 +170,11 @@ class Host:
         return self._noticed(self._channel.asked(question))
 
     async def _later(self, question: Ask) -> Answer:
+        return self._noticed(await self._sent(question))
+
+    def _sent(self, question: Ask) -> Awaitable[Answer]:
         import asyncio
 
-        self._check()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
 
@@ -166,10 +187,10 @@ class Host:
                 loop.call_soon_threadsafe(settle, given)
 
         self._channel.ask(question, deliver)
-        return self._noticed(await answer)
+        return answer
 
     def _check(self) -> None:
-        if self.suspended:
+        if self.suspended and not _within.get():  # what is within a step comes to its end
             raise Suspended()
 
     def _noticed(self, answer: Answer) -> Answer:
@@ -178,14 +199,14 @@ class Host:
             raise Suspended()
         return answer
 
-    def _done(self, seq: int, name: str, value: Json, began: float) -> StepDone:
+    def _done(self, place: Place, name: str, value: Json, began: float) -> StepDone:
         took_s = time.monotonic() - began
-        return StepDone(id=self._channel.next_id(), seq=seq, name=name, value=value, took_s=took_s)
+        return StepDone(id=self._channel.next_id(), place=place, name=name, value=value, took_s=took_s)
 
-    def _raised(self, seq: int, name: str, error: BaseException, began: float) -> StepRaised:
+    def _raised(self, place: Place, name: str, error: BaseException, began: float) -> StepRaised:
         return StepRaised(
             id=self._channel.next_id(),
-            seq=seq,
+            place=place,
             name=name,
             error_type=type_name(error),
             text=text_of(error),

@@ -139,7 +139,14 @@ class Performer:
             import asyncio
 
             self._runner = asyncio.Runner()
-        return self._runner.run(_coroutine(value))
+        return self._runner.run(self._in_steps(value))
+
+    async def _in_steps(self, value: Awaitable[Any]) -> Any:
+        self._host.enter()
+        try:
+            return await value
+        finally:
+            await self._host.settled()
 
     def _told(self, error: BaseException) -> Outcome:
         if self._limits.memory_bytes is not None and _is_memory_error(error):
@@ -173,10 +180,6 @@ class Performer:
 
 
 _UNSET = StageCall(stage="").argument
-
-
-async def _coroutine(value: Awaitable[Any]) -> Any:
-    return await value
 
 
 def _is_awaitable(value: object) -> bool:

@@ -45,9 +45,9 @@ def test_a_run_that_waits_shows_for_what_and_how_far_it_has_come(run, waiting):
     assert (view["waits_for"]["kind"], view["waits_for"]["name"]) == ("event", "go")
     [stage] = [stage for stage in view["stages"] if stage["stage"] == "run"]
     assert (stage["status"], stage["n_steps"]) == ("waiting", 2)
-    assert [(s["seq"], s["kind"], s["name"], s["status"]) for s in stage["steps"]] == [
-        (1, "step", "measure", "success"),
-        (2, "event", "go", "waiting"),
+    assert [(s["place"], s["kind"], s["name"], s["status"]) for s in stage["steps"]] == [
+        ("1", "step", "measure", "success"),
+        ("2", "event", "go", "waiting"),
     ]
 
 

@@ -269,9 +269,10 @@ class _Way:
         self.stages: list[str] = []
         self.rest: list[str] = []
         self.stage, self.attempt, self.open_starts = "", 0, 0
-        self.wait: tuple[str, int] | None = None
-        self.marks: set[int] = set()
-        self.open_step: int | None = None
+        self.wait: tuple[str, str] | None = None
+        self.marks: set[str] = set()
+        self.open_steps: set[str] = set()
+        self.doubted = ""
         self.verdict = ""
 
     def __str__(self) -> str:
@@ -330,11 +331,15 @@ class _Way:
         return self._moved(self.state == "fallen" or crash_loop or in_doubt, "failed")
 
     def _run_in_doubt(self, data: Any) -> bool:
-        here = self._is_of_this_attempt(data) and data.get("seq", 0) == (self.open_step or 0)
-        return self._moved(here and self.state in ("under way", "interrupted"), "in doubt")
+        self.doubted = data.get("place", "")
+        known = self.doubted in self.open_steps if self.open_steps else not self.doubted
+        next_one = self.state == "settled" and self.verdict != "fail" and bool(self.open_steps)
+        allowed = next_one or self.state in ("under way", "interrupted", "failing")
+        return self._moved(known and allowed and self._is_of_this_attempt(data), "in doubt")
 
     def _run_resolved(self, data: Any) -> bool:
         self.verdict, self.open_starts = data["verdict"], 0
+        self.open_steps.discard(self.doubted)
         return self._moved(self.state == "in doubt", "settled")
 
     def _stage_started(self, data: Any) -> bool:
@@ -344,9 +349,7 @@ class _Way:
             or (self.state == "settled" and self.verdict != "fail")
         )
         if first:
-            self.marks, self.open_starts = set(), 0
-        if self.state == "settled":
-            self.open_step = None
+            self.marks, self.open_steps, self.open_starts = set(), set(), 0
         self.stage, self.attempt = data["stage"], data["attempt"]
         self.open_starts += 1
         return self._moved((first or again) and not self.paused, "under way")
@@ -356,8 +359,8 @@ class _Way:
         return self._moved(self.state == "under way" and self._is_of_this_attempt(data), "interrupted")
 
     def _stage_finished(self, data: Any) -> bool:
-        done = self.state == "settled" and self.verdict == "done" and self.open_step is None
-        allowed = (self.state == "under way" or done) and self.open_step is None and self._is_of_this_attempt(data)
+        done = self.state == "settled" and self.verdict == "done"
+        allowed = (self.state == "under way" or done) and not self.open_steps and self._is_of_this_attempt(data)
         self.rest = self.rest[1:]
         if data.get("children") is not None and "run" not in self.rest:
             self.rest = sorted([*self.rest, "run"], key=PIPELINE.index)
@@ -365,48 +368,48 @@ class _Way:
 
     def _stage_failed(self, data: Any) -> bool:
         allowed = self.state == "under way" and self._is_of_this_attempt(data)
-        self.open_step, self.open_starts = None, 0
+        self.open_starts = 0
         if data.get("retry_at_us") is not None:
             return self._moved(allowed, "failing")
         self.rest = self.rest[1:]
         return self._moved(allowed, "fallen" if data.get("fatal", True) else "between")
 
     def _step_started(self, data: Any) -> bool:
-        allowed = self._is_here(data) and self.open_step is None and data["seq"] not in self.marks
-        self.open_step = data["seq"]
+        allowed = self._is_here(data) and data["place"] not in self.marks | self.open_steps
+        self.open_steps.add(data["place"])
         return allowed
 
     def _step_finished(self, data: Any) -> bool:
         settled = self.state == "settled" and self.verdict == "done" and data["stage"] == self.stage
-        allowed = (self._is_here(data) or settled) and data["seq"] not in self.marks
-        allowed = allowed and self.open_step in (None, data["seq"])
-        self.marks.add(data["seq"])
-        self.open_step, self.open_starts = None, 0 if settled else 1
+        allowed = (self._is_here(data) or settled) and data["place"] not in self.marks
+        self.marks.add(data["place"])
+        self.open_steps.discard(data["place"])
+        self.open_starts = 0 if settled else 1
         return allowed
 
     def _step_failed(self, data: Any) -> bool:
-        allowed = self._is_here(data) and self.open_step in (None, data["seq"]) and data["seq"] not in self.marks
-        self.open_step = None
+        allowed = self._is_here(data) and data["place"] not in self.marks
+        self.open_steps.discard(data["place"])
         return allowed
 
     def _wait_started(self, data: Any) -> bool:
-        allowed = self._is_here(data) and self.open_step is None and data["seq"] not in self.marks
-        self.wait, self.open_starts = (data["kind"], data["seq"]), 0
+        allowed = self._is_here(data) and not self.open_steps and data["place"] not in self.marks
+        self.wait, self.open_starts = (data["kind"], data["place"]), 0
         return self._moved(allowed, "waiting")
 
     def _wait_ended(self, data: Any) -> bool:
-        allowed = self.state == "waiting" and not self.paused and self.wait == (data["kind"], data["seq"])
+        allowed = self.state == "waiting" and not self.paused and self.wait == (data["kind"], data["place"])
         if data["kind"] != "children":
-            self.marks.add(data["seq"])
+            self.marks.add(data["place"])
         self.open_starts = 1
         return self._moved(allowed, "under way")
 
     def _child_requested(self, _: Any) -> bool:
-        children = self.state == "waiting" and self.wait == ("children", 0)
+        children = self.state == "waiting" and self.wait == ("children", "")
         return (children or (self.state == "under way" and self.stage == "run")) and not self.paused
 
     def _child_ended(self, _: Any) -> bool:
-        return self.state == "waiting" and self.wait == ("children", 0) and not self.paused
+        return self.state == "waiting" and self.wait == ("children", "") and not self.paused
 
     def _is_here(self, data: Any) -> bool:
         return self.state == "under way" and bool(data["stage"] == self.stage)

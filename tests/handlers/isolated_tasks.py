@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -134,3 +135,26 @@ class Nested(Isolated):
 
     def run(self) -> Any:
         return self.step("outer", lambda: self.step("inner", lambda: 1))
+
+
+class Branching(Isolated):
+    """Three branches, each of which sleeps between its steps."""
+
+    name = "branching"
+    delivery = "at_most_once"
+
+    async def run(self) -> Any:
+        async with asyncio.TaskGroup() as group:
+            branches = [group.create_task(self.branch(name)) for name in "abc"]
+        return [branch.result() for branch in branches]
+
+    async def branch(self, name: str) -> Any:
+        one = await self.step("one", self.note, f"{name}1")
+        await self.sleep(60)
+        return [one, await self.step("two", self.note, f"{name}2")]
+
+    async def note(self, what: str) -> str:
+        await asyncio.sleep(0.01)
+        with open(str(self.args["calls"]), "a") as file:
+            file.write(f"{what}\n")
+        return what

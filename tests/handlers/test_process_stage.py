@@ -14,6 +14,7 @@ import pytest
 from cascadenced.clock import SystemClock
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFinished
+from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.instance import Instance
 from tests.doubles import ALICE, PSEUDONYMS, World, ask, run
@@ -69,6 +70,20 @@ async def test_a_run_keeps_its_process_through_its_stages_and_has_none_while_it_
     assert ended.run.result == [{"same": True}, "one", "two", "card", "three", ["told"]]
     assert calls.read_text() == "one\ntwo\nthree\n"
     assert [e.name for e in world.events(StepFinished)] == ["one", "two", "three"]
+
+
+async def test_branches_find_their_own_steps_again_and_none_is_done_twice(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    world = World(tasks.Branching)
+    async with up(world) as instance:
+        run_id = (await ask(instance, "branching", args={"calls": str(calls)})).run_id
+        for n in (1, 2, 3):
+            await until(lambda n=n: len(world.events(WaitStarted)) == n)
+            await asleep(instance)
+            await world.clock.advance(60)  # type: ignore[attr-defined]
+        ended = await instance.runs.ended(run_id)
+    assert ended.run.result == [["a1", "a2"], ["b1", "b2"], ["c1", "c2"]]
+    assert sorted(calls.read_text().split()) == ["a1", "a2", "b1", "b2", "c1", "c2"]
 
 
 async def test_a_wait_that_took_too_long_raises_a_timeout_error_there_too() -> None:

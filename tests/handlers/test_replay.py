@@ -494,7 +494,7 @@ async def test_another_step_is_named_by_its_place():
 
     found = await divergence(await performed(Order), Renamed)
     assert (found.place, found.text) == (
-        2,
+        "2",
         "the stage run, attempt 1, place 2: expected the step 'mail', got the step 'send'",
     )
 
@@ -513,8 +513,8 @@ async def test_a_step_more_and_a_step_less_are_divergences_and_none_is_executed(
 
     world = await performed(Order)
     more, less = await divergence(world, More), await divergence(world, Less)
-    assert (more.place, more.expected, more.got) == (3, "nothing more before the end", "the step 'again'")
-    assert (less.place, less.expected, less.got) == (2, "the step 'mail'", "the end of the stage")
+    assert (more.place, more.expected, more.got) == ("3", "nothing more before the end", "the step 'again'")
+    assert (less.place, less.expected, less.got) == ("2", "the step 'mail'", "the end of the stage")
     assert Order.charged == [7]
 
 
@@ -526,7 +526,7 @@ async def test_code_that_swallows_everything_hides_no_divergence():
             except Exception:
                 return {"paid": 7, "receipt": "receipt 1"}
 
-    assert (await divergence(await performed(Order), Swallows)).place == 1
+    assert (await divergence(await performed(Order), Swallows)).place == "1"
 
 
 async def test_an_error_where_there_was_an_output_and_the_other_way_round():
@@ -565,7 +565,7 @@ async def test_a_wait_for_something_else_is_a_divergence():
         await instance.requests.dispatch("invoice.paid", {"number": 7}, ALICE, Origin(via="cli"))
         await instance.runs.ended(run_id)
     found = await divergence(world, waits({"number": 8}, 60))
-    assert (found.what, found.place, found.expected, found.got) == ("where", 1, '{"number":7}', '{"number":8}')
+    assert (found.what, found.place, found.expected, found.got) == ("where", "1", '{"number":7}', '{"number":8}')
     assert (await divergence(world, waits({"number": 7}, None))).got == "a wait without a time limit"
     assert (await again(world, waits({"number": 7}, 3600))).divergence is None
 

@@ -93,9 +93,9 @@ async def test_a_step_returns_what_its_function_returns_and_that_is_recorded() -
     world = World(task(hook, later=later))
     async with world.up() as instance:
         assert (await run(instance, "t")).run.result == [1, 2]
-    assert [(e.seq, e.name, e.output, e.stage) for e in world.events(StepFinished)] == [
-        (1, "plain", 1, "run"),
-        (2, "async", 2, "run"),
+    assert [(e.place, e.name, e.output, e.stage) for e in world.events(StepFinished)] == [
+        ("1", "plain", 1, "run"),
+        ("2", "async", 2, "run"),
     ]
     assert world.events(StepStarted) == []  # only who asks for at_most_once pays for it
 
@@ -199,7 +199,7 @@ async def test_a_step_that_raises_is_recorded_and_done_again_with_the_stage() ->
     async with world.up() as instance:
         assert (await run(instance, "t")).run.result == 7
     [failed] = world.events(StepFailed)
-    assert (failed.seq, failed.name, failed.error_type) == (1, "s", "ValueError")
+    assert (failed.place, failed.name, failed.error_type) == ("1", "s", "ValueError")
     assert failed.reason == f"not for {PSEUDONYMS.user('alice')}"
     assert [type(e) for e in world.events() if isinstance(e, StepFailed | StepFinished)] == [StepFailed, StepFinished]
 
@@ -225,7 +225,7 @@ async def test_steps_of_each_stage_have_their_own_places() -> None:
     world = World(task(hook, plan=plan))
     async with world.up() as instance:
         assert (await run(instance, "t")).run.result == "run"
-    assert [(e.stage, e.seq) for e in world.events(StepFinished)] == [("plan", 1), ("run", 1)]
+    assert [(e.stage, e.place) for e in world.events(StepFinished)] == [("plan", "1"), ("run", "1")]
 
 
 async def test_steps_of_runs_at_once_do_not_get_in_each_others_way() -> None:
@@ -276,8 +276,8 @@ async def test_steps_may_be_gathered_and_each_is_recorded_once(monkeypatch: pyte
     async with world.up() as instance:
         assert (await instance.runs.ended(run_id)).run.result == [0, 1, 2, 3, 4]
     finished = world.events(StepFinished)
-    assert sorted(e.seq for e in finished) == [1, 2, 3, 4, 5]
-    assert {e.seq: e.output for e in finished} == {n + 1: n for n in range(5)}
+    assert sorted(e.place for e in finished) == list("12345")
+    assert {e.place: e.output for e in finished} == {str(n + 1): n for n in range(5)}
 
 
 async def test_many_steps_at_once_cost_one_append_each() -> None:
@@ -529,7 +529,7 @@ async def test_a_sleeping_run_holds_nothing_and_goes_on_when_its_time_has_come(i
         assert (await instance.runs.ended(run_id)).run.result == "slept"
     assert t.calls == ["before", "before", "after"]
     [started], [ended] = world.events(WaitStarted), world.events(WaitEnded)
-    assert (started.kind, started.seq, ended.outcome) == ("sleep", 1, "elapsed")
+    assert (started.kind, started.place, ended.outcome) == ("sleep", "1", "elapsed")
     assert len(world.events(StageStarted)) == 1
 
 

@@ -50,7 +50,7 @@ STATES: dict[str, tuple[Event, ...]] = {
     "paused between stages": BETWEEN,
     "asleep": (*RUNNING, example(WaitStarted, stage="run", kind="sleep", name="")),
     "waiting for an event": (*RUNNING, example(WaitStarted, stage="run", kind="event")),
-    "waiting for its children": (*RUNNING, example(WaitStarted, stage="run", kind="children", seq=0)),
+    "waiting for its children": (*RUNNING, example(WaitStarted, stage="run", kind="children", place="")),
     "waiting for another attempt": (*RUNNING, example(StageFailed, stage="run", fatal=False, retry_at_us=1)),
     "held": (*RUNNING, example(RunHeld)),
     "in doubt": (*RUNNING, example(RunDoubted, stage="run")),
@@ -190,8 +190,8 @@ def test_a_run_is_told_so_many_things_and_no_more():
 
 # ── a doubt is settled ───────────────────────────────────────────────────────────────────────────────────────────────
 
-DOUBT = (*RUNNING, example(RunDoubted, stage="run", attempt=1, step=None, seq=0))
-STEP_DOUBT = (*RUNNING, example(StepStarted), example(RunDoubted, stage="run", attempt=1, step="charge", seq=2))
+DOUBT = (*RUNNING, example(RunDoubted, stage="run", attempt=1, step=None, place=""))
+STEP_DOUBT = (*RUNNING, example(StepStarted), example(RunDoubted, stage="run", attempt=1, step="charge", place="2"))
 
 
 def settled(events: tuple[Event, ...], resolution: str, output: object = None) -> list[Event]:
@@ -250,10 +250,10 @@ def test_fail_ends_the_run_saying_so():
 def test_done_with_a_step_records_its_output_and_performs_the_stage_again():
     resolved, done = settled(STEP_DOUBT, "done", 7)
     [started] = gone_on((*STEP_DOUBT, resolved, done))
-    assert done == StepFinished(task="example", stage="run", seq=2, name="charge", output=7)
+    assert done == StepFinished(task="example", stage="run", place="2", name="charge", output=7)
     assert isinstance(started, StageStarted)
     run = fold([*STEP_DOUBT, resolved, done, started])
-    assert (run.marks[2].output, run.open_steps, run.status, run.attempt) == (7, {}, "running", 2)
+    assert (run.marks["2"].output, run.open_steps, run.status, run.attempt) == (7, {}, "running", 2)
 
 
 def test_retry_of_a_step_leaves_its_place_free():

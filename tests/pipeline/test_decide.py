@@ -330,10 +330,10 @@ def test_an_empty_history_is_an_empty_run():
 
 RUN = (*started("run", "verify"), example(StageStarted, stage="run"))
 LATER_US = AT_US + 5_000_000
-ASLEEP = (*RUN, example(WaitStarted, stage="run", seq=1, kind="sleep", name="", where={}, until_us=LATER_US))
-LISTENING = (*RUN, example(WaitStarted, stage="run", seq=1, kind="event", name="paid", until_us=LATER_US))
+ASLEEP = (*RUN, example(WaitStarted, stage="run", place="1", kind="sleep", name="", where={}, until_us=LATER_US))
+LISTENING = (*RUN, example(WaitStarted, stage="run", place="1", kind="event", name="paid", until_us=LATER_US))
 TRIED = (*RUN, example(StageFailed, stage="run", fatal=False, retry_at_us=LATER_US))
-WOKEN = example(WaitEnded, stage="run", seq=1, kind="event", name="paid", position=12)
+WOKEN = example(WaitEnded, stage="run", place="1", kind="event", name="paid", position=12)
 QUEUED = started("run")[:1]
 ONCE = Policy(delivery="at_most_once")
 
@@ -360,13 +360,13 @@ def test_when_its_time_has_come_the_next_attempt_starts():
 
 def test_when_its_time_has_come_a_sleep_is_over():
     given(*ASLEEP).when_the_daemon_starts_again(now_us=LATER_US).then(
-        WaitEnded(task="example", stage="run", seq=1, kind="sleep", outcome="elapsed")
+        WaitEnded(task="example", stage="run", place="1", kind="sleep", outcome="elapsed")
     )
 
 
 def test_when_its_time_has_come_a_wait_for_an_event_has_timed_out():
     given(*LISTENING).when_the_daemon_starts_again(now_us=LATER_US).then(
-        WaitEnded(task="example", stage="run", seq=1, kind="event", name="paid", outcome="timeout")
+        WaitEnded(task="example", stage="run", place="1", kind="event", name="paid", outcome="timeout")
     )
 
 
@@ -375,19 +375,19 @@ def test_an_event_that_came_wins_over_the_time_that_is_up():
 
 
 def test_a_wait_without_a_time_limit_is_as_long_as_it_takes():
-    events = (*RUN, example(WaitStarted, stage="run", seq=1, kind="event", until_us=None))
+    events = (*RUN, example(WaitStarted, stage="run", place="1", kind="event", until_us=None))
     given(*events).when_the_daemon_starts_again(now_us=2**62).then_nothing()
 
 
 def test_a_wait_for_children_is_not_over_by_the_passing_of_time():
-    events = (*RUN, example(WaitStarted, stage="run", seq=0, kind="children", name="", until_us=None))
+    events = (*RUN, example(WaitStarted, stage="run", place="", kind="children", name="", until_us=None))
     given(*events).when_the_daemon_starts_again(now_us=2**62).then_nothing()
 
 
 def test_a_wait_that_has_ended_is_behind_the_stage_when_it_runs_again():
     run = fold([*LISTENING, WOKEN])
     assert (run.status, run.wait, run.current) == ("running", None, "run")
-    assert (run.marks[1].kind, run.marks[1].name, run.marks[1].output) == ("event", "paid", {"number": 7})
+    assert (run.marks["1"].kind, run.marks["1"].name, run.marks["1"].output) == ("event", "paid", {"number": 7})
     assert dict(run.heard) == {"paid": 12}
 
 
@@ -403,7 +403,7 @@ def test_crashes_after_a_wait_are_counted_from_there():
 
 
 def test_a_step_that_ends_forgives_the_crashes_before_it():
-    run = fold([*crashed(4, "run"), example(StepFinished, stage="run", seq=1)])
+    run = fold([*crashed(4, "run"), example(StepFinished, stage="run", place="1")])
     assert verdict(run) == "resume"
 
 
@@ -420,13 +420,13 @@ def test_failures_are_counted_for_one_stage_only():
 
 
 def test_steps_belong_to_their_stage():
-    run = fold([*RUN, example(StepFinished, seq=1), example(StageFinished), example(StageStarted, stage="verify")])
+    run = fold([*RUN, example(StepFinished, place="1"), example(StageFinished), example(StageStarted, stage="verify")])
     assert run.marks == {}
 
 
 def test_steps_outlast_the_attempt():
-    run = fold([*RUN, example(StepFinished, seq=1), example(StageFailed, fatal=False, retry_at_us=1)])
-    assert set(run.marks) == {1}
+    run = fold([*RUN, example(StepFinished, place="1"), example(StageFailed, fatal=False, retry_at_us=1)])
+    assert set(run.marks) == {"1"}
 
 
 def test_a_paused_run_starts_nothing_new():
@@ -551,19 +551,19 @@ def test_a_stage_that_raised_is_not_in_doubt():
 
 
 def test_between_its_steps_a_stage_is_not_in_doubt():
-    given(*RUN, example(StepFinished, seq=1)).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
+    given(*RUN, example(StepFinished, place="1")).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
 
 
 def test_only_the_step_that_was_under_way_is_in_doubt():
-    given(*RUN, example(StepFinished, seq=1), example(StepStarted, seq=2, name="charge")).when_the_daemon_starts_again(
-        policy=ONCE
-    ).then(RunDoubted, step="charge", seq=2)
+    given(
+        *RUN, example(StepFinished, place="1"), example(StepStarted, place="2", name="charge")
+    ).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, step="charge", place="2")
 
 
 def test_a_step_that_raised_is_not_in_doubt():
-    given(*RUN, example(StepFinished, seq=1), example(StepStarted), example(StepFailed)).when_the_daemon_starts_again(
-        policy=ONCE
-    ).then(StageStarted)
+    given(
+        *RUN, example(StepFinished, place="1"), example(StepStarted), example(StepFailed)
+    ).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
 
 
 def test_a_run_in_doubt_waits_for_somebody_over_restarts():
@@ -681,7 +681,7 @@ def test_a_place_that_the_plan_does_not_have_changes_nothing(index):
 
 # ── several steps that must not happen twice ─────────────────────────────────────────────────────────────────────────
 
-GATHERED = (*RUN, example(StepStarted, seq=1, name="charge"), example(StepStarted, seq=2, name="ship"))
+GATHERED = (*RUN, example(StepStarted, place="1", name="charge"), example(StepStarted, place="2", name="ship"))
 
 
 def test_steps_that_were_under_way_together_are_in_doubt_one_after_the_other():
@@ -692,12 +692,12 @@ def test_steps_that_were_under_way_together_are_in_doubt_one_after_the_other():
     settled = decide_resolution(fold(events), "done", by=None, output=7, elapsed_s=0.0)
     assert [type(event) for event in settled] == [RunResolved, StepFinished]
     run = fold([*events, *settled])
-    assert (run.open_steps, {seq: mark.output for seq, mark in run.marks.items()}) == ({}, {2: 7})
+    assert (run.open_steps, {place: mark.output for place, mark in run.marks.items()}) == ({}, {"2": 7})
 
 
 def test_a_step_that_ends_leaves_the_other_one_open():
-    events = (*GATHERED, example(StepFinished, seq=2, name="ship"))
-    given(*events).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, step="charge", seq=1)
+    events = (*GATHERED, example(StepFinished, place="2", name="ship"))
+    given(*events).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, step="charge", place="1")
 
 
 def test_the_policy_settles_all_of_them():
@@ -709,14 +709,19 @@ def test_the_policy_settles_all_of_them():
     "left",
     [
         (example(StageFailed, fatal=False, retry_at_us=LATER_US),),
-        (example(WaitStarted, stage="run", seq=3, kind="sleep", until_us=LATER_US),),
+        (example(WaitStarted, stage="run", place="3", kind="sleep", until_us=LATER_US),),
     ],
     ids=["by an error", "to wait"],
 )
 def test_a_step_that_was_cancelled_when_its_stage_was_left_is_in_doubt_before_the_stage_runs_again(left):
-    followed = given(*RUN, example(StepStarted, seq=2), *left).when_the_daemon_starts_again(
+    followed = given(*RUN, example(StepStarted, place="2"), *left).when_the_daemon_starts_again(
         policy=ONCE, now_us=LATER_US
     )
     assert followed.events[-1] == RunDoubted(
-        task="example", stage="run", attempt=1, step="charge", seq=2, reason="the stage was left while it was under way"
+        task="example",
+        stage="run",
+        attempt=1,
+        step="charge",
+        place="2",
+        reason="the stage was left while it was under way",
     )

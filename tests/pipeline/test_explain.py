@@ -112,7 +112,7 @@ def test_a_run_between_two_stages_says_so():
 
 
 def test_a_sleeping_run_says_until_when():
-    reason = why(*BEGUN, WaitStarted(task="example", stage="run", seq=2, kind="sleep", until_us=UNTIL_US))
+    reason = why(*BEGUN, WaitStarted(task="example", stage="run", place="2", kind="sleep", until_us=UNTIL_US))
     assert (reason.code, reason.text) == ("sleep", "the stage run sleeps until 2026-09-21 14:14:20Z (place 2)")
     assert reason.until == "2026-09-21T14:14:20.123456Z"
 
@@ -132,7 +132,7 @@ def test_a_run_that_waits_without_a_limit_says_so():
 
 
 def test_what_is_over_waits_for_a_free_slot():
-    sleep = WaitStarted(task="example", stage="run", seq=2, kind="sleep", until_us=UNTIL_US)
+    sleep = WaitStarted(task="example", stage="run", place="2", kind="sleep", until_us=UNTIL_US)
     failed = example(StageFailed, fatal=False, retry_at_us=UNTIL_US)
     for wait in (sleep, failed, example(WaitStarted, until_us=UNTIL_US)):
         assert not why(*BEGUN, wait, now_us=UNTIL_US - 1).is_over
@@ -159,7 +159,7 @@ PLANNED: tuple[Event, ...] = (
     ),
     example(StageStarted),
     example(ChildRequested, index=0, child_task="a", child_run_id="run-of-a"),
-    WaitStarted(task="example", stage="run", seq=0, kind="children"),
+    WaitStarted(task="example", stage="run", place="", kind="children"),
 )
 
 
@@ -227,7 +227,7 @@ def test_a_held_run_says_because_of_what_and_the_remedy(code: str, remedy: str):
 
 def test_a_run_in_doubt_names_the_effect_and_the_commands_that_resolve_it():
     reason = why(*BEGUN, example(RunDoubted))
-    assert (reason.code, reason.effect.step, reason.effect.place) == ("in_doubt", "charge", 2)
+    assert (reason.code, reason.effect.step, reason.effect.place) == ("in_doubt", "charge", "2")
     assert "whether the step charge (place 2 of the stage run, attempt 1) took effect" in reason.text
     assert [remedy.split()[1:4] for remedy in reason.remedies] == [
         ["resolve", RUN_ID, verdict] for verdict in ("done", "retry", "fail")

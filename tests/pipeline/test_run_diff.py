@@ -78,19 +78,19 @@ def test_attempts_ends_and_errors_are_compared():
 
 def test_steps_and_waits_are_compared_by_their_places():
     left = ended(
-        example(StepFinished, seq=1, name="a", output=1),
-        example(StepFinished, seq=2, name="b"),
-        example(WaitStarted, seq=3),
-        example(WaitEnded, seq=3),
-        example(StepFinished, seq=4, name="d"),
+        example(StepFinished, place="1", name="a", output=1),
+        example(StepFinished, place="2", name="b"),
+        example(WaitStarted, place="3"),
+        example(WaitEnded, place="3"),
+        example(StepFinished, place="4", name="d"),
     )
     right = ended(
-        example(StepFinished, seq=1, name="a", output=2),
-        example(StepFailed, seq=2, name="b"),
-        example(WaitStarted, seq=3, where={"number": 8}),
-        example(WaitEnded, seq=3, outcome="timeout", payload=None),
-        example(StepFinished, seq=4, name="e"),
-        example(StepFinished, seq=5, name="f"),
+        example(StepFinished, place="1", name="a", output=2),
+        example(StepFailed, place="2", name="b"),
+        example(WaitStarted, place="3", where={"number": 8}),
+        example(WaitEnded, place="3", outcome="timeout", payload=None),
+        example(StepFinished, place="4", name="e"),
+        example(StepFinished, place="5", name="f"),
     )
     assert found(left, right) == [
         ("run", "1 output", "", 1, 2),

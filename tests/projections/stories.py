@@ -101,7 +101,7 @@ def _run(chance: random.Random, n: int) -> list[Change]:
             late_us = AT_US + 10**9
             happens(*resume(run, Policy(), code="c1", elapsed_s=2.0, now_us=late_us))
         elif die < 0.1:
-            wait = WaitStarted(task=task, stage=run.current or "", seq=1, kind="sleep", until_us=AT_US)
+            wait = WaitStarted(task=task, stage=run.current or "", place="1", kind="sleep", until_us=AT_US)
             happens(chance.choice([wait, example(RunDoubted, task=task, stage=run.current)]))
         elif die < 0.2:
             happens(example(StageFailed, **fields, fatal=False, retry_at_us=AT_US))
@@ -128,7 +128,7 @@ def _in_between(chance: random.Random, run: Run) -> Event:
         [
             example(RunPaused, task=run.task),
             example(ContextAttached, task=run.task),
-            example(StepFinished, **fields, seq=len(run.marks) + 1),
+            example(StepFinished, **fields, place=str(len(run.marks) + 1)),
             example(StageLate, **fields),
         ]
     )

@@ -220,7 +220,7 @@ async def test_a_waiting_run_is_explained_with_how_its_children_stand(happened, 
         example(StageFinished, stage="plan", output=None, children=(Planned("part", "Part"),)),
         example(StageStarted),
         example(ChildRequested, child_run_id=child),
-        WaitStarted(task="example", stage="run", seq=0, kind="children"),
+        WaitStarted(task="example", stage="run", place="", kind="children"),
         run_id=parent,
     )
     await happened(example(RunRequested), example(RunStarted), example(RunPaused), run_id=child)
@@ -325,35 +325,35 @@ def test_the_stage_under_way_says_how_it_stands(event, status):
 def test_the_steps_of_a_stage_are_shown_in_the_order_of_the_code():
     shown = view(
         *run_of("run")[:3],
-        example(StepFinished, seq=1, name="measure", took_s=0.5),
-        example(StepFailed, seq=2, name="charge"),
+        example(StepFinished, place="1", name="measure", took_s=0.5),
+        example(StepFailed, place="2", name="charge"),
         example(StageFailed, retry_at_us=AT_US, fatal=False),
         example(StageStarted, attempt=2),
-        example(StepStarted, seq=2, name="charge"),
-        example(StepFinished, seq=2, name="charge", took_s=0.25),
-        example(WaitStarted, seq=3, kind="sleep", name=""),
-        example(WaitEnded, seq=3, kind="sleep", name="", outcome="elapsed"),
-        example(WaitStarted, seq=4, kind="event", name="go"),
-        example(WaitEnded, seq=4, kind="event", name="go", outcome="timeout"),
-        example(StepStarted, seq=5, name="send"),
+        example(StepStarted, place="2", name="charge"),
+        example(StepFinished, place="2", name="charge", took_s=0.25),
+        example(WaitStarted, place="3", kind="sleep", name=""),
+        example(WaitEnded, place="3", kind="sleep", name="", outcome="elapsed"),
+        example(WaitStarted, place="4", kind="event", name="go"),
+        example(WaitEnded, place="4", kind="event", name="go", outcome="timeout"),
+        example(StepStarted, place="5", name="send"),
     )
     [run] = [stage for stage in shown.stages if stage.stage == "run"]
     assert (run.attempt, run.n_steps) == (2, 5)
-    assert [(step.seq, step.kind, step.name, step.status, step.took_s) for step in run.steps] == [
-        (1, "step", "measure", "success", 0.5),
-        (2, "step", "charge", "success", 0.25),
-        (3, "sleep", "", "success", None),
-        (4, "event", "go", "timeout", None),
-        (5, "step", "send", "started", None),
+    assert [(step.place, step.kind, step.name, step.status, step.took_s) for step in run.steps] == [
+        ("1", "step", "measure", "success", 0.5),
+        ("2", "step", "charge", "success", 0.25),
+        ("3", "sleep", "", "success", None),
+        ("4", "event", "go", "timeout", None),
+        ("5", "step", "send", "started", None),
     ]
 
 
 def test_of_many_steps_the_newest_are_shown():
-    steps = [example(StepFinished, seq=n, name=f"step {n}") for n in range(1, 251)]
+    steps = [example(StepFinished, place=str(n), name=f"step {n}") for n in range(1, 251)]
     shown = view(*run_of("run")[:3], *steps)
     [run] = [stage for stage in shown.stages if stage.stage == "run"]
     assert run.n_steps == 250
-    assert [step.seq for step in run.steps] == list(range(151, 251))
+    assert [step.place for step in run.steps] == [str(n) for n in range(151, 251)]
 
 
 def test_the_runs_of_a_plan_are_shown_in_its_order():

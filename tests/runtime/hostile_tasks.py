@@ -255,7 +255,7 @@ FORGED = {
     "no type": frame(b"{}"),
     "an unknown type": frame(b'{"type":"nothing"}'),
     "what only the daemon says": frame(b'{"type":"close"}'),
-    "another shape": frame(b'{"type":"step","id":"x","seq":1,"name":"n"}'),
+    "another shape": frame(b'{"type":"step","id":"x","place":"1","name":"n"}'),
     "an endless frame": b"\xff\xff\xff\xff" + b"x" * 100,
     "a deep value": frame(b'{"type":"returned","value":' + b"[" * 5_000 + b"]" * 5_000 + b"}"),
     "a value deeper than allowed": frame(b'{"type":"returned","value":' + b"[" * 200 + b"]" * 200 + b"}"),
@@ -263,7 +263,7 @@ FORGED = {
     "a wide integer": frame(b'{"type":"returned","value":' + b"9" * 30 + b"}"),
     "no UTF-8": frame(b'{"type":"returned","value":"\xff"}'),
     "a step's value deeper than allowed": frame(
-        b'{"type":"step_done","id":1,"seq":1,"name":"n","value":' + b"[" * 200 + b"]" * 200 + b"}"
+        b'{"type":"step_done","id":1,"place":"1","name":"n","value":' + b"[" * 200 + b"]" * 200 + b"}"
     ),
 }
 
@@ -273,7 +273,7 @@ class FloodsWithQuestions(Task):
 
     def run(self) -> None:
         self.begun()
-        found, question = channel(), frame(b'{"type":"sleep","id":7,"seq":1,"seconds":1}')
+        found, question = channel(), frame(b'{"type":"sleep","id":7,"place":"1","seconds":1}')
         while True:
             found.sendall(question * 1_000)
 

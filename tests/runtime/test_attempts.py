@@ -667,6 +667,24 @@ async def test_a_time_that_is_up_is_a_doubt_as_well() -> None:
         assert (await instance.runs.ended(run_id)).run.result == ["receipt"]
 
 
+async def test_a_time_that_is_up_between_steps_is_an_error_and_no_doubt() -> None:
+    """As with a crash there: whatever may have happened is in the steps, and those have ended."""
+
+    async def hook(self: Any) -> None:
+        await self.step("charge", lambda: "receipt")
+        await asyncio.sleep(3600)
+
+    world = World(type("T", (BaseTask,), {"name": "t", "run": hook, "delivery": "at_most_once", "timeout_s": 5}))
+    async with world.up() as instance:
+        run_id = (await ask(instance, "t")).run_id
+        await until(lambda: world.events(StepFinished))
+        await idle()
+        await world.clock.advance(5)
+        ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.error_type, ended.run.reason) == ("timeout", "the stage run took longer than 5 s")
+    assert world.events(RunDoubted) == []
+
+
 async def test_where_the_policy_is_to_fail_a_time_that_is_up_ends_the_run() -> None:
     world = World(charges(timeout_s=5, on_doubt="fail"))
     async with world.up() as instance:

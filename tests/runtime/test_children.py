@@ -16,7 +16,7 @@ import pytest
 from cascadenced import ParallelPlan, TaskPipeline
 from cascadenced.clock import SystemClock
 from cascadenced.events.child import ChildEnded, ChildRequested
-from cascadenced.events.run import RunCancelled, RunFailed, RunRequested, RunStarted
+from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitStarted
 from cascadenced.pipeline.policy import Retry
@@ -659,6 +659,36 @@ async def test_a_child_that_ended_while_its_parent_was_not_looking_is_found_at_t
     async with world.up() as instance:
         assert (await instance.runs.ended(run_id)).run.result == [1, 2]
     assert gate.begun == [1, 2]
+
+
+async def test_a_parent_that_is_resumed_while_a_restart_reads_it_goes_on(gate: type[Gate]) -> None:
+    world = World(parent(lambda: [gate(0)]))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: gate.begun)
+    await instance.controls.pause(run_id, by=None)
+    gate.gates[0].set()
+    await until(lambda: world.events(RunFinished))
+    await idle()
+    world.crash(instance)
+
+    instance = await world.start(recover=False)
+    read_stream, reading, going = instance.log.read_stream, asyncio.Event(), asyncio.Event()
+
+    async def slowly(stream: str, *more: Any) -> Any:
+        events = await read_stream(stream, *more)
+        if not reading.is_set():
+            reading.set()
+            await going.wait()
+        return events
+
+    instance.log.read_stream = slowly  # type: ignore[method-assign]
+    await instance.runs.recover()
+    await reading.wait()
+    await instance.controls.resume(run_id, by=None)
+    going.set()
+    assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [0]
+    await instance.log.close()
 
 
 async def test_an_orderly_stop_leaves_children_and_parent_to_the_next_start(gate: type[Gate]) -> None:

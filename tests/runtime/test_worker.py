@@ -232,10 +232,10 @@ async def test_a_step_is_done_and_its_result_recorded_as_it_will_be_read(b: Benc
     asked = Asked()
     assert (await b.do(tasks.Steps, asked=asked)).outcome == Returned(value=[[1, 2], "B"])
     assert asked.plainly() == [
-        {"ask": "StepWanted", "seq": 1, "name": "first"},
-        {"ask": "StepDone", "seq": 1, "name": "first", "value": [1, 2]},
-        {"ask": "StepWanted", "seq": 2, "name": "second"},
-        {"ask": "StepDone", "seq": 2, "name": "second", "value": "B"},
+        {"ask": "StepWanted", "place": "1", "name": "first"},
+        {"ask": "StepDone", "place": "1", "name": "first", "value": [1, 2]},
+        {"ask": "StepWanted", "place": "2", "name": "second"},
+        {"ask": "StepDone", "place": "2", "name": "second", "value": "B"},
     ]
 
 
@@ -248,8 +248,8 @@ async def test_a_recorded_step_is_not_done_again(b: Bench) -> None:
 async def test_steps_of_coroutines_go_on_at_the_same_time_each_in_its_place(b: Bench) -> None:
     asked = Asked()
     assert (await b.do(tasks.Steps, "verify", asked)).outcome == Returned(value=["x", 0, 2, 4])
-    assert [(ask["name"], ask["seq"]) for ask in asked.plainly() if ask["ask"] == "StepWanted"] == [
-        ("plain", 1), ("doubled", 2), ("doubled", 3), ("doubled", 4)
+    assert [(ask["name"], ask["place"]) for ask in asked.plainly() if ask["ask"] == "StepWanted"] == [
+        ("plain", "1"), ("doubled", "2"), ("doubled", "3"), ("doubled", "4")
     ]  # fmt: skip
 
 
@@ -257,7 +257,26 @@ async def test_each_stage_counts_its_steps_from_one(b: Bench) -> None:
     worker, asked = await b.start(tasks.Steps), Asked()
     await done(worker, call(), asked)
     await done(worker, StageCall(stage="verify"), asked)
-    assert [ask["seq"] for ask in asked.plainly() if ask["ask"] == "StepWanted"] == [1, 2, 1, 2, 3, 4]
+    assert [ask["place"] for ask in asked.plainly() if ask["ask"] == "StepWanted"] == ["1", "2", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("slow", ["a1", "b1"])
+async def test_each_coroutine_that_takes_steps_counts_its_own(b: Bench, slow: str) -> None:
+    asked = Asked()
+    performed = await b.do(tasks.Branches, asked=asked, **{slow: 0.05})
+    assert performed.outcome == Returned(value=[["a1", "a2"], ["b1", "b2"], "c"])
+    done = {ask["place"]: ask["value"] for ask in asked.plainly() if ask["ask"] == "StepDone"}
+    assert done == {"1": "c", "1:1": "a1", "1:2": "a2", "2:1": "b1", "2:2": "b2"}
+
+
+async def test_a_step_beside_one_that_waits_comes_to_its_end(b: Bench) -> None:
+    """A task group cancels the others when one of them waits."""
+    asked = Asked(SleepWanted=Suspend())
+    performed = await b.do(tasks.Branches, "verify", asked, a1=0.05)
+    assert performed.outcome == Suspended()
+    assert [(ask["ask"], ask["place"]) for ask in asked.plainly()] == [
+        ("StepWanted", "1:1"), ("SleepWanted", "2:1"), ("StepDone", "1:1")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("stage", "text"), [("run", "no such thing"), ("verify", "no such thing later")])
@@ -265,7 +284,7 @@ async def test_a_step_that_raises_is_told_and_raises_in_the_hook(b: Bench, stage
     asked = Asked()
     outcome = (await b.do(tasks.StepFails, stage, asked)).outcome
     assert asked.plainly()[1] == {
-        "ask": "StepRaised", "seq": 1, "name": "fails", "error_type": "LookupError", "text": text
+        "ask": "StepRaised", "place": "1", "name": "fails", "error_type": "LookupError", "text": text
     }  # fmt: skip
     if stage == "run":
         assert outcome == Returned(value="went on after no such thing")
@@ -297,7 +316,7 @@ async def test_a_task_that_is_told_to_wait_leaves_its_hook(b: Bench) -> None:
     performed = await b.do(tasks.Sleeps, asked=asked)
     assert performed.outcome == Suspended()
     assert performed.printed.text == "imported\ncleaned up\n"
-    assert asked.plainly() == [{"ask": "SleepWanted", "seq": 1, "seconds": 3600.0}]
+    assert asked.plainly() == [{"ask": "SleepWanted", "place": "1", "seconds": 3600.0}]
 
 
 async def test_a_task_goes_on_behind_what_it_has_waited_for(b: Bench) -> None:
@@ -306,8 +325,8 @@ async def test_a_task_goes_on_behind_what_it_has_waited_for(b: Bench) -> None:
     asked.asks.clear()
     assert (await b.do(tasks.Sleeps, "verify", asked)).outcome == Returned(value={"order": 7, "paid": True})
     assert asked.plainly() == [
-        {"ask": "SleepWanted", "seq": 1, "seconds": 60.0},
-        {"ask": "EventWanted", "seq": 2, "name": "paid", "where": {"order": 7}, "timeout_s": 5},
+        {"ask": "SleepWanted", "place": "1", "seconds": 60.0},
+        {"ask": "EventWanted", "place": "2", "name": "paid", "where": {"order": 7}, "timeout_s": 5},
     ]
 
 

@@ -231,6 +231,30 @@ class Wishes(Task):
             return [str(error), error.code, await self._host.dispatch("paid", {"n": 1})]
 
 
+class Branches(Task):
+    """Two coroutines with two steps each, the second of which has branches itself."""
+
+    async def run(self) -> Any:
+        return await asyncio.gather(self.branch("a"), self.branch("b"), self.step("direct", self.work, "c"))
+
+    async def verify(self) -> Any:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.branch("a"))
+            group.create_task(self.nap())
+
+    async def branch(self, name: str) -> Any:
+        one = await self.step("one", self.work, f"{name}1")
+        return [one, await self.step("two", self.work, f"{name}2")]
+
+    async def work(self, what: str) -> str:
+        await asyncio.sleep(self.args.get(what, 0.0))
+        print(what)
+        return what
+
+    async def nap(self) -> None:
+        await self.sleep(60)
+
+
 # ── how it can go wrong ──────────────────────────────────────────────────────────────────────────────────────────
 
 

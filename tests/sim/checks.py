@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,8 +16,11 @@ from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER, mes
 from cascadenced.instance import Instance
 from cascadenced.projections.board import Board
 from tests.crash import audit
+from tests.sim import durable_checks
 from tests.sim.broker import PREFIX
 from tests.sim.daemon import INSTANCE_ID
+from tests.sim.durable import SETTLED, WITHOUT_RUN
+from tests.sim.sink import BEGUN, Effect
 from tests.sim.tables import Tables
 
 if TYPE_CHECKING:
@@ -71,8 +73,20 @@ def _evidence(world: World) -> audit.Evidence:
         )
         for event in world.file.events
     ]
+    planned = {(row.run_id or "", "plan") for row in rows if row.type == "stage.finished" and "children" in row.data}
+    settled = {
+        (row.run_id or "", row.data["stage"])
+        for row in rows
+        if row.type == "stage.finished" and (row.data.get("output") == SETTLED or row.data["task"] in WITHOUT_RUN)
+    }
     asked = {row.run_id for row in rows if row.type == "run.requested" and row.data["via"] in audit.DOORS}
-    effects = [audit.Effect(one.run_id, one.stage) for one in world.sink.effects if one.run_id in asked]
+    effects = [
+        audit.Effect(one.run_id, one.stage)
+        for one in _of_stages(world)
+        if one.run_id in asked and (one.run_id, one.stage) not in planned
+    ]
+    # What nobody's code has done: an operator says that it was, or plan() is called again to make the tasks.
+    effects += [audit.Effect(*of) for of in (planned | settled) - {(one.run_id, one.stage) for one in effects}]
     published = frozenset(stored.headers["Nats-Msg-Id"].partition(".")[0] for stored in _ours(world))
     return audit.Evidence(world.clients.attempts, rows, effects, published)
 
@@ -99,15 +113,25 @@ def only_garbage_is_a_dead_letter(world: World) -> Iterator[str]:
             yield f"a message became a dead letter (position {event.position}): {event.data.decode()}"
 
 
+def _of_stages(world: World) -> Iterator[Effect]:
+    """One for each time that the code of a stage ran."""
+    return (one for one in world.sink.effects if one.step in ("", BEGUN))
+
+
 def no_finished_stage_runs_again(world: World) -> Iterator[str]:
     """An effect happens while its stage is under way: after a recorded start, before the recorded end."""
     began: dict[tuple[str, str], int] = {}
     ended: dict[tuple[str, str], int] = {}
     for event in world.file.events:
         if event.type in ("stage.started", "stage.finished", "stage.failed") and event.run_id is not None:
+            if getattr(event.event, "retry_at_us", None) is not None:
+                continue
             of = event.run_id, getattr(event.event, "stage", "")
             (began if event.type == "stage.started" else ended).setdefault(of, event.position)
+    planned = {event.run_id for event in world.file.events if getattr(event.event, "children", None) is not None}
     for effect in world.sink.effects:
+        if effect.stage == "plan" and effect.run_id in planned and effect.step == BEGUN:
+            continue  # it is called again, to make the tasks
         of = effect.run_id, effect.stage
         if not began.get(of, 10**9) <= effect.position:
             yield f"{of} was done at position {effect.position}, and its start recorded at {began.get(of)}"
@@ -123,9 +147,15 @@ def what_follows_is_in_the_same_append(world: World) -> Iterator[str]:
             by_run.setdefault(event.stream, []).append(event)
     stopped = {life.log.epoch for life in world.lives if life.stop_asked and life.log is not None}
     for stream, events in by_run.items():
-        for event, after in pairwise(events):
-            if event.type not in ("stage.finished", "stage.failed"):
+        paused = False
+        for before, event, after in zip([None, *events], events, events[1:], strict=False):
+            paused = event.type == "run.paused" or (paused and event.type != "run.resumed")
+            if event.type not in ("stage.finished", "stage.failed") or paused:
                 continue
+            if getattr(event.event, "retry_at_us", None) is not None:
+                continue  # it is tried again later
+            if before is not None and before.type == "run.resolved":
+                continue  # whoever performs the run starts what follows
             together = after.position == event.position + 1 and after.at_us == event.at_us
             if not together and event.epoch not in stopped:
                 yield f"{stream}: what follows from {event.type} at {event.position} is at {after.position}"
@@ -177,4 +207,5 @@ CHECKS: tuple[Check, ...] = (
     what_operators_were_told_is_recorded,
     everything_is_published,
     the_outbox_is_in_order,
+    *durable_checks.CHECKS,
 )

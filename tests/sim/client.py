@@ -17,6 +17,7 @@ from cascadenced.bus.memory_stream import Stored
 from tests.crash.attempts import Attempt, Attempts
 from tests.crash.client import CLEAR_NO
 from tests.sim.broker import Broker, NoAnswer
+from tests.sim.durable import HEARING
 from tests.sim.tasks import KINDS, LASTING
 
 ANSWER_WITHIN_S = 4.0
@@ -34,7 +35,7 @@ class Clients:
 
     switched: by (verb, task), how often an operator was told that it made a difference.
     garbage: keys of messages that nobody can read and that were confirmed.
-    early: answers that came before what they tell of was in the log.
+    early: answers that came before what they tell of was in the log.  about: by key of a wish, whose it is.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Clients:
         self.switched: Counter[tuple[str, str]] = Counter()
         self.garbage: set[str] = set()
         self.early: list[str] = []
+        self.about: dict[str, dict[str, str]] = {}
         self._confirmed: Counter[str] = Counter()
         self._patience = chance.choice([1, 2, 5])
         self._when = _moments(chance, until_s)
@@ -64,6 +66,7 @@ class Clients:
     async def run(self) -> None:
         """Return when everything was wished for, and answered or given up."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for n, at_s in self._wishes:
                 group.create_task(self._wish(f"k{n}", at_s))
             for at_s in self._switches:
@@ -73,10 +76,13 @@ class Clients:
         chance = self._chance
         await asyncio.sleep(at_s)
         user = chance.randrange(USERS)
-        about = {"user_id": f"user-{user}", "group_id": f"group-{user % 2}"}
+        about = self.about[key] = {"user_id": f"user-{user}", "group_id": f"group-{user % 2}"}
         # Few have many seconds: then crashes in the midst of a stage are the rule.
         args = {"n": key, "seconds": round(chance.choice([0.0, 0.1, 1.0, 8.0]) * chance.random(), 3)}
         task = chance.choices(list(KINDS), list(KINDS.values()))[0]
+        for each in range(chance.choice([0, 1, 3]) if task in HEARING else 0):
+            later_s = chance.choice([0.0, 0.5, 20.0]) * chance.random()
+            self._group.create_task(self._go(f"go-{key}-{each}", key, later_s))
         match chance.choices(["bus", "ask", "both", "pointer", "event", "unheard", "switched", "garbage"],
                              [8, 6, 3, 3, 2, 1, 2, 1])[0]:  # fmt: skip
             case "bus":
@@ -107,6 +113,26 @@ class Clients:
                 return
             left -= 1
             await asyncio.sleep(self._chance.choice([0.0, 0.2, 2.0, 130.0]) * self._chance.random())
+
+    async def _go(self, key: str, of: str, later_s: float) -> None:
+        """An event that a run waits for, by then or later; now and then somebody else's, or about something else."""
+        await asyncio.sleep(later_s)
+        chance = self._chance
+        about = {"user_id": "user-9", "group_id": "group-9"} if chance.random() < 0.1 else self.about[of]
+        await self._until_answered(lambda: self.tell(key, of if chance.random() < 0.9 else "another", about))
+
+    async def tell(self, key: str, of: str, about: dict[str, str] | None = None) -> bool:
+        """Dispatch `go` for the run of the key `of`. Whether anybody has answered."""
+        about = about or self.about[of]
+        payload = {"n": key, "of": of}
+        attempt = self.events.uttered(key, "run")
+        if self._chance.random() < 0.5:
+            return await self._publish(attempt, "ume.event.go", {**about, "payload": payload})
+        body = {"event": "go", **about, "payload": payload, "wait": False, "idempotency_key": key}
+        status, _ = await self.ask("dispatch", body)
+        attempt.n_acknowledged += status == 200
+        attempt.n_refused += status in CLEAR_NO
+        return status == 200
 
     # ── on the bus ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,7 +190,7 @@ class Clients:
         return await self._asked(attempt, "dispatch", body, lasting=True)
 
     async def _asked(self, attempt: Attempt, verb: str, body: dict[str, Any], *, lasting: bool) -> bool:
-        status, answer = await self._ask(verb, body)
+        status, answer = await self.ask(verb, body)
         if answer.get("run_id"):  # it has ended well, or was accepted, or is a run that failed: it is recorded
             attempt.n_acknowledged += 1
             attempt.run_ids.add(answer["run_id"])
@@ -181,7 +207,7 @@ class Clients:
         body = {"run_id": key, **about}
         if by_bus:
             return await self._publish(attempt, "ume.pointer.marks", body)
-        status, _ = await self._ask("pointer_add", {"task": "marks", **body})
+        status, _ = await self.ask("pointer_add", {"task": "marks", **body})
         if status == 200:
             attempt.n_acknowledged += 1
             self._told_of(key)
@@ -196,11 +222,11 @@ class Clients:
             await asyncio.sleep(self._chance.random() * 3)
 
     async def _flip(self, verb: str) -> None:
-        status, answer = await self._ask(verb, {"task": "switched"})
+        status, answer = await self.ask(verb, {"task": "switched"})
         if status == 200 and answer["changed"]:
             self.switched[verb, "switched"] += 1
 
-    async def _ask(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    async def ask(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """(status as in HTTP, answer); (0, {}) if there was none."""
         try:
             reply, headers = await self._broker.ask(verb, json.dumps(body).encode(), ANSWER_WITHIN_S)

@@ -20,6 +20,8 @@ CRASH_POINTS = {
     "ingest.after_append": 12,
     "stage.before_effect": 20,
     "stage.after_effect": 20,
+    "step.before_effect": 30,
+    "step.after_effect": 30,
     "outbox.before_publish": 20,
     "outbox.after_publish": 20,
     "vault.after_write": 4,

@@ -16,13 +16,26 @@ class Ledger:
     def __init__(self, file: MemoryFile) -> None:
         self._file, self._n_read = file, 0
         self._names: set[str] = set()
+        self._keys: dict[str, str] = {}
 
     def has(self, name: str) -> bool:
+        self._read()
+        return name in self._names
+
+    def key_of(self, run_id: str) -> str:
+        """Of the wish that the run was asked for by, or the one that planned it; else empty."""
+        self._read()
+        return self._keys.get(run_id, "")
+
+    def _read(self) -> None:
         new = self._file.events[self._n_read :]
         self._n_read += len(new)
         for recorded in new:
             self._names.update(_names(recorded))
-        return name in self._names
+            event = recorded.event
+            if isinstance(event, RunRequested):
+                above = self._keys.get(event.parent_run_id or "", "")
+                self._keys[recorded.run_id or ""] = above or str(event.args.get("n"))
 
 
 def _names(recorded: Recorded) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 Time: when nothing is ready, it is at once as late as the next timer says. Nobody sleeps, no thread is there.
 Order: of what is ready, any goes first, and some wait for a turn. This is more than asyncio does, which is first come
 first served within a thread; but which came first hangs on the disk, the broker and other threads, so nothing of ours
-may rely on it. The seed also says how disorderly a world is: some are as asyncio has it.
+may rely on it. The seed also says how disorderly a world is: some are as asyncio has it. In all of them, tasks that the
+code of a stage starts begin in the order in which it has started them: on that, authors of tasks may rely.
 
 Some of what runs belongs to a mortal, a process that is simulated. After its death none of its callbacks runs any more:
 nothing is cancelled, no `finally` is executed, it is just not there. What it leaves is buried when the world is over.
@@ -23,6 +24,8 @@ from typing import Any
 from unittest import mock
 
 from anyio._backends._asyncio import _task_states
+
+from cascadenced.runtime.lanes import _started_from
 
 MAX_STEPS = 1_000_000
 """Callbacks in one world. More mean that it turns in circles while time stands still."""
@@ -96,6 +99,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.orphans: list[SimTask] = []
         """Tasks of the world around."""
         self.troubles: list[str] = []
+        self._beginnings: set[asyncio.Handle] = set()
         self.set_task_factory(self._make_task)
 
     def time(self) -> float:
@@ -106,6 +110,9 @@ class SimLoop(asyncio.BaseEventLoop):
         owner = OF.get() if context is None else context.get(OF)
         task = SimTask(coroutine, owner, loop=self, **options)
         (self.orphans if owner is None else owner.tasks).append(task)
+        beginning: asyncio.Handle = self._ready[-1]  # type: ignore[attr-defined]
+        if beginning._context.get(_started_from) is not None:
+            self._beginnings.add(beginning)
         return task
 
     def _run_once(self) -> None:
@@ -116,11 +123,12 @@ class SimLoop(asyncio.BaseEventLoop):
         turn = list(ready)
         ready.clear()
         if len(turn) > 1 and self._chance.random() < self._disorder:
-            self._chance.shuffle(turn)
+            self._shuffle(turn)
             if self._chance.random() < self._disorder / 4:
                 n_late = self._chance.randrange(len(turn))
                 ready.extend(turn[len(turn) - n_late :])
                 del turn[len(turn) - n_late :]
+        self._beginnings.difference_update(turn)
         for handle in turn:
             if handle._cancelled:
                 continue
@@ -128,6 +136,11 @@ class SimLoop(asyncio.BaseEventLoop):
             if owner is None or owner.takes_a_step():
                 handle._run()
         self._count(len(turn))
+
+    def _shuffle(self, turn: list[Any]) -> None:
+        in_order = iter([handle for handle in turn if handle in self._beginnings])
+        self._chance.shuffle(turn)
+        turn[:] = [next(in_order) if handle in self._beginnings else handle for handle in turn]
 
     def _let_time_pass(self) -> None:
         timers: list[Any] = self._scheduled  # type: ignore[attr-defined]

@@ -23,12 +23,17 @@ from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.eventlog.sequence import Tail
 from cascadenced.events.base import Recorded
 from cascadenced.events.stage import StageFinished
-from cascadenced.pipeline.model import ENDED
+from cascadenced.handlers.run_stage import StageRunner
+from cascadenced.pipeline import decide
+from cascadenced.pipeline.model import ENDED, Run
 from cascadenced.runtime import outbox
+from cascadenced.runtime.children import Children
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
+from cascadenced.runtime.lanes import Lanes
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Runs
+from cascadenced.runtime.under_way import UnderWay
 
 _nothing_known: Callable[[list[str]], Mapping[str, int]] = lambda _: {}  # noqa: E731
 
@@ -189,3 +194,98 @@ def a_wrong_version_is_swallowed(put: Callable[..., None]) -> None:
 def a_late_outcome_is_recorded_all_the_same(put: Callable[..., None]) -> None:
     """The version it was decided at is not compared with the one that the stream has by now."""
     put(sequence, "_clash", lambda _append, _heads: None)
+
+
+# ── of steps, waits, retries and plans ───────────────────────────────────────────────────────────────────────────
+
+
+@_bug(within=20)
+def branches_count_their_steps_together(put: Callable[..., None]) -> None:
+    """Then a place is whoever's who comes there first."""
+    put(Lanes, "_lane", lambda self: self._first)
+
+
+@_bug(within=40)
+def a_wait_cuts_off_the_steps_beside_it(put: Callable[..., None]) -> None:
+    async def unprotected(_self: UnderWay, step: Awaitable[Any]) -> Any:
+        return await step
+
+    put(UnderWay, "do", unprotected)
+
+
+@_bug(within=60)
+def what_a_stage_leaves_behind_goes_on(put: Callable[..., None]) -> None:
+    """The steps of the branches that did not fail are done beside the next attempt."""
+
+    async def at_once(_self: UnderWay) -> None:
+        pass
+
+    put(UnderWay, "settled", at_once)
+
+
+@_bug(within=40)
+def a_retry_forgets_the_steps_behind_it(put: Callable[..., None]) -> None:
+    advance = LiveRun.advance
+
+    def forgetful(self: LiveRun, run: Run, recorded: Sequence[Recorded]) -> None:
+        is_retry = run.wait is not None and run.wait.kind == "retry"
+        advance(self, replace(run, marks={}) if is_retry else run, recorded)
+
+    put(LiveRun, "advance", forgetful)
+
+
+@_bug(within=20)
+def a_stage_is_tried_too_often(put: Callable[..., None]) -> None:
+    retry_at_us = StageRunner._retry_at_us
+
+    def untiring(self: StageRunner, live: LiveRun, stage: str, error: BaseException) -> int | None:
+        found = retry_at_us(self, live, stage, error)
+        return self._clock.now_us() if found is None and live.run.n_failed < 6 else found
+
+    put(StageRunner, "_retry_at_us", untiring)
+
+
+@_bug(within=40)
+def nothing_is_in_doubt_after_a_crash(put: Callable[..., None]) -> None:
+    put(decide, "may_have_happened", lambda _: False)
+
+
+@_bug(within=60)
+def a_wait_is_handed_an_event_once_more(put: Callable[..., None]) -> None:
+    heard = Runs._heard
+
+    async def anew(self: Runs, live: LiveRun) -> Any:
+        before, live.run = live.run, replace(live.run, heard={})
+        try:
+            return await heard(self, live)
+        finally:
+            live.run = before
+
+    put(Runs, "_heard", anew)
+
+
+@_bug(within=100)
+def an_event_that_came_before_the_wait_is_not_looked_for(put: Callable[..., None]) -> None:
+    async def incurious(_self: Runs, _live: LiveRun) -> None:
+        pass
+
+    put(Runs, "_look_back", incurious)
+
+
+@_bug(within=60)
+def the_end_of_a_child_is_missed_now_and_then(put: Callable[..., None]) -> None:
+    ended = Children.ended
+
+    def absent_minded(self: Children, child: LiveRun) -> None:
+        if int(child.run_id[-2], 16) % 4:
+            ended(self, child)
+
+    put(Children, "ended", absent_minded)
+
+
+@_bug(within=60)
+def who_was_resumed_is_remembered_as_paused(put: Callable[..., None]) -> None:
+    def rousing_only(self: Runs, live: LiveRun) -> None:
+        self._rouse(live.run_id)
+
+    put(Runs, "look_at", rousing_only)

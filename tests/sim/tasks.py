@@ -17,6 +17,7 @@ from cascadenced.plugins.builtin import CapabilityFollowUp
 from cascadenced.plugins.discover import Catalogue, collect
 from cascadenced.runtime.runs import CANCEL_PATIENCE_S
 from cascadenced.workflows.subscribe import subscribe
+from tests.sim import durable
 from tests.sim.sink import did
 
 
@@ -218,9 +219,10 @@ KINDS = {
     "unwilling": 1,
     "curious": 2,
     "stubborn": 2,
+    **{cls.name: weight for cls, weight in durable.KINDS.items()},
 }
 """Task → how often it is asked for, against the others. `switched` and workflows have wishes of their own."""
-LASTING = frozenset({"traced", "quick", "slow", "hopping", "curious", "stubborn"})
+LASTING = frozenset({"traced", "quick", "slow", "hopping", "curious", "stubborn"}) | durable.LASTING
 """Tasks that return `{"n": key, …}`."""
 
 
@@ -228,7 +230,7 @@ LASTING = frozenset({"traced", "quick", "slow", "hopping", "curious", "stubborn"
 def catalogue() -> Catalogue:
     """Described once: reading the sources takes long."""
     classes = (Traced, Quick, Slow, Hopping, Failing, Unwilling, Curious, Stubborn, Switched, Marks, CapabilityFollowUp)
-    found = collect([*((cls.__name__, cls) for cls in classes), ("called", called)])
+    found = collect([*((cls.__name__, cls) for cls in (*classes, *durable.KINDS)), ("called", called)])
     assert not found.rejected, found.rejected
     return found
 

@@ -27,7 +27,7 @@ from cascadenced.config import Config
 from cascadenced.eventlog.memory import MemoryEventLog, MemoryFile
 from cascadenced.events.base import Recorded
 from cascadenced.vault import MemoryVault
-from tests.sim import checks, fates
+from tests.sim import checks, durable_checks, fates
 from tests.sim.broker import Broker, SimBus, Temper
 from tests.sim.client import Clients
 from tests.sim.clock import SimClock
@@ -35,11 +35,13 @@ from tests.sim.daemon import DaemonLife, told
 from tests.sim.disk import Disk
 from tests.sim.ledger import Ledger
 from tests.sim.loop import OF, SimLoop, Stuck, bury
+from tests.sim.operators import Operators
 from tests.sim.sink import Sink
 from tests.sim.tables import Tables
 from tests.sim.tasks import STORM
 
 SETTLED_WITHIN_S = 3_600.0
+"""Or longer, where the clock was set back: what sleeps until then sleeps longer."""
 _QUIET_FOR_S = 20.0
 """So long nothing must be left to do before a world counts as settled: the bus is checked every 5 s."""
 
@@ -82,7 +84,7 @@ class World:
         self.disk = Disk(self.chance("disk"))
         self.vault = MemoryVault()
         self.ledger = Ledger(self.file)
-        self.sink = Sink(lambda: len(self.file.events), loop.time)
+        self.sink = Sink(lambda: len(self.file.events), loop.time, self.chance("tasks"))
         self.broker = Broker(
             clock=self._broker_clock, chance=self.chance("broker"), temper=Temper.drawn(chance), say=self.say
         )
@@ -90,10 +92,20 @@ class World:
         self.clients = Clients(
             self.broker,
             self.chance("clients"),
-            n_wishes=chance.randint(5, 30),
+            n_wishes=chance.randint(4, 20),
             until_s=self.trouble_s,
             is_recorded=self.ledger.has,
             say=self.say,
+        )
+        meddling = self.chance("operators")
+        self.operators = Operators(
+            self.file,
+            self.ledger,
+            meddling,
+            ask=self.clients.ask,
+            tell=self.clients.tell,
+            about=self.clients.about,
+            moments=[meddling.random() * self.trouble_s for _ in range(meddling.choice([0, 0, 5, 20]))],
         )
         self.lives: list[DaemonLife] = []
         self.early_acknowledged: list[str] = []
@@ -109,6 +121,7 @@ class World:
 
     async def live(self) -> None:
         clients = asyncio.create_task(self.clients.run())
+        meddling = asyncio.create_task(self.operators.meddle())
         weather = asyncio.create_task(fates.weather(self, self.chance("weather"), self.trouble_s))
         chance = self.chance("fates")
         while self._loop.time() < self.trouble_s:
@@ -120,7 +133,11 @@ class World:
         life = self._next_life()
         life.begin()
         await clients
-        if not await self._settles(life):
+        await meddling
+        tidying = asyncio.create_task(self.operators.tidy())
+        has_settled = await self._settles(life)
+        tidying.cancel()
+        if not has_settled:
             self.faults.append(f"it has not settled after {SETTLED_WITHIN_S:g} s: {', '.join(self._unsettled(life))}")
             return
         assert life.instance is not None
@@ -144,8 +161,14 @@ class World:
         return life
 
     async def _settles(self, life: DaemonLife) -> bool:
-        until_s, quiet_since = self._loop.time() + SETTLED_WITHIN_S, self._loop.time()
+        until_s = self._loop.time() + SETTLED_WITHIN_S + self.clock.set_back_s
+        quiet_since, checked = self._loop.time(), 0
         while self._loop.time() < until_s and life.alive:
+            if checked != len(self.file.events):
+                faults = await durable_checks.of_what_is_in_doubt(self, life)
+                if faults is not None:
+                    self.faults += faults
+                    checked = len(self.file.events)
             if self._unsettled(life):
                 quiet_since = self._loop.time()
             elif self._loop.time() >= quiet_since + _QUIET_FOR_S:
