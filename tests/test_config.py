@@ -219,7 +219,8 @@ def test_a_back_end_of_a_later_version_is_told_from_a_misspelt_one():
     )
     assert mistake("backend: corn") == "cascadence.yml:1: backend: must be base or cron or dag, not 'corn'"
     assert mistake("", {"CASCADENCE_SCHEDULER": "TEMPORAL"}) == (
-        "environment variable CASCADENCE_SCHEDULER: 'TEMPORAL' is not supported by this version (use base or cron or dag)"
+        "environment variable CASCADENCE_SCHEDULER: 'TEMPORAL' is not supported by this version "
+        "(use base or cron or dag)"
     )
 
 

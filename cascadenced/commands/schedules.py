@@ -162,7 +162,7 @@ def _text_of(path: str) -> str:
 @click.option("--count", metavar="N", type=int, default=10, show_default=True, help="How many are shown.")
 @click.option("--simulate", is_flag=True, help="Tell what all schedules would do from --from to --to.")
 @click.option("--to", "end", metavar="INSTANT", help="Where the simulation ends.")
-@click.option("--change", metavar="PATH", help="And what would be different with this file in place of all of them.")
+@click.option("--change", metavar="PATH", help="And what would be different with this file in their place.")
 @click.option("--next", "show_next", is_flag=True, help="Also show when each fires next, or that it is paused.")
 @pass_session
 def schedules(
@@ -183,7 +183,7 @@ def schedules(
 
     \b
     Example: cascadenced schedules --simulate --from 2026-12-01T00:00:00Z --to 2027-01-01T00:00:00Z --change new.yml
-    Example: cascadenced schedules --preview "30 2 * * *" --timezone Europe/Berlin --from 2027-03-27T00:00:00Z
+    Example: cascadenced schedules --preview "30 2 * * *" --timezone Europe/Berlin
     """
     if simulate:
         if start is None or end is None or preview is not None:
