@@ -133,7 +133,7 @@ schedule_resume = _of_schedule(
 def load_schedules(session: Session, path: str) -> None:
     """Set all schedules of a file.
 
-    It is like schedules.yml. Anything wrong with it, and nothing is set. Schedules that it does not name stay as they are.
+    It is like schedules.yml. Anything wrong with it, and nothing is set. Schedules that it does not name stay.
 
     \b
     Example: cascadenced load-schedules night.yml
