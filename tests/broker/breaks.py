@@ -171,7 +171,8 @@ BREAKS = {
     "killed": Break(killed),
     "restarted": Break(restarted),
     "paused": Break(paused, line=False),
-    "hung": Break(hung),
+    # A server that is stopped in its first second, and then killed, may not have kept a stream it had just made.
+    "hung": Break(hung, may=frozenset({"stream_recreated"})),
     "wiped": Break(wiped, reasons=frozenset({"stream_recreated"}), lossy=True),
     "cut": Break(cut, may=LOST, lossy=True),
     "holed": Break(holed, may=LOST, lossy=True),

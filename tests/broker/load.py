@@ -13,6 +13,8 @@ import nats
 
 ANSWER_WITHIN_S = 1.0
 CONFIRMED_WITHIN_S = 120.0
+_NEW_LINE_AFTER_S = 10.0
+"""Unconfirmed for so long, a client connects afresh: one that was cut off just as it reconnected may hear nothing."""
 _AGAIN_S = 0.05
 POINTER_EVERY = 4
 
@@ -24,20 +26,28 @@ class Load:
         self._url = url
         self._client: Any = None
         self._task: asyncio.Task[None] | None = None
+        self._since = 0.0  # of the connection
         self._n = 0
         self._going_on = False
         self.confirmed: dict[int, tuple[str, int]] = {}
         self.ended: set[str] = set()
 
     async def __aenter__(self) -> Load:
-        self._client = await nats.connect(
-            self._url, error_cb=_quiet, reconnect_time_wait=0.05, max_reconnect_attempts=-1, connect_timeout=1
-        )
-        await self._client.subscribe("ume.task_run.>", cb=self._on_task_run)
+        await self._connect()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+        await self._hang_up()
+
+    async def _connect(self) -> None:
+        self._client = await nats.connect(
+            self._url, error_cb=_quiet, reconnect_time_wait=0.05, max_reconnect_attempts=-1, connect_timeout=1
+        )
+        await self._client.subscribe("ume.task_run.>", cb=self._on_task_run)
+        self._since = time.monotonic()
+
+    async def _hang_up(self) -> None:
         with suppress(Exception):
             await asyncio.wait_for(self._client.close(), 2)
 
@@ -58,6 +68,11 @@ class Load:
         while (where := await self._published(n)) is None:
             took_s = time.monotonic() - began
             assert took_s < CONFIRMED_WITHIN_S, f"the broker has not confirmed wish {n} within {took_s:.0f} s"
+            if min(took_s, time.monotonic() - self._since) > _NEW_LINE_AFTER_S:
+                await self._hang_up()
+                with suppress(Exception):  # it may be down still
+                    await self._connect()
+                self._since = time.monotonic()
             await asyncio.sleep(_AGAIN_S)
         self.confirmed[n] = where
         return n
