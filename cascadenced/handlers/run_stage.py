@@ -115,7 +115,7 @@ class StageRunner:
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
     async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
-        """See `runs.Perform`."""
+        """See `perform.Perform`."""
         assert live.identity is not None
         then = LiveRun(live.run_id, live.context)
         then.entry, then.identity = live.entry, live.identity
@@ -137,7 +137,7 @@ class StageRunner:
         return found.entries if isinstance(found, TaskPlan) else ()
 
     def let_go(self, live: LiveRun) -> None:
-        """See `runs.Perform`."""
+        """See `perform.Perform`."""
         live.instance = None
         self._processes.let_go(live)
 

@@ -1,8 +1,12 @@
 """Loops that move events; none knows what the work is. Floor 4.
 
 tasks.py     which tasks there are, and their switches
-runs.py      requests, the queue, and driving each run to its end; recovery
+runs.py      requests, slots and the queue; who is under way, asleep, or found again after a crash
+journey.py   what one run does with its slot, to its end or its next wait
+perform.py   what performs its stages
 sleepers.py  runs that wait, and what wakes them (alarms.py: one timer for all)
+tick.py      schedules that wait, likewise
+lanes.py     which place a step takes (under_way.py: those that are being taken)
 children.py  runs that a run's plan asks for
 controls.py  what others ask of runs under way
 endings.py   who waits for the end of which run

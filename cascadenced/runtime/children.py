@@ -35,7 +35,7 @@ class PlanFailed(Exception):
 
 
 class PlanAgain(Protocol):
-    """What calls `plan()` another time (`runs.Perform`). Raises PlanFailed."""
+    """What calls `plan()` another time (`perform.Perform`). Raises PlanFailed."""
 
     async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]: ...
 

@@ -1,36 +1,35 @@
-"""Runs from request to end: admitted or refused, queued for a slot, driven stage by stage; asleep while they wait,
-resumed after a crash."""
+"""All unfinished runs: admitted or refused, queued for a slot, on their way (journey.py), asleep while they wait; found
+again after a crash."""
 
 from __future__ import annotations
 
 import asyncio
-import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 import structlog
 
 from cascadenced.clock import Clock
-from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, VaultDamaged
+from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Json
-from cascadenced.events.content import type_name
 from cascadenced.events.followup import FollowupRequested
-from cascadenced.events.run import RunHeld, RunRefused, RunReleased, RunRequested, RunStarted
-from cascadenced.events.stage import StageFailed, StageInterrupted
-from cascadenced.events.wait import WaitEnded
+from cascadenced.events.run import RunRefused, RunRequested
+from cascadenced.events.stage import StageInterrupted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
-from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
 from cascadenced.pipeline.model import ENDED, Run, fold
 from cascadenced.pipeline.queue import RunQueue
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.endings import Ended, Endings
-from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream, workflow_stream
+from cascadenced.runtime.first_of import first_of
+from cascadenced.runtime.journey import Journey, is_held_back, start
+from cascadenced.runtime.perform import Perform
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream
 from cascadenced.runtime.sleepers import Sleeper, Sleepers
-from cascadenced.runtime.tasks import TaskEntry, Tasks
+from cascadenced.runtime.tasks import Tasks
 from cascadenced.vault import VaultPort
 
 _log = structlog.get_logger(__name__)
@@ -39,27 +38,9 @@ MAX_QUEUED_IN_MEMORY = 1_000
 """Queued runs whose state is kept; of the others only the id is, and their stream is read when their turn comes."""
 MAX_PARENTS_IN_MEMORY = 1_000
 """Likewise of runs that wait for those of their plans."""
-MAX_SUSPECT_BACKOFF_S = 30.0
 CANCEL_PATIENCE_S = 1.0
 """How long a stop waits for coroutines it has cancelled."""
 _LATER = "run {} goes on after the next start"
-
-
-class Perform(Protocol):
-    """Where task code runs."""
-
-    async def __call__(self, live: LiveRun) -> Event:
-        """Do the current stage of a run and say how it went: StageFinished, StageFailed, or WaitStarted if it waits for
-        something. Raises nothing but CancelledError, or SpawnerClosed if it was not done."""
-        ...
-
-    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
-        """The tasks of the run's plan, as its `plan` hook gives them another time. Raises whatever that raises."""
-        ...
-
-    def let_go(self, live: LiveRun) -> None:
-        """The run has ended, or waits: nothing of it need be kept."""
-        ...
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +108,6 @@ class Runs:
             str, LiveRun
         ] = {}  # asleep till their children end, each of which wakes them: they are kept
         self._missed: set[str] = set()  # those under way that are to be looked at once more before they sleep
-        self._dependents: dict[str, set[str]] = {}  # runs that others wait for before they start → these
         self._sleepers = Sleepers(clock, self._awake)
         log.observe(self._sleepers.hear)
         self._endings = Endings()
@@ -136,10 +116,22 @@ class Runs:
         """Called with the id of an unfinished run whose parent has ended."""
         self._drives: set[asyncio.Task[None]] = set()
         self._looking: set[asyncio.Task[None]] = set()
-        self._suspects = asyncio.Lock()
         self._stop = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._journey = Journey(
+            log=log,
+            clock=clock,
+            tasks=tasks,
+            vault=vault,
+            perform=perform,
+            children=self._children,
+            stop=self._stop,
+            queue=self._enqueue,
+            rouse=self._sleepers.rouse,
+            find=self.find,
+            without_slot=self._without_slot,
+        )
 
     def limit(self, max_running: int, max_queued: int) -> None:
         """Other bounds from now on. What runs or waits beyond them goes on."""
@@ -189,7 +181,7 @@ class Runs:
         elif not request.requires and (has_slot := self._take_slot(live.run_id, request.task)):
             live.entry = self._tasks.get(request.task)
             assert live.entry is not None  # or there were a refusal
-            step = _start(step, live.entry)
+            step = start(step, live.entry)
         to_queue = refused is None and not has_slot
         self._starting(has_slot)
         self._n_joining += to_queue  # before anything is awaited: others ask at this very moment
@@ -238,7 +230,7 @@ class Runs:
             return
         live.advance(step.run, done.result().recorded[-len(step.events) :])  # behind what belongs to other streams
         if has_slot:
-            self._drive(live, self._to_its_end)
+            self._drive(live, self._journey.to_its_end)
         elif to_queue:
             self._n_joining -= 1
             self._enqueue(live)
@@ -352,7 +344,7 @@ class Runs:
         """
         self._stop.set()
         await self._none_starting.wait()  # they are under way as soon as they are recorded
-        await _first_of(self._drives_ended(), self._clock.sleep(grace_s), (hurry or asyncio.Event()).wait())
+        await first_of(self._drives_ended(), self._clock.sleep(grace_s), (hurry or asyncio.Event()).wait())
         interrupted = [
             live
             for live in self._live.values()
@@ -417,6 +409,15 @@ class Runs:
         self._n_slots_taken -= 1
         self._start_queued()
 
+    @asynccontextmanager
+    async def _without_slot(self, live: LiveRun) -> AsyncIterator[None]:
+        self._free_slot(live.run_id)
+        try:
+            yield
+        finally:
+            self._n_slots_taken += 1
+            self._queue.occupy(live.run_id, live.run.task)
+
     def _give_back(self, run_id: str, *, has_slot: bool, to_queue: bool) -> None:
         """The place that a request had, which became no run."""
         self._n_joining -= to_queue
@@ -457,7 +458,7 @@ class Runs:
             self._tell_room()
             self._n_slots_taken += 1
             live = self._fresh.pop(run_id, None) or self._parents.pop(run_id, None) or LiveRun(RunId(run_id), Context())
-            self._drive(live, self._begin)
+            self._drive(live, self._journey.begin)
 
     def _awake(self, run_id: str, sleeper: Sleeper) -> None:
         """What it slept for may have come."""
@@ -501,7 +502,7 @@ class Runs:
             self._over(live)
         elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held"):
             self._leave(live)
-        elif run.wait is not None or run.in_doubt is not None or run.paused or _is_held_back(run):
+        elif run.wait is not None or run.in_doubt is not None or run.paused or is_held_back(run):
             self._sleep(live)
             if missed:
                 self._sleepers.rouse(live.run_id)
@@ -519,7 +520,8 @@ class Runs:
         ):
             self._parents[live.run_id] = live
         if live.run.wait is not None and live.run.wait.kind == "event" and not live.run.paused:
-            looking = asyncio.get_running_loop().create_task(self._look_back(live), name=f"look-back-{live.run_id}")
+            look_back = self._journey.look_back(live)
+            looking = asyncio.get_running_loop().create_task(look_back, name=f"look-back-{live.run_id}")
             self._looking.add(looking)
             looking.add_done_callback(self._looking.discard)
 
@@ -530,7 +532,7 @@ class Runs:
         for child in live.run.children or ():
             if child.run_id is not None and child.ended is None:
                 self.on_orphan(child.run_id)
-        for dependent in self._dependents.pop(live.run_id, ()):
+        for dependent in self._journey.dependents.pop(live.run_id, ()):
             self._rouse(dependent)
         parent = live.run.parent_run_id
         if parent is not None:
@@ -540,216 +542,6 @@ class Runs:
     def _leave(self, live: LiveRun) -> None:
         """Whoever waits for a run that does not end in this process is told so."""
         self._endings.leave(live.run_id, live.run.reason or _LATER.format(live.run_id))
-
-    async def _begin(self, live: LiveRun) -> None:
-        """Start a run that was queued, or go on with one that a restart found unfinished, or that slept."""
-        if live.version == 0:
-            await live.read(self._log)
-        if live.run.status in ENDED:
-            return
-        if live.run.parent_run_id is not None:
-            live.entry = self._children.entry_at_hand(live)
-            if live.entry is None and await self._is_orphan(live):
-                return
-        if _is_held_back(live.run) and not await self._have_run_before(live):
-            return
-        if live.run.paused or not await self._found_identity(live) or not await self._found_entry(live):
-            return
-        assert live.entry is not None
-        if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
-            await self._hold(live, changed)
-            return
-        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
-            await self._alone(live)
-        else:
-            await self._go_on(live)
-
-    async def _is_orphan(self, live: LiveRun) -> bool:
-        """Whether its parent has ended; then it ends too."""
-        cancelled = self._children.orphaned(live, await self._children.parent_of(live))
-        if cancelled is None:
-            return False
-        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, cancelled))
-        return True
-
-    async def _have_run_before(self, live: LiveRun) -> bool:
-        """Whether all runs that it requires have succeeded. If one has not, and never will, it is refused."""
-        for run_id in live.run.requires:  # before any is looked at: it may end meanwhile
-            self._dependents.setdefault(run_id, set()).add(live.run_id)
-        runs = [(await self.find(run_id)).run for run_id in live.run.requires]
-        if all(run.status == "success" for run in runs):
-            return True
-        failed = next((run for run in runs if run.status in ENDED and run.status != "success"), None)
-        if failed is not None:
-            refused = RunRefused(
-                task=live.run.task,
-                via=live.run.via,
-                code="prerequisite_failed",
-                reason=f"the task {failed.task}, which must have run before, did not succeed ({failed.status})",
-            )
-            await record(
-                self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, refused)
-            )
-        return False
-
-    async def _found_identity(self, live: LiveRun) -> bool:
-        """Find out whom it is for; if the vault cannot tell, the run is held."""
-        if live.identity is None:
-            context = live.context
-            try:
-                live.identity = await self._vault.reveal(context.user_hash or "", context.group_hash or "")
-            except (Unknown, VaultDamaged):
-                reason = "the vault does not have the identity of this run"
-                await self._hold(live, RunHeld(task=live.run.task, code="identity_missing", reason=reason))
-        return live.identity is not None
-
-    async def _found_entry(self, live: LiveRun) -> bool:
-        """Find the run's task; if there is none any more, the run is held, or ends if its parent does not plan it."""
-        run = live.run
-        if run.parent_run_id is None:
-            live.entry = self._tasks.get(run.task)
-            if live.entry is None:
-                reason = f"Unknown task: {run.task}"
-                await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
-        elif live.entry is None:
-            found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
-            if isinstance(found, Event):
-                await record(
-                    self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, found)
-                )
-            else:
-                live.entry = found
-        return live.entry is not None
-
-    async def _alone(self, live: LiveRun) -> None:
-        """A run whose stage was under way at three crashes in a row: one such run at a time, and not in a hurry.
-
-        Nobody has to wait for it: its slot is free meanwhile.
-        """
-        self._free_slot(live.run_id)
-        try:
-            async with self._suspects:
-                excess = live.run.open_starts - CRASHES_TO_SUSPECT
-                await _first_of(self._clock.sleep(min(2.0**excess, MAX_SUSPECT_BACKOFF_S)), self._stop.wait())
-                await self._go_on(live)
-        finally:
-            self._n_slots_taken += 1
-            self._queue.occupy(live.run_id, live.run.task)
-
-    async def _go_on(self, live: LiveRun) -> None:
-        """From where its events end, to its end."""
-        if self._stop.is_set():
-            return
-        entry = live.entry
-        assert entry is not None
-
-        woken = await self._heard(live)
-
-        def following(run: Run) -> Step | None:
-            if run.status in ENDED or run.paused:
-                return None
-            if not run.stages:
-                released = [RunReleased(task=run.task)] if run.wait is not None else []
-                return _start(Step.of(run, *released), entry)
-            return Step.of(
-                run,
-                *resume(
-                    run,
-                    entry.policy,
-                    code=entry.code,
-                    elapsed_s=live.elapsed_s(self._clock),
-                    now_us=self._clock.now_us(),
-                    woken=woken,
-                ),
-            )
-
-        recorded = await record(self._log, self._clock, live, following)
-        if not recorded and live.run.status == "running":
-            return  # it was paused meanwhile: what it says is under way was so in an earlier life
-        live.dormant = False
-        await self._to_its_end(live)
-
-    async def _to_its_end(self, live: LiveRun) -> None:
-        while True:
-            run = live.run
-            if run.wait is not None and run.wait.kind == "children" and not run.paused:
-                self._start_children(await self._children.collect(live, self._clock))
-                run = live.run
-            # Without an open start it was interrupted while its code went on, and is another life's to do.
-            if run.current is None or not run.open_starts or run.status != "running":
-                return
-            if self._children.are_due(live):
-                if run.paused:
-                    return
-                self._start_children(await self._children.ask(live, self._clock))
-                continue
-            outcome = await self._performed(live)
-            following = outcome_of(live, self._clock, outcome, go_on=not self._stop.is_set())
-            await record(self._log, self._clock, live, following)
-
-    def _start_children(self, children: Sequence[LiveRun]) -> None:
-        for child in children:
-            self._enqueue(child)
-
-    async def _heard(self, live: LiveRun) -> WaitEnded | None:
-        """The event that it waits for, if that was recorded since it began: the first that it was not handed yet."""
-        run, wait = live.run, live.run.wait
-        if wait is None or wait.kind != "event" or run.current is None:
-            return None
-        since = max(live.began_at, run.heard.get(wait.name, 0))
-        async for recorded in self._log.read_since(workflow_stream(wait.name), since):
-            event = recorded.event
-            if (
-                type(event) is EventDispatched
-                and recorded.group_hash == live.context.group_hash
-                and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
-            ):
-                return WaitEnded(
-                    task=run.task,
-                    stage=run.current,
-                    place=wait.place,
-                    kind="event",
-                    name=wait.name,
-                    outcome="event",
-                    payload=event.payload,
-                    position=recorded.position,
-                )
-        return None
-
-    async def _look_back(self, live: LiveRun) -> None:
-        """It has begun to wait for an event, which may have been recorded before."""
-        if await self._heard(live) is not None:
-            self._sleepers.rouse(live.run_id)
-
-    async def _performed(self, live: LiveRun) -> Event:
-        """How the stage under way went. What gets past `perform` ends the run as well, not the daemon."""
-        this = live.drive
-        assert this is not None
-        try:
-            outcome = await self._perform(live)
-        except (CascadenceError, GeneratorExit):
-            raise
-        except asyncio.CancelledError:
-            if self._stop.is_set() or live.run.status in ENDED:
-                raise
-            outcome = _uncontained(live, "CancelledError", "the task's code cancelled the asyncio task that it runs in")
-        except BaseException as error:  # noqa: BLE001 -- by its contract it raises nothing else
-            name = type_name(error)
-            # Neither its text, which may name somebody, nor its class are asked for anything.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("stage_not_contained", run_id=live.run_id, error_type=name, traceback=frames)
-            outcome = _uncontained(
-                live, name, f"{name} got past what contains a task's code; the daemon's log has more"
-            )
-        if this.cancelling() and not self._stop.is_set():
-            await _uncancelled(this)
-        return outcome
-
-    async def _hold(self, live: LiveRun, held: RunHeld) -> None:
-        if live.run.wait is not None and live.run.wait.kind == "held" and live.run.reason == held.reason:
-            return
-        _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=held.reason)
-        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, held))
 
     async def _run_at(self, position: int) -> RunId:
         """The run that the append at `position` asked for."""
@@ -762,41 +554,3 @@ class Runs:
         if run_id is None:
             raise Unknown(f"the event at position {position} asked for no run")
         return RunId(run_id)
-
-
-def _start(step: Step, entry: TaskEntry) -> Step:
-    """A slot is free: after `step` the run starts, and with it its first stage."""
-    started = step.then([RunStarted(task=step.run.task, stages=entry.stages, code=entry.code)])
-    return started.then(go_on(started.run, elapsed_s=0.0))
-
-
-def _is_held_back(run: Run) -> bool:
-    """Whether it waits for other runs before it may start."""
-    return bool(run.requires) and not run.stages and run.status == "queued"
-
-
-def _uncontained(live: LiveRun, error_type: str, reason: str) -> StageFailed:
-    run = live.run
-    assert run.current is not None
-    return StageFailed(task=run.task, stage=run.current, attempt=run.attempt, error_type=error_type, reason=reason)
-
-
-async def _uncancelled(this: asyncio.Task[Any]) -> None:
-    """Undo what task code did to the asyncio task that it runs in: only a stop may cancel that."""
-    while this.cancelling():
-        this.uncancel()
-    try:
-        await asyncio.sleep(0)  # where a cancellation arrives that was asked for and did not come yet
-    except asyncio.CancelledError:
-        if this.cancelling():
-            raise  # a stop, meanwhile
-
-
-async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:
-    """Return when one of them has returned; the others are cancelled."""
-    tasks = [asyncio.create_task(way) for way in ways]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

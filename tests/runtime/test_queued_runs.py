@@ -207,7 +207,7 @@ async def test_a_hundred_thousand_queued_runs_are_recovered_in_little_time_and_m
 
     instance = await world.start(recover=False)
     own_log = instance.log
-    instance.runs._log = instance.runs._children._log = log = await SqliteEventLog.open(
+    instance.runs._log = instance.runs._children._log = instance.runs._journey._log = log = await SqliteEventLog.open(
         tmp_path / "log.db", clock=clock, ids=SeededIds(1), instance_id="i-test"
     )
     before, began = _resident_bytes(), time.monotonic()

@@ -1,0 +1,296 @@
+"""What a run does once it has a slot: from its start, or from where a restart found it, to its end or its next wait."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import structlog
+
+from cascadenced.clock import Clock
+from cascadenced.errors import CascadenceError, Unknown, VaultDamaged
+from cascadenced.eventlog.base import EventLog
+from cascadenced.events.base import Event
+from cascadenced.events.content import type_name
+from cascadenced.events.run import RunHeld, RunRefused, RunReleased, RunStarted
+from cascadenced.events.stage import StageFailed
+from cascadenced.events.wait import WaitEnded
+from cascadenced.events.workflow import EventDispatched
+from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
+from cascadenced.pipeline.model import ENDED, Run
+from cascadenced.runtime.children import Children
+from cascadenced.runtime.first_of import first_of
+from cascadenced.runtime.perform import Perform
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, workflow_stream
+from cascadenced.runtime.tasks import TaskEntry, Tasks
+from cascadenced.vault import VaultPort
+
+_log = structlog.get_logger(__name__)
+
+MAX_SUSPECT_BACKOFF_S = 30.0
+
+
+class Journey:
+    """The way of any run. stop: set when nothing more is to be started.
+
+    queue: called with each child that is asked for.  rouse: with the id of a run that sleeps and is to be looked at.
+    find: a run as it is now.  without_slot: while in it, the run's slot is another's.
+    dependents: runs that others wait for before they start → these; whoever knows of an end takes them out.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: EventLog,
+        clock: Clock,
+        tasks: Tasks,
+        vault: VaultPort,
+        perform: Perform,
+        children: Children,
+        stop: asyncio.Event,
+        queue: Callable[[LiveRun], None],
+        rouse: Callable[[str], None],
+        find: Callable[[str], Awaitable[LiveRun]],
+        without_slot: Callable[[LiveRun], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self._log, self._clock, self._tasks, self._vault = log, clock, tasks, vault
+        self._perform, self._children, self._stop = perform, children, stop
+        self._queue, self._rouse, self._find, self._without_slot = queue, rouse, find, without_slot
+        self._suspects = asyncio.Lock()
+        self.dependents: dict[str, set[str]] = {}
+
+    async def begin(self, live: LiveRun) -> None:
+        """Start a run that was queued, or go on with one that a restart found unfinished, or that slept."""
+        if live.version == 0:
+            await live.read(self._log)
+        if live.run.status in ENDED:
+            return
+        if live.run.parent_run_id is not None:
+            live.entry = self._children.entry_at_hand(live)
+            if live.entry is None and await self._is_orphan(live):
+                return
+        if is_held_back(live.run) and not await self._have_run_before(live):
+            return
+        if live.run.paused or not await self._found_identity(live) or not await self._found_entry(live):
+            return
+        assert live.entry is not None
+        if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
+            await self._hold(live, changed)
+            return
+        if live.run.current is not None and live.run.wait is None and verdict(live.run) == "alone":
+            await self._alone(live)
+        else:
+            await self._go_on(live)
+
+    async def _is_orphan(self, live: LiveRun) -> bool:
+        """Whether its parent has ended; then it ends too."""
+        cancelled = self._children.orphaned(live, await self._children.parent_of(live))
+        if cancelled is None:
+            return False
+        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, cancelled))
+        return True
+
+    async def _have_run_before(self, live: LiveRun) -> bool:
+        """Whether all runs that it requires have succeeded. If one has not, and never will, it is refused."""
+        for run_id in live.run.requires:  # before any is looked at: it may end meanwhile
+            self.dependents.setdefault(run_id, set()).add(live.run_id)
+        runs = [(await self._find(run_id)).run for run_id in live.run.requires]
+        if all(run.status == "success" for run in runs):
+            return True
+        failed = next((run for run in runs if run.status in ENDED and run.status != "success"), None)
+        if failed is not None:
+            refused = RunRefused(
+                task=live.run.task,
+                via=live.run.via,
+                code="prerequisite_failed",
+                reason=f"the task {failed.task}, which must have run before, did not succeed ({failed.status})",
+            )
+            await record(
+                self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, refused)
+            )
+        return False
+
+    async def _found_identity(self, live: LiveRun) -> bool:
+        """Find out whom it is for; if the vault cannot tell, the run is held."""
+        if live.identity is None:
+            context = live.context
+            try:
+                live.identity = await self._vault.reveal(context.user_hash or "", context.group_hash or "")
+            except (Unknown, VaultDamaged):
+                reason = "the vault does not have the identity of this run"
+                await self._hold(live, RunHeld(task=live.run.task, code="identity_missing", reason=reason))
+        return live.identity is not None
+
+    async def _found_entry(self, live: LiveRun) -> bool:
+        """Find the run's task; if there is none any more, the run is held, or ends if its parent does not plan it."""
+        run = live.run
+        if run.parent_run_id is None:
+            live.entry = self._tasks.get(run.task)
+            if live.entry is None:
+                reason = f"Unknown task: {run.task}"
+                await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
+        elif live.entry is None:
+            found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
+            if isinstance(found, Event):
+                await record(
+                    self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, found)
+                )
+            else:
+                live.entry = found
+        return live.entry is not None
+
+    async def _alone(self, live: LiveRun) -> None:
+        """A run whose stage was under way at three crashes in a row: one such run at a time, and not in a hurry.
+
+        Nobody has to wait for it: its slot is free meanwhile.
+        """
+        async with self._without_slot(live), self._suspects:
+            excess = live.run.open_starts - CRASHES_TO_SUSPECT
+            await first_of(self._clock.sleep(min(2.0**excess, MAX_SUSPECT_BACKOFF_S)), self._stop.wait())
+            await self._go_on(live)
+
+    async def _go_on(self, live: LiveRun) -> None:
+        """From where its events end, to its end."""
+        if self._stop.is_set():
+            return
+        entry = live.entry
+        assert entry is not None
+
+        woken = await self._heard(live)
+
+        def following(run: Run) -> Step | None:
+            if run.status in ENDED or run.paused:
+                return None
+            if not run.stages:
+                released = [RunReleased(task=run.task)] if run.wait is not None else []
+                return start(Step.of(run, *released), entry)
+            return Step.of(
+                run,
+                *resume(
+                    run,
+                    entry.policy,
+                    code=entry.code,
+                    elapsed_s=live.elapsed_s(self._clock),
+                    now_us=self._clock.now_us(),
+                    woken=woken,
+                ),
+            )
+
+        recorded = await record(self._log, self._clock, live, following)
+        if not recorded and live.run.status == "running":
+            return  # it was paused meanwhile: what it says is under way was so in an earlier life
+        live.dormant = False
+        await self.to_its_end(live)
+
+    async def to_its_end(self, live: LiveRun) -> None:
+        while True:
+            run = live.run
+            if run.wait is not None and run.wait.kind == "children" and not run.paused:
+                self._start_children(await self._children.collect(live, self._clock))
+                run = live.run
+            # Without an open start it was interrupted while its code went on, and is another life's to do.
+            if run.current is None or not run.open_starts or run.status != "running":
+                return
+            if self._children.are_due(live):
+                if run.paused:
+                    return
+                self._start_children(await self._children.ask(live, self._clock))
+                continue
+            outcome = await self._performed(live)
+            following = outcome_of(live, self._clock, outcome, go_on=not self._stop.is_set())
+            await record(self._log, self._clock, live, following)
+
+    def _start_children(self, children: Sequence[LiveRun]) -> None:
+        for child in children:
+            self._queue(child)
+
+    async def _heard(self, live: LiveRun) -> WaitEnded | None:
+        """The event that it waits for, if that was recorded since it began: the first that it was not handed yet."""
+        run, wait = live.run, live.run.wait
+        if wait is None or wait.kind != "event" or run.current is None:
+            return None
+        since = max(live.began_at, run.heard.get(wait.name, 0))
+        async for recorded in self._log.read_since(workflow_stream(wait.name), since):
+            event = recorded.event
+            if (
+                type(event) is EventDispatched
+                and recorded.group_hash == live.context.group_hash
+                and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+            ):
+                return WaitEnded(
+                    task=run.task,
+                    stage=run.current,
+                    place=wait.place,
+                    kind="event",
+                    name=wait.name,
+                    outcome="event",
+                    payload=event.payload,
+                    position=recorded.position,
+                )
+        return None
+
+    async def look_back(self, live: LiveRun) -> None:
+        """It has begun to wait for an event, which may have been recorded before."""
+        if await self._heard(live) is not None:
+            self._rouse(live.run_id)
+
+    async def _performed(self, live: LiveRun) -> Event:
+        """How the stage under way went. What gets past `perform` ends the run as well, not the daemon."""
+        this = live.drive
+        assert this is not None
+        try:
+            outcome = await self._perform(live)
+        except (CascadenceError, GeneratorExit):
+            raise
+        except asyncio.CancelledError:
+            if self._stop.is_set() or live.run.status in ENDED:
+                raise
+            outcome = _uncontained(live, "CancelledError", "the task's code cancelled the asyncio task that it runs in")
+        except BaseException as error:  # noqa: BLE001 -- by its contract it raises nothing else
+            name = type_name(error)
+            # Neither its text, which may name somebody, nor its class are asked for anything.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("stage_not_contained", run_id=live.run_id, error_type=name, traceback=frames)
+            outcome = _uncontained(
+                live, name, f"{name} got past what contains a task's code; the daemon's log has more"
+            )
+        if this.cancelling() and not self._stop.is_set():
+            await _uncancelled(this)
+        return outcome
+
+    async def _hold(self, live: LiveRun, held: RunHeld) -> None:
+        if live.run.wait is not None and live.run.wait.kind == "held" and live.run.reason == held.reason:
+            return
+        _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=held.reason)
+        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, held))
+
+
+def start(step: Step, entry: TaskEntry) -> Step:
+    """A slot is free: after `step` the run starts, and with it its first stage."""
+    started = step.then([RunStarted(task=step.run.task, stages=entry.stages, code=entry.code)])
+    return started.then(go_on(started.run, elapsed_s=0.0))
+
+
+def is_held_back(run: Run) -> bool:
+    """Whether it waits for other runs before it may start."""
+    return bool(run.requires) and not run.stages and run.status == "queued"
+
+
+def _uncontained(live: LiveRun, error_type: str, reason: str) -> StageFailed:
+    run = live.run
+    assert run.current is not None
+    return StageFailed(task=run.task, stage=run.current, attempt=run.attempt, error_type=error_type, reason=reason)
+
+
+async def _uncancelled(this: asyncio.Task[Any]) -> None:
+    """Undo what task code did to the asyncio task that it runs in: only a stop may cancel that."""
+    while this.cancelling():
+        this.uncancel()
+    try:
+        await asyncio.sleep(0)  # where a cancellation arrives that was asked for and did not come yet
+    except asyncio.CancelledError:
+        if this.cancelling():
+            raise  # a stop, meanwhile
