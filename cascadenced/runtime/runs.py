@@ -95,6 +95,7 @@ class Runs:
         self._perform = perform
         self._max_running, self._max_queued = max_running, max_queued
         self._n_slots_taken = 0
+        self._slotless: set[str] = set()  # under way without one
         self._n_starting = 0  # of the slots: those whose run is not recorded yet
         self._none_starting = asyncio.Event()
         self._none_starting.set()
@@ -412,11 +413,14 @@ class Runs:
     @asynccontextmanager
     async def _without_slot(self, live: LiveRun) -> AsyncIterator[None]:
         self._free_slot(live.run_id)
+        self._slotless.add(live.run_id)
         try:
             yield
         finally:
-            self._n_slots_taken += 1
-            self._queue.occupy(live.run_id, live.run.task)
+            if live.run_id in self._slotless:  # else it was given up meanwhile
+                self._slotless.remove(live.run_id)
+                self._n_slots_taken += 1
+                self._queue.occupy(live.run_id, live.run.task)
 
     def _give_back(self, run_id: str, *, has_slot: bool, to_queue: bool) -> None:
         """The place that a request had, which became no run."""
@@ -508,7 +512,10 @@ class Runs:
                 self._sleepers.rouse(live.run_id)
         else:
             self._leave(live)
-        self._free_slot(live.run_id)
+        if live.run_id in self._slotless:
+            self._slotless.remove(live.run_id)
+        else:
+            self._free_slot(live.run_id)
 
     def _sleep(self, live: LiveRun) -> None:
         self._sleepers.add(live)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -818,3 +819,49 @@ async def test_after_a_restart_the_runs_of_a_plan_find_their_tasks_again():
     async with world.up() as instance:
         ended = await instance.runs.ended(run_id)
     assert ended.run.result == [["alice", 1], [["alice", 2]]]
+
+
+async def test_a_suspect_whose_code_does_not_heed_its_cancellation_leaves_its_place_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is given up: its slot, and its place among the runs of its task, are another's, once each."""
+    monkeypatch.setattr("cascadenced.runtime.runs.CANCEL_PATIENCE_S", 0.0)
+    gate = asyncio.Event()
+    begun: list[str] = []
+
+    class Stubborn(BaseTask):
+        name = "stubborn"
+        max_concurrent = 1
+
+        async def run(self) -> str:
+            begun.append(self.run_id)
+            while not gate.is_set():
+                with suppress(asyncio.CancelledError):
+                    await gate.wait()
+            return "late"
+
+    world = World(Stubborn, max_concurrent_runs=2)
+    instance = await world.start()
+    run_id = (await ask(instance, "stubborn")).run_id
+    await until(lambda: len(begun) == 1)
+    for n in (2, 3):
+        world.crash(instance)
+        instance = await world.start()
+        await until(lambda n=n: len(begun) == n)
+    world.crash(instance)
+    async with world.up() as instance:
+        await idle()
+        await world.clock.advance(1.0)
+        await until(lambda: len(begun) == 4)
+        await instance.controls.cancel(run_id, via="cli", by=None)
+        assert instance.runs.n_running == 0
+        others = [(await ask(instance, "stubborn")).run_id for _ in range(2)]
+        await until(lambda: len(begun) == 5)
+        await idle()
+        assert (begun[4], instance.runs.n_running) == (others[0], 1)
+        gate.set()
+        for other in others:
+            assert (await instance.runs.ended(other)).run.result == "late"
+        await idle()
+        assert instance.runs.n_running == 0
+        assert (await run(instance, "stubborn")).run.result == "late"
