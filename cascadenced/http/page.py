@@ -15,6 +15,7 @@ from cascadenced.http.html import Child, Html, tag
 from cascadenced.instance import Instance, Status
 from cascadenced.projections.page import Page
 from cascadenced.projections.runs import ChildView, RunRow, RunView, StageView, StepView, WaitView
+from cascadenced.projections.schedules import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
 
 N_RUNS = 25
@@ -23,6 +24,7 @@ MAX_LINE_CHARS = 60
 MAX_SHOWN_CHARS = 4_000
 """Of a value on a page; all of it is in the run's events."""
 
+N_SCHEDULES = 50
 MAX_CHILDREN_SHOWN = 200
 """All of them are in the JSON."""
 
@@ -38,14 +40,18 @@ _MARKS = {
 
 
 async def overview(instance: Instance) -> str:
-    """The instance, its tasks and its newest runs."""
+    """The instance, its tasks, its schedules and its newest runs."""
     status = await instance.status()
     runs = await instance.answers.runs(limit=N_RUNS)
     letters = await instance.answers.dead_letters(limit=100)
     tasks = instance.board.rows()
+    schedules = await instance.answers.schedules(now_us=instance.clock.now_us(), limit=N_SCHEDULES)
     body = [
         _instance(status, alive(instance).status, letters),
         tag("section", tag("h2", "Tasks"), _tasks(tasks), aria_label="Tasks"),
+        tag("section", tag("h2", "Schedules"), _stale(schedules), _schedules(schedules), aria_label="Schedules")
+        if schedules.items
+        else None,
         tag("section", tag("h2", "Recent runs"), _stale(runs), _runs(runs.items), aria_label="Recent runs"),
     ]
     return _document("Cascadence", body, status.position)
@@ -167,6 +173,36 @@ def _tasks(rows: Sequence[TaskRow]) -> Html:
             for row in rows
         ],
     )
+
+
+def _schedules(page: Page) -> list[Html | None]:
+    table = _table(
+        ("Task", "When", "Zone", "Next", "State", "Last run", "What became of it"),
+        [
+            (
+                row.task,
+                tag("code", _rule(row)),
+                row.timezone,
+                _NOTHING if row.next_fire_at is None else tag("time", row.next_fire_at, datetime=row.next_fire_at),
+                _status("paused" if row.paused else "enabled"),
+                _run_link(row.last_run_id) if row.last_run_id else _NOTHING,
+                tag("a", "ledger", href=f"/schedules/{quote(row.task, safe='')}/ticks"),
+            )
+            for row in page.items
+        ],
+    )
+    more = tag("p", tag("a", "All schedules (JSON)", href="/schedules"), class_="none") if page.next else None
+    return [table, more]
+
+
+def _rule(row: ScheduleRow) -> str:
+    if row.expr is not None:
+        return row.expr
+    if row.rrule is not None:
+        return row.rrule
+    if row.every_s is not None:
+        return f"every {_duration(row.every_s)}"
+    return f"once, {row.at}" if row.at is not None else "as its calendar says"
 
 
 def _state(row: TaskRow) -> str:

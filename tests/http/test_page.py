@@ -41,6 +41,19 @@ async def test_the_overview_shows_tasks_and_runs(world: World, public: Client):
         assert word in page
 
 
+async def test_the_overview_shows_when_schedules_fire_next(world: World, public: Client):
+    await world.do("schedule", task="example", expr="0 9 * * *", timezone="Europe/Berlin")
+    await world.do("schedule", task="failing", every_s=90)
+    await world.do("schedule_pause", task="failing")
+    async with public.get("/") as response:
+        text = await response.text()
+    assert "<code>0 9 * * *</code>" in text
+    assert "Europe/Berlin" in text
+    assert "T09:00:00+0" in text
+    assert "every 1 min 30 s" in text or "every 90" in text
+    assert 'href="/schedules/example/ticks"' in text
+
+
 async def test_an_overview_without_runs_says_how_to_make_one(public: Client):
     assert "task run example" in await _html(public, "/")
 
