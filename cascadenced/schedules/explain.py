@@ -73,15 +73,17 @@ def explain(
         return TickExplanation(task, asked, "unset", [why, *told], records)
     answer = table.why(asked)
     reasons = [answer.sentence]
+    left_out = False
     for fires_us in answer.fires_us:
         [due] = table.due(fires_us - 1, fires_us, 1) or [Due(fires_us)]
         if not due.fires and due.code is not None:
+            left_out = True
             reasons.append(f"It is not to fire: {_WHY.get(due.code, due.code)}.")
     if records:
         reasons += told
     elif answer.fires_us and answer.fires_us[0] > now_us:
-        paused = "; while the schedule is paused it will not fire" if schedule.paused else ""
-        reasons.append(f"It is still to come{paused}.")
+        will_not = "; it will be recorded as suppressed" if left_out or schedule.paused else ""
+        reasons.append(f"It is still to come{will_not}.")
     elif answer.fires_us and schedule.rule is not None and answer.fires_us[0] <= schedule.rule.from_us:
         reasons.append("The schedule was set, or changed, after it: nothing of the past is fired.")
     elif answer.fires_us:

@@ -1,5 +1,5 @@
 // The page is complete without this. With it, the page fetches itself again whenever the log grows, and shows times
-// as how long ago they are.
+// as how long ago they are, or in how long they will be.
 
 const PAUSE_MS = 1000; // between two refreshes at least, however fast the log grows
 const live = document.querySelector("[data-live]");
@@ -21,10 +21,11 @@ const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 function showTimes() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
-    const seconds = Math.max(0, (Date.now() - at) / 1000);
+    const past = (Date.now() - at) / 1000;
+    const seconds = Math.abs(past);
     const [unit, size] = UNITS.find(([, size]) => seconds >= size) ?? ["second", 1];
     time.title ||= `${time.textContent} · here ${at.toLocaleString()}`;
-    time.textContent = seconds < 1 ? "now" : ago.format(-Math.floor(seconds / size), unit);
+    time.textContent = seconds < 1 ? "now" : ago.format(-Math.sign(past) * Math.floor(seconds / size), unit);
   }
 }
 
