@@ -68,6 +68,7 @@ KINDS = {
     "midnight": "the clocks skip midnight, and cronsim fires for the 00:00 that there was not",
     "after midnight": "the clocks skip midnight, and cronsim, which counts hours from there, misses the first one",
     "odd": "the clocks change by half an hour, or not at a full hour, and cronsim misses what is due in the hour after",
+    "backwards": "the clocks go back within an hour, and cronsim takes its beginning, which was before, for ever",
     "circles": "the clocks go back over midnight, and cronsim jumps back to the first midnight for ever",
 }
 """How cronsim differs, and why we do not follow it; docs/schedules-dst.md counts them."""
@@ -189,15 +190,17 @@ def _kind(meaning: Meaning, zone: str, at_s: int, by_s: int, ours: list[int], th
         return None
     after = datetime.fromtimestamp(at_s, ZoneInfo(zone))
     before = after.replace(tzinfo=None) - timedelta(seconds=by_s)
+    is_odd = by_s % _HOUR_S != 0 or after.minute != 0
     if theirs is None:
-        return "circles" if by_s < 0 and before.date() != after.date() else None
+        if by_s < 0 and before.date() != after.date():
+            return "circles"
+        return "backwards" if by_s < 0 and is_odd else None
     only_ours, only_theirs = set(ours) - set(theirs), set(theirs) - set(ours)
     if by_s > 0 and (before.hour, before.minute) == (0, 0) and only_theirs <= {at_s}:
         if not only_ours:
             return "midnight"
         if max(only_ours) < at_s + _HOUR_S and min(only_ours) >= at_s:
             return "after midnight"
-    is_odd = by_s % _HOUR_S != 0 or after.minute != 0
     if is_odd and not only_theirs and min(only_ours) >= at_s:
         return "odd"
     return None
