@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.recurrence.expressions import KNOWN, generated
@@ -20,3 +22,9 @@ def test_the_engine_agrees_with_the_scanner_and_with_cronsim_but_for_what_is_exp
 
 def test_the_zones_compared_all_change_their_clocks_differently():
     assert distinct_zones(3, seed=0) == list(KNOWN_ZONES[:3])
+
+
+def test_each_kind_of_difference_is_explained_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "schedules-dst.md").read_text()
+    rows = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")}
+    assert set(KINDS) <= rows

@@ -29,6 +29,7 @@ from tests.recurrence.scanner import Walk, changes
 
 FIRST_YEAR, LAST_YEAR = 2000, 2037
 _SHOWN = 20
+_SHOWN_INSTANTS = 4
 _HOUR_S = 3600
 _MAX_TICKS = 1_500
 """Of cronsim from one answer to the next; what ends takes less than 200."""
@@ -65,7 +66,9 @@ KNOWN_ZONES = (
 
 KINDS = {
     "midnight": "the clocks skip midnight, and cronsim fires for the 00:00 that there was not",
+    "after midnight": "the clocks skip midnight, and cronsim, which counts hours from there, misses the first one",
     "odd": "the clocks change by half an hour, or not at a full hour, and cronsim misses what is due in the hour after",
+    "backwards": "the clocks go back within an hour, and cronsim takes its beginning, which was before, for ever",
     "circles": "the clocks go back over midnight, and cronsim jumps back to the first midnight for ever",
 }
 """How cronsim differs, and why we do not follow it; docs/schedules-dst.md counts them."""
@@ -187,19 +190,25 @@ def _kind(meaning: Meaning, zone: str, at_s: int, by_s: int, ours: list[int], th
         return None
     after = datetime.fromtimestamp(at_s, ZoneInfo(zone))
     before = after.replace(tzinfo=None) - timedelta(seconds=by_s)
-    if theirs is None:
-        return "circles" if by_s < 0 and before.date() != after.date() else None
-    only_ours, only_theirs = set(ours) - set(theirs), set(theirs) - set(ours)
-    if not only_ours and only_theirs == {at_s} and by_s > 0 and (before.hour, before.minute) == (0, 0):
-        return "midnight"
     is_odd = by_s % _HOUR_S != 0 or after.minute != 0
+    if theirs is None:
+        if by_s < 0 and before.date() != after.date():
+            return "circles"
+        return "backwards" if by_s < 0 and is_odd else None
+    only_ours, only_theirs = set(ours) - set(theirs), set(theirs) - set(ours)
+    if by_s > 0 and (before.hour, before.minute) == (0, 0) and only_theirs <= {at_s}:
+        if not only_ours:
+            return "midnight"
+        if max(only_ours) < at_s + _HOUR_S and min(only_ours) >= at_s:
+            return "after midnight"
     if is_odd and not only_theirs and min(only_ours) >= at_s:
         return "odd"
     return None
 
 
 def _local(zone: str, instants: set[int]) -> tuple[str, ...]:
-    return tuple(f"{datetime.fromtimestamp(at_s, ZoneInfo(zone)):%Y-%m-%dT%H:%M%z}" for at_s in sorted(instants))
+    shown = [f"{datetime.fromtimestamp(at_s, ZoneInfo(zone)):%Y-%m-%dT%H:%M%z}" for at_s in sorted(instants)]
+    return tuple(shown if len(shown) <= _SHOWN_INSTANTS else [*shown[:_SHOWN_INSTANTS], f"and {len(shown)} in all"])
 
 
 def main() -> int:
