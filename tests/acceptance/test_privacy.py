@@ -108,6 +108,9 @@ async def test_no_raw_id_is_left_outside_the_vault(blabbing: Daemon) -> None:
         await seen.bus(client)
     await by_commands(daemon, PEOPLE["mail"], seen)
     await by_commands(daemon, PEOPLE["quoted"], seen)
+    for name in ("mail", "quoted"):
+        await in_the_file(daemon, PEOPLE[name])
+    await everything_is_done(daemon)
     await seen.http(daemon)
     await seen.events(daemon)
     # While it runs, and no page of the log has moved out of the WAL …
@@ -267,6 +270,12 @@ async def by_verbs(client: Any, who: Person, seen: Seen) -> None:
         ("enable", {"task": "logging", **named}),
         ("pause", {"task": "hung", **named}),
         ("run", {"task": "hung", **named}),
+        ("schedule", {"task": "telling", "every_s": 1, "jitter_s": 0.1, **named}),
+        ("schedule", {"task": "telling", "every_s": 1, **named, "idempotency_key": who.user_id[:200]}),
+        ("schedule_pause", {"task": "telling", **named}),
+        ("schedule_resume", {"task": "telling", **named}),
+        ("schedule", {"task": "telling", "expr": "61 * * * *", **named}),
+        ("unschedule", {"task": "telling", **named}),
         ("pointer_add", {"task": "bookmarks", "run_id": "r2", **named}),
         ("pointer_add", {"task": "telling", "run_id": "r2", **named}),
         ("pointer_receive", {"task": "bookmarks", "run_id": "r3", "user_hash": "x", "user_id": who.user_id}),
@@ -284,6 +293,8 @@ async def by_commands(daemon: Daemon, who: Person, seen: Seen) -> None:
         ("run", "nowhere", *named),
         ("run", "telling", *named, "--idempotency-key", who.user_id, "--json"),
         ("dispatch", "blab.please", "{}", *named),
+        ("schedule", "telling", "0 9 * * *", *named),
+        ("unschedule", "telling", *named),
         ("pointer-add", "bookmarks", who.user_id, "r4", "--group-id", who.group_id),
         ("pointer-list", "bookmarks", *named),
         ("disable", "telling", *named),
@@ -294,6 +305,16 @@ async def by_commands(daemon: Daemon, who: Person, seen: Seen) -> None:
     ):
         _, out, err = await daemon.command(*command)
         seen.text(" ".join(command[:2]), out + err)
+
+
+async def in_the_file(daemon: Daemon, who: Person) -> None:
+    """As an operator writes it; what is left in the file names nobody."""
+    path = daemon.data_dir / "schedules.yml"
+    at = "2999-01-01T00:00"
+    path.write_text(json.dumps({"telling": {"at": at, **who._asdict()}}) + "\n")
+    async with asyncio.timeout(30):
+        while "user_hash" not in path.read_text():
+            await asyncio.sleep(0.1)
 
 
 # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────

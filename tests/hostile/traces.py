@@ -11,6 +11,7 @@ import base64
 import gzip
 import html
 import json
+import os
 import re
 import sqlite3
 import unicodedata
@@ -125,21 +126,28 @@ def in_folder(folder: Path, people: dict[str, Person] | None = None) -> tuple[li
     """(every trace in the files under `folder`, how many files there are).
 
     Searched are the bytes of each, the rows of databases, which may be spread over several pages, and what is packed
-    with gzip. No other process may be using the databases.
+    with gzip. No other process may be using the databases; a server that is just ending may remove files of its own.
     """
     found, n_files = [], 0
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
-        n_files += 1
-        data = path.read_bytes()
-        found += in_bytes(data, str(path), people)
-        found += in_bytes(path.name, f"the name of {path}", people)
-        if data.startswith(b"\x1f\x8b"):
-            found += in_bytes(gzip.decompress(data), f"inside {path}", people)
-        if data.startswith(_DATABASE):
-            found += in_bytes("\n".join(_rows(path)), f"the rows of {path}", people)
+    for root, _, names in os.walk(folder):
+        for path in sorted(Path(root, name) for name in names):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            n_files += 1
+            found += _in_file(path, data, people)
     return found, n_files
+
+
+def _in_file(path: Path, data: bytes, people: dict[str, Person] | None) -> list[Found]:
+    found = in_bytes(data, str(path), people)
+    found += in_bytes(path.name, f"the name of {path}", people)
+    if data.startswith(b"\x1f\x8b"):
+        found += in_bytes(gzip.decompress(data), f"inside {path}", people)
+    if data.startswith(_DATABASE):
+        found += in_bytes("\n".join(_rows(path)), f"the rows of {path}", people)
+    return found
 
 
 def _rows(path: Path) -> Iterator[str]:
