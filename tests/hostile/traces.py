@@ -131,6 +131,8 @@ def in_folder(folder: Path, people: dict[str, Person] | None = None) -> tuple[li
     found, n_files = [], 0
     for root, _, names in os.walk(folder):
         for path in sorted(Path(root, name) for name in names):
+            if path.is_socket():
+                continue
             try:
                 data = path.read_bytes()
             except FileNotFoundError:
