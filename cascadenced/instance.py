@@ -32,6 +32,7 @@ from cascadenced.handlers.dead_letters import DeadLetters
 from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.forks import Forks
 from cascadenced.handlers.prerequisites import Prerequisites
+from cascadenced.handlers.recurring import Recurring
 from cascadenced.handlers.run_requests import Dispatched, RunRequests
 from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.handlers.schedule_file import ScheduleFile
@@ -166,6 +167,8 @@ class Instance:
             timezone=config.timezone,
             enabled=config.backend != "base",
         )
+        if config.backend != "base":
+            self.requests.recurring = Recurring(self.schedules, pseudonyms)
         self.schedule_file = ScheduleFile(
             log,
             clock,

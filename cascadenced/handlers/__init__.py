@@ -7,6 +7,7 @@ run_requests.py  a run, or a workflow, is asked for
 prerequisites.py runs of the tasks that one must run after
 schedule_requests.py  a schedule is set, changed, paused, removed
 schedule_file.py schedules.yml, kept in step with them
+recurring.py     an event that says how it recurs becomes a schedule
 ticks.py         what is due is settled: its run asked for, or why there is none
 forks.py         a run that begins with the results of another one is asked for
 sources.py       what counts as the same request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from itertools import count
+from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -46,6 +47,14 @@ class Dispatched(msgspec.Struct, frozen=True):
     refused: tuple[str, str] | None = None
 
 
+class Recurs(Protocol):
+    """handlers/recurring.py"""
+
+    def entry(self, event: str, payload: dict[str, Json]) -> dict[str, Json] | None: ...
+
+    async def set(self, event: str, entry: dict[str, Json], who: Identity) -> str: ...
+
+
 class RunRequests:
     """The one way to ask for runs."""
 
@@ -62,6 +71,8 @@ class RunRequests:
         self._log, self._runs, self._tasks, self._sources = log, runs, tasks, sources
         self._prerequisites = prerequisites
         self._vault, self._pseudonyms = vault, pseudonyms
+        self.recurring: Recurs | None = None
+        """What sets the schedules of events that recur; None: nothing does."""
 
     async def run(
         self,
@@ -129,10 +140,28 @@ class RunRequests:
         """Record the event and ask for a run of the workflow that listens to it, in one append.
 
         before: changes that belong in the same append, ahead of these; not with a key.
-        payload: JSON, at most as large as a message. Raises Invalid for a name or key that cannot be one, Overloaded,
-        Conflict for a key that was used with another payload.
+        payload: JSON, at most as large as a message. With a `recurrence` it is dispatched again by the clock.
+        Raises Invalid for a name, key or recurrence that cannot be one, Overloaded, Conflict for a key that was used
+        with another payload.
         """
         checked_event_name(name)
+        if self.recurring is None or self._tasks.listener(name) is None:
+            return await self._dispatch_once(name, payload, identity, origin, idempotency_key, before)
+        entry = self.recurring.entry(name, payload)
+        dispatched = await self._dispatch_once(name, payload, identity, origin, idempotency_key, before)
+        if entry is not None:
+            await self.recurring.set(name, entry, identity)
+        return dispatched
+
+    async def _dispatch_once(
+        self,
+        name: str,
+        payload: dict[str, Json],
+        identity: Identity,
+        origin: Origin,
+        idempotency_key: str | None,
+        before: Sequence[Change],
+    ) -> Dispatched:
         if idempotency_key is None:
             return await self._dispatch(name, payload, identity, origin, before)
         for nth in count(1):

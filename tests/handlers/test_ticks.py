@@ -567,6 +567,51 @@ async def test_runs_of_a_schedule_do_not_stand_in_the_way_of_others() -> None:
         Slow.gate.set()
 
 
+# ── events that recur ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def dispatch(instance: Instance, payload: dict[str, Any], **more: Any) -> Any:
+    asked = {"event": "tea.time", "payload": payload, "user_id": "alice", "group_id": "eng", **more}
+    return await perform(VERBS["dispatch"], instance, asked, via="http")
+
+
+async def test_an_event_that_says_how_it_recurs_is_dispatched_again_for_the_same_person() -> None:
+    """TC 132"""
+    world = Night()
+    async with world.ticking() as instance:
+        recurrence = {"cron": "* * * * *", "timezone": "Europe/Berlin", "note": "kept"}
+        for _ in range(2):
+            assert (await dispatch(instance, {"cups": 2, "recurrence": recurrence})).result == {"cups": 2}
+        await world.pass_time(instance, 2)
+        [row] = (await instance.answers.schedules()).items
+        assert (row.event, row.args, row.recurrence, row.timezone) == (
+            "tea.time",
+            {"cups": 2},
+            recurrence,
+            "Europe/Berlin",
+        )
+    dispatched = world.recorded(EventDispatched)
+    assert [recorded.event.payload for recorded in dispatched[2:]] == [{"cups": 2}] * 2  # type: ignore[attr-defined]
+    assert {recorded.user_hash for recorded in dispatched} == {PSEUDONYMS.user("alice")}
+
+
+async def test_one_whose_recurrence_is_none_is_refused_and_nothing_is_recorded() -> None:
+    world = Night()
+    async with world.up() as instance:
+        before = len(world.file.events)
+        with pytest.raises(Invalid, match="^recurrence: "):
+            await dispatch(instance, {"cups": 2, "recurrence": {"cron": "61 * * * *"}})
+        assert len(world.file.events) == before
+
+
+@pytest.mark.parametrize("recurrence", [None, "daily", {}, {"until": "2027"}, {"cron": ""}])
+async def test_what_names_no_rule_is_content_like_any_other(recurrence: Any) -> None:
+    world = Night()
+    async with world.up() as instance:
+        await dispatch(instance, {"cups": 2, "recurrence": recurrence})
+        assert (await instance.answers.schedules()).items == []
+
+
 # ── what people ask ──────────────────────────────────────────────────────────────────────────────────────────
 
 
