@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test sim crash storm broker cron-truth servers lint bench bench-peers bench-docs clean
+.PHONY: help demo run test sim ledger crash storm broker cron-truth servers lint bench bench-peers bench-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(READY) servers ## the whole test suite
 
 sim: $(READY) ## SEEDS worlds in virtual time, each with crashes and a broker of its own; SEED=… shows one again
 	$(BIN)/python -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED)) $(if $(BUG),--bug $(BUG)) $(ARGS)
+
+ledger: $(READY) ## SEEDS months of schedules in virtual time, under fire: one record for each due instant; SEED=… again
+	$(BIN)/python -m tests.schedules $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 crash: $(READY) ## kill the daemon N times under load and KILLS times at durable runs, cut the power POWER times; SEED=… again
 	$(BIN)/python -m tests.crash $(if $(SEED),--seed $(SEED)) $(if $(N),--rounds $(N)) $(if $(KILLS),--kills $(KILLS)) \

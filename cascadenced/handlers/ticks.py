@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice, takewhile
 
 import structlog
+from msgspec.structs import replace
 
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, Conflict, Overloaded, Unknown, VaultDamaged, WrongVersion
@@ -32,7 +34,7 @@ from cascadenced.runtime.controls import Controls
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.runtime.tick import Ticker
-from cascadenced.schedules.decide import Due, Settled, settle
+from cascadenced.schedules.decide import MAX_AT_ONCE, Due, Settled, settle
 from cascadenced.schedules.model import Schedule
 from cascadenced.schedules.timetable import Timetable, timetable
 from cascadenced.vault import VaultPort
@@ -41,8 +43,6 @@ _log = structlog.get_logger(__name__)
 
 SYSTEM = Identity("system", "system")
 """Whom a schedule is for that names nobody."""
-MAX_DUE = 10_000
-"""Instants of one schedule that are settled in one append, at the most."""
 _SIDE_BY_SIDE = 64
 _CHANGES = frozenset({ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TaskEnabled, TaskResumed})
 """Events of a task after which its schedule is looked at."""
@@ -71,7 +71,10 @@ class Ticks:
         self._vault = vault
         self._open: dict[str, str] = {}  # last runs that have not ended → their schedules
         self._last: dict[str, str] = {}  # and the other way round
+        self._over: set[str] | None = set()  # runs that end while the others are read, None from then on
         self._waiting: set[str] = set()  # schedules with instants that wait for the end of a run
+        self._crowded: dict[str, None] = {}  # those whose run found the queue full, in order
+        self._is_crowded = asyncio.Event()
         self.ticker = Ticker(clock, self._look)
         self.on_change: Callable[[], None] = lambda: None
         """Called when schedules are due at other instants than before."""
@@ -82,12 +85,29 @@ class Ticks:
         async for wakes in self._wakes():
             self.ticker.load(wakes)
         self.on_change()
-        await self.ticker.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._make_room())
+            await self.ticker.run()
+
+    async def _make_room(self) -> None:
+        """For ever: schedules whose run found the queue full are looked at again, as many as there is room for."""
+        while True:
+            await self._is_crowded.wait()
+            n_free = await self._runs.room()
+            names = list(islice(self._crowded, n_free))
+            for name in names:
+                del self._crowded[name]
+            if not self._crowded:
+                self._is_crowded.clear()
+            self.ticker.refresh(names)
+            await asyncio.sleep(0)
 
     async def _wakes(self) -> AsyncIterator[list[tuple[str, int]]]:
         """When each schedule is to be looked at first, in chunks."""
-        self._open = await schedules.open_runs(self._log.tables)
-        self._last = {task: run_id for run_id, task in self._open.items()}
+        for run_id, task in (await schedules.open_runs(self._log.tables)).items():
+            if run_id not in (self._over or ()) and task not in self._last:
+                self._begin(run_id, task)
+        self._over = None
         after = ""
         while chunk := await schedules.active(self._log.tables, after):
             after = chunk[-1][0]
@@ -99,14 +119,15 @@ class Ticks:
     def _hear(self, batch: Sequence[Recorded]) -> None:
         """These events were recorded. An end of a run may be what an instant has waited for."""
         for recorded in batch:
-            if type(recorded.event) in _CHANGES:
-                self.ticker.refresh([recorded.event.task])  # type: ignore[attr-defined]  # all of these have it
+            event = recorded.event
+            if isinstance(event, TickFired):  # by whomever
+                self._begin(event.run_id, event.task)
             elif recorded.type in TERMINAL:
-                task = self._open.pop(recorded.run_id or "", None)
-                if task is not None and self._last.get(task) == recorded.run_id:
-                    del self._last[task]
-                    if task in self._waiting:
-                        self.ticker.refresh([task])
+                self._ended(recorded.run_id or "")
+            elif type(event) in _CHANGES:
+                if isinstance(event, ScheduleRemoved):
+                    self._open.pop(self._last.pop(event.task, ""), None)
+                self.ticker.refresh([event.task])  # type: ignore[attr-defined]  # all of these have it
 
     async def _look(self, names: Sequence[str]) -> Mapping[str, int | None]:
         """Settle what is due of these schedules. Returns when each is to be looked at next."""
@@ -140,8 +161,9 @@ class Ticks:
             except WrongVersion:
                 pass
             except Overloaded:
-                await self._runs.room()
-                continue
+                self._crowded[name] = None
+                self._is_crowded.set()
+                return None
             except CascadenceError as error:
                 _log.error("schedule_waits", task=name, error=str(error))
                 return self._clock.now_us() + 1_000_000
@@ -200,22 +222,15 @@ class Ticks:
             queued=any(waits.due_us == fire.due_us for waits in schedule.queued),
         )
         before = [_change(stored, rule, [*found.records, fired])]
-        if is_answered:
-            self._begin(run_id, rule.task)
-        try:
-            if await self._is_duplicate(rule, fire.due_us, source, who, run_id, before):
-                self._forget(run_id)
-                again = TicksPassed(
-                    task=rule.task,
-                    verdict="suppressed",
-                    code="fired_before",
-                    first_us=fire.due_us,
-                    last_us=fire.due_us,
-                )
-                await self._append(stored, rule, [*found.records, again])
-        except BaseException:
-            self._forget(run_id)
-            raise
+        if await self._is_duplicate(rule, fire.due_us, source, who, run_id, before):
+            again = TicksPassed(
+                task=rule.task,
+                verdict="suppressed",
+                code="fired_before",
+                first_us=fire.due_us,
+                last_us=fire.due_us,
+            )
+            await self._append(stored, rule, [*found.records, again])
 
     async def _is_duplicate(
         self, rule: ScheduleSet, due_us: int, source: str, who: Identity, run_id: RunId, before: Sequence[Change]
@@ -243,22 +258,29 @@ class Ticks:
             return None
 
     def _begin(self, run_id: str, task: str) -> None:
-        self._open[run_id] = task
-        self._last[task] = run_id
+        """It is the last run of its schedule; one without an id has ended already."""
+        self._open.pop(self._last.pop(task, ""), None)
+        if run_id:
+            self._open[run_id] = task
+            self._last[task] = run_id
 
-    def _forget(self, run_id: str) -> None:
+    def _ended(self, run_id: str) -> None:
+        if self._over is not None:
+            self._over.add(run_id)
         task = self._open.pop(run_id, None)
-        if task is not None and self._last.get(task) == run_id:
+        if task is not None:
             del self._last[task]
+            if task in self._waiting:
+                self.ticker.refresh([task])
 
 
 def _due(rule: ScheduleSet, table: Timetable, after_us: int, now_us: int) -> list[Due]:
-    due = table.due(after_us, now_us, MAX_DUE)
-    if rule.jitter_s:
-        for n, each in enumerate(due):
-            if each.at_us + _later_us(rule, each.at_us) > now_us:
-                return due[:n]  # what comes after it is not settled before it
-    return due
+    due = table.due(after_us, now_us, MAX_AT_ONCE + rule.misfire_max)
+    if not rule.jitter_s:
+        return due
+    delayed = [replace(each, later_us=_later_us(rule, each.at_us)) for each in due]
+    # What comes after one that is still delayed is not settled before it.
+    return list(takewhile(lambda each: each.late_us(now_us) >= 0, delayed))
 
 
 def _later_us(rule: ScheduleSet, at_us: int) -> int:

@@ -19,6 +19,8 @@ PUNCTUAL_S = 60.0
 """What is not later than this is in time, whatever the rule for misfires: a daemon may take so long to start."""
 MAX_QUEUED = 100
 """Instants of one schedule that wait for the end of a run."""
+MAX_AT_ONCE = 10_000
+"""Instants that are settled in one go. What is due after them says which of them are not the newest."""
 
 
 class Due(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +28,7 @@ class Due(msgspec.Struct, frozen=True, gc=False):
 
     code: what is special about it, None as a rule.  fires: False for one that the rule itself leaves out.
     merged: further local times that there are not, and that became this instant.
+    later_us: by so much later than due it is to fire; only what comes after that is late.
     """
 
     at_us: int
@@ -33,6 +36,10 @@ class Due(msgspec.Struct, frozen=True, gc=False):
     code: str | None = None
     fires: bool = True
     merged: tuple[str, ...] = ()
+    later_us: int = 0
+
+    def late_us(self, now_us: int) -> int:
+        return now_us - self.at_us - self.later_us
 
     @property
     def waiting(self) -> Queued:
@@ -51,7 +58,8 @@ class Settled(msgspec.Struct, frozen=True):
 def settle(
     schedule: Schedule, due: Sequence[Due], *, now_us: int, is_open: bool, refusal: str | None = None
 ) -> Settled:
-    """What becomes of `due`: in order, all of them after `settled_us` and none after now.
+    """What becomes of `due`: in order, all of them after `settled_us` and none after now; if they are more than can be
+    settled in one go, the first `MAX_AT_ONCE` and as many behind them as the rule would make up for.
 
     is_open: whether the last run has not ended.  refusal: why the task takes no runs (a code), None if it does.
     """
@@ -61,7 +69,7 @@ def settle(
         return Settled([], schedule.queued[0])
     passed, n_queued = _Passed(rule.task), len(schedule.queued)
     fates = _fates(rule, due, now_us)
-    for each in due:
+    for each in due[:MAX_AT_ONCE]:
         if (fate := fates.get(each.at_us)) is not None:
             passed.add(each, *fate)
         elif refusal is not None:
@@ -93,7 +101,7 @@ def settle(
 def _is_made_up_for(rule: ScheduleSet, due: Due, now_us: int) -> bool:
     """Whether it is late, and the rule wants all that is. Then it waits for its turn, and so does what comes after it:
     else the run of the first would be all there is."""
-    return rule.misfire == "all" and now_us - due.at_us >= PUNCTUAL_S * 1e6
+    return rule.misfire == "all" and due.late_us(now_us) >= PUNCTUAL_S * 1e6
 
 
 def pass_all(task: str, due: Iterable[Due], verdict: Verdict, code: str) -> list[Event]:
@@ -125,9 +133,9 @@ def _fates(rule: ScheduleSet, due: Sequence[Due], now_us: int) -> dict[int, _Fat
     for each in due:
         if not each.fires:
             fates[each.at_us] = ("suppressed", each.code or "left_out", None)
-        elif now_us - each.at_us > window_us:
+        elif each.late_us(now_us) > window_us:
             fates[each.at_us] = ("skipped", "too_late", None)
-        elif now_us - each.at_us >= PUNCTUAL_S * 1e6:
+        elif each.late_us(now_us) >= PUNCTUAL_S * 1e6:
             late.append(each.at_us)
         else:
             in_time.append(each.at_us)

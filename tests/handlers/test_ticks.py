@@ -17,6 +17,7 @@ from cascadenced.events.run import RunCancelled, RunRequested
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet, TickFired, TickQueued, TicksPassed
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.schedule_requests import ScheduleRequests
+from cascadenced.handlers.ticks import Ticks
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import BaseTask
 from cascadenced.verbs import VERBS, perform
@@ -71,8 +72,8 @@ def us(text: str) -> int:
 class Night(World):
     """A world whose clock stands at START, and whose schedules tick."""
 
-    def __init__(self, *tasks: Any, at: str = "26 09:00") -> None:
-        super().__init__(*(tasks or (Report, Slow, make_tea)), clock=FakeClock(us(at) + MINUTE // 2))
+    def __init__(self, *tasks: Any, at: str = "26 09:00", **config: Any) -> None:
+        super().__init__(*(tasks or (Report, Slow, make_tea)), clock=FakeClock(us(at) + MINUTE // 2), **config)
 
     @property
     def time(self) -> FakeClock:
@@ -698,3 +699,72 @@ async def test_what_cannot_be_previewed_is_refused(asked: dict[str, Any], says: 
     async with Night().up() as instance:
         with pytest.raises(Invalid, match=f"^{says}"):
             await perform(VERBS["preview"], instance, asked)
+
+
+# ── under fire ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_another_has_fired_is_the_run_that_is_under_way() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        ports = (instance.log, world.clock, instance.runs, instance.requests, instance.tasks, instance.controls)
+        other = asyncio.create_task(Ticks(*ports, world.vault).run())
+        await set_(instance, "slow")
+        await world.pass_time(instance, 3)
+        other.cancel()
+        await asyncio.wait({other})
+        Slow.gate.set()
+    assert world.ledger("slow") == ["fired 26 09:01", "skipped 26 09:02 overlap", "skipped 26 09:03 overlap"]
+
+
+async def test_the_run_of_a_removed_schedule_is_not_in_the_way_of_one_that_is_set_later() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow")
+        await world.pass_time(instance, 1)
+        await instance.schedules.remove("slow", by=Context())
+        await set_(instance, "slow", overlap="queue")
+        await world.pass_time(instance, 2)
+        Slow.gate.set()
+    assert world.ledger("slow") == ["fired 26 09:01", "fired 26 09:02", "queued 26 09:03"]
+
+
+async def test_what_is_delayed_by_more_than_a_misfire_may_be_late_is_not_late() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        entry = {"every_s": 86_400, "jitter_s": 43_200, "misfire": {"policy": "skip", "within_s": 60}}
+        await instance.schedules.set("report", entry, via="cli")
+        await world.quiet(instance)
+        for _ in range(3):
+            wake_us = instance.ticks.ticker.next_us("report")
+            assert wake_us is not None
+            await world.time.advance((wake_us - world.time.now_us()) / 1e6)
+            await world.quiet(instance)
+    assert len(world.events(TickFired)) == 3
+    assert max(tick.late_s for tick in world.events(TickFired)) > 3_600
+
+
+async def test_of_more_than_can_be_settled_in_one_go_only_the_latest_fires() -> None:
+    world = Night()
+    async with world.up() as instance:
+        await set_(instance, misfire={"policy": "latest", "within_s": 30 * 86_400})
+    await world.time.advance(20 * 86_400)
+    async with world.ticking() as instance:
+        await until(lambda: world.events(TickFired))
+        await world.quiet(instance)
+    assert len(world.events(TickFired)) == 1
+    assert sum(event.n for event in world.events(TicksPassed)) == 20 * 1_440 - 1
+
+
+async def test_a_schedule_that_waits_for_room_keeps_no_other_one_waiting() -> None:
+    world = Night(max_concurrent_runs=1, max_queued_runs=1)
+    async with world.ticking() as instance:
+        await set_(instance, "slow", overlap="allow")
+        await set_(instance)
+        await instance.tasks.switch("report", "disable", Context())
+        await world.pass_time(instance, 4)
+        assert len(world.ledger("report")) == 4
+        Slow.gate.set()
+        await world.quiet(instance)
+    assert world.ledger("slow")[:2] == ["fired 26 09:01", "fired 26 09:02"]
+    assert len(world.ledger("slow")) == 4
