@@ -27,7 +27,7 @@ from cascadenced.runtime.tasks import Tasks
 from cascadenced.schedules.decide import Due, drop_queued, pass_all
 from cascadenced.schedules.definition import Definition, defined
 from cascadenced.schedules.model import Schedule
-from cascadenced.schedules.timetable import timetable
+from cascadenced.schedules.timetable import timetable_now
 from cascadenced.vault import VaultPort
 
 _SETTLED_AT_ONCE = 10_000
@@ -179,7 +179,7 @@ class ScheduleRequests:
     def _owed(self, schedule: Schedule) -> Sequence[Due]:
         """What is due by now and has no record."""
         rule = schedule.rule
-        if rule is None or (table := timetable(rule)) is None:
+        if rule is None or (table := timetable_now(rule)) is None:
             return ()
         return table.due(schedule.settled_us, self._clock.now_us(), _SETTLED_AT_ONCE + 1)
 

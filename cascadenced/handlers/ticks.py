@@ -44,6 +44,7 @@ _log = structlog.get_logger(__name__)
 SYSTEM = Identity("system", "system")
 """Whom a schedule is for that names nobody."""
 _SIDE_BY_SIDE = 64
+_AFTER_A_FAULT_S = 60.0
 _CHANGES = frozenset({ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TaskEnabled, TaskResumed})
 """Events of a task after which its schedule is looked at."""
 _REPLACED = "the next run of its schedule takes its place"
@@ -112,7 +113,7 @@ class Ticks:
         while chunk := await schedules.active(self._log.tables, after):
             after = chunk[-1][0]
             self._waiting |= {task for task, schedule in chunk if schedule.queued}
-            found = [(task, self._wake(schedule)) for task, schedule in chunk]
+            found = [(task, self._wake_of(task, schedule)) for task, schedule in chunk]
             yield [(task, wake_us) for task, wake_us in found if wake_us is not None]
             await asyncio.sleep(0)  # a hundred thousand of them take a while
 
@@ -129,6 +130,14 @@ class Ticks:
                     self._open.pop(self._last.pop(event.task, ""), None)
                 self.ticker.refresh([event.task])  # type: ignore[attr-defined]  # all of these have it
 
+    def _wake_of(self, task: str, schedule: Schedule) -> int | None:
+        """As `_wake`. A rule that was good and is none now (the data of zones change) is looked at like any other, and
+        told of then."""
+        try:
+            return self._wake(schedule)
+        except CascadenceError:
+            return self._clock.now_us()
+
     async def _look(self, names: Sequence[str]) -> Mapping[str, int | None]:
         """Settle what is due of these schedules. Returns when each is to be looked at next."""
         found = await schedules.stored(self._log.tables, names)
@@ -136,7 +145,11 @@ class Ticks:
 
         async def one(name: str, stored: Stored) -> None:
             async with gate:
-                wakes[name] = await self._settled(name, stored)
+                try:
+                    wakes[name] = await self._settled(name, stored)
+                except Exception:  # noqa: BLE001 -- a fault of ours about one schedule; the others go on
+                    _log.exception("schedule_not_settled", task=name)
+                    wakes[name] = self._clock.now_us() + round(_AFTER_A_FAULT_S * 1e6)
 
         await asyncio.gather(*(one(name, stored) for name, stored in found.items()))
         self.on_change()

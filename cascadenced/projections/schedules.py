@@ -24,7 +24,7 @@ from cascadenced.events.schedule import (
 from cascadenced.pipeline.model import ENDED
 from cascadenced.projections.page import Page, checked_limit, checked_position, page
 from cascadenced.schedules.model import Schedule, evolve
-from cascadenced.schedules.timetable import timetable
+from cascadenced.schedules.timetable import timetable_now
 
 _DDL = """
 CREATE TABLE schedules (
@@ -272,7 +272,7 @@ def _shown(row: Row, now_us: int) -> ScheduleRow:
 
 
 def _next_fire_at(schedule: Schedule, now_us: int) -> str | None:
-    table = None if schedule.rule is None or schedule.paused else timetable(schedule.rule)
+    table = None if schedule.rule is None or schedule.paused else timetable_now(schedule.rule)
     if table is None:
         return None
     next_us = table.next_fire_us(max(now_us, schedule.settled_us))

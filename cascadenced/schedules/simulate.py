@@ -16,7 +16,7 @@ from cascadenced.events.schedule import ScheduleSet, TickFired, TickQueued, Tick
 from cascadenced.recurrence.jitter import jitter_us
 from cascadenced.schedules.decide import settle
 from cascadenced.schedules.model import Schedule, evolve
-from cascadenced.schedules.timetable import Timetable, timetable
+from cascadenced.schedules.timetable import Timetable, timetable, timetable_now
 
 MAX_INSTANTS = 200_000
 """Of all schedules together."""
@@ -133,7 +133,7 @@ class _World:
         self._n = 0
 
     def add(self, name: str, rule: ScheduleSet) -> None:
-        table = timetable(rule)
+        table = timetable_now(rule)
         if table is not None:
             self._lanes[name] = lane = _Lane(rule, table, self._from_us, self._to_us)
             self._push(name, lane)

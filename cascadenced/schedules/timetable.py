@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from cascadenced.errors import Invalid
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.recurrence.cron_text import parse_cron
 from cascadenced.recurrence.dst import Dst, parse_dst
@@ -85,6 +86,14 @@ def timetable(rule: ScheduleSet) -> Timetable | None:
     return _timetable(
         rule.expr, rule.rrule, rule.every_s, rule.at, anchor_us, name, rule.timezone, rule.gap, rule.fold, rule.exclude
     )
+
+
+def timetable_now(rule: ScheduleSet) -> Timetable | None:
+    """As `timetable`, and None as well for a rule that was good and is none now: the data of zones change."""
+    try:
+        return timetable(rule)
+    except Invalid:
+        return None
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -12,6 +12,7 @@ import pytest
 
 from cascadenced.clock import FakeClock
 from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown
+from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Context, Event
 from cascadenced.events.run import RunCancelled, RunRequested
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet, TickFired, TickQueued, TicksPassed
@@ -418,6 +419,23 @@ async def test_one_whose_identity_the_vault_has_lost_is_not_run_for_somebody_els
         await world.pass_time(instance, 1)
     assert world.ledger() == ["suppressed 26 09:01 identity_missing"]
     assert Report.seen == []
+
+
+async def test_one_that_cannot_be_settled_does_not_keep_the_others() -> None:
+    """Its zone is gone from the data, or we are at fault: it is looked at again later."""
+    world = Night()
+    async with world.up() as instance:
+        await set_(instance, "slow")
+        await set_(instance)
+        broken = ScheduleSet(task="slow", expr="* * * * *", timezone="Mars/Base", from_us=world.clock.now_us())
+        await instance.log.append([Change("schedule-slow", [broken])])
+    async with world.ticking() as instance:
+        await world.pass_time(instance, 1)
+        assert world.ledger() == ["fired 26 09:01"]
+        await instance.schedules.set("slow", "* * * * *", via="cli")
+        await world.pass_time(instance, 1)
+        Slow.gate.set()
+    assert world.ledger("slow") == ["fired 26 09:02"]
 
 
 # ── local time ───────────────────────────────────────────────────────────────────────────────────────────────
