@@ -26,6 +26,8 @@ from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.inbound import UpdatePointer
 from cascadenced.events.subjects import checked_reported_name
 from cascadenced.events.task import TaskRejected
+from cascadenced.handlers.calendar_nodes import CalendarNodes
+from cascadenced.handlers.calendar_polls import CalendarPolls
 from cascadenced.handlers.commands import BusCommands
 from cascadenced.handlers.control_requests import ControlRequests
 from cascadenced.handlers.dead_letters import DeadLetters
@@ -165,7 +167,9 @@ class Instance:
             self.prerequisites,
             timezone=config.timezone,
             enabled=config.backend != "base",
+            has_calendar=config.ume_base_url is not None,
         )
+        self.calendar_polls = CalendarPolls(log, clock, self.schedules, CalendarNodes(clock, config.ume_base_url))
         self.schedule_file = ScheduleFile(
             log,
             clock,

@@ -71,6 +71,8 @@ def schedule(session: Session, /, task: str, **given: Any) -> None:
     }
     result = session.ask("schedule", task=task, **{key: value for key, value in asked.items() if value is not None})
     due = f"{task} scheduled: {plain(str(next(iter(whens.values()))))}"
+    if result["unread"]:
+        due += f"\nits calendar cannot be read now: {plain(result['unread'])}"
     session.show(result, due + (f"\nnext: {result['next_fire_at']}" if result["next_fire_at"] else ""))
 
 

@@ -104,9 +104,16 @@ class ScheduleFile:
         Raises Invalid with all that is wrong with it; then nothing was set.
         """
         definitions, problems = self._definitions(read(data))
-        unknown = [f"line {line}: Unknown task: {key}" for key, (name, line, _) in definitions.items() if name is None]
-        if problems or unknown:
-            raise Invalid("; ".join([*problems, *unknown][:MAX_PROBLEMS]), code="schedules_file")
+        problems = [*problems]
+        for key, (name, line, definition) in definitions.items():
+            try:
+                if name is None:
+                    raise Invalid(f"Unknown task: {key}")
+                self._requests.refuse_unreadable(definition)
+            except Invalid as error:
+                problems.append(f"line {line}: {error}")
+        if problems:
+            raise Invalid("; ".join(problems[:MAX_PROBLEMS]), code="schedules_file")
         for name, _, definition in definitions.values():
             assert name is not None
             await self._requests.set_defined(name, definition)

@@ -13,6 +13,8 @@ from cascadenced.eventlog.bulk import insert_many, select_many
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.schedule import (
+    CalendarRead,
+    CalendarUnread,
     SchedulePaused,
     ScheduleRemoved,
     ScheduleResumed,
@@ -31,7 +33,7 @@ CREATE TABLE schedules (
     task        TEXT PRIMARY KEY,
     state       BLOB NOT NULL,     -- schedules.model.Schedule, as JSON
     version     INTEGER NOT NULL,  -- of its stream
-    position    INTEGER NOT NULL,  -- of the event that set or removed it
+    position    INTEGER NOT NULL,  -- of the event with which somebody set or removed it
     is_set      INTEGER NOT NULL,
     paused      INTEGER NOT NULL,
     last_run_id TEXT,
@@ -52,7 +54,11 @@ CREATE TABLE ticks (
 ) STRICT, WITHOUT ROWID
 """
 
-_OF_SCHEDULES = (ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TickFired, TicksPassed, TickQueued)
+_OF_SCHEDULES = (
+    *(ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TickFired, TicksPassed, TickQueued),
+    *(CalendarRead, CalendarUnread),
+)
+"""All that is in the stream of a schedule: a row's `version` is that of its stream."""
 _INSERT = (
     "INSERT OR REPLACE INTO schedules "
     "(task, state, version, position, is_set, paused, last_run_id, user_hash, group_hash) VALUES"
@@ -68,7 +74,8 @@ _decode = msgspec.json.Decoder(Schedule).decode
 
 
 class Stored(msgspec.Struct):
-    """A schedule and whom it is for. version: of its stream.  position: of the event that set or removed it."""
+    """A schedule and whom it is for. version: of its stream.  position: of the event with which
+    somebody set or removed it; what its calendar says is nobody's wish."""
 
     schedule: Schedule
     version: int = 0
@@ -81,7 +88,7 @@ class Schedules:
     """One row a schedule, and one a record of the ledger. A batch touches each schedule once."""
 
     name = "schedules"
-    version = 2
+    version = 3
     tables = ("schedules", "ticks")
     ddl = _DDL
     types = frozenset(TYPE_NAMES[kind] for kind in _OF_SCHEDULES)
@@ -99,7 +106,7 @@ class Schedules:
             assert isinstance(event, _OF_SCHEDULES)
             stored = found.setdefault(event.task, Stored(Schedule()))
             stored.schedule, stored.version = evolve(stored.schedule, event), recorded.version
-            if isinstance(event, ScheduleSet | ScheduleRemoved):
+            if isinstance(event, ScheduleRemoved) or (isinstance(event, ScheduleSet) and event.via != "calendar"):
                 stored.position = recorded.position
             if isinstance(event, ScheduleSet):
                 stored.user_hash, stored.group_hash = recorded.user_hash, recorded.group_hash
@@ -187,7 +194,7 @@ _SHOWN = "task, state, user_hash, group_hash"
 class ScheduleRow(msgspec.Struct):
     """A schedule. next_fire_at: ISO 8601 with the zone's offset; null when it is paused, or never due any more.
 
-    n_queued: due instants that wait for the end of a run.
+    n_queued: due instants that wait for the end of a run.  unread: why a calendar that it names cannot be read, now.
     """
 
     task: str
@@ -215,6 +222,7 @@ class ScheduleRow(msgspec.Struct):
     last_run_id: str | None
     last_fired_at: str | None
     n_queued: int
+    unread: str | None
     user_hash: str | None
     group_hash: str | None
 
@@ -243,7 +251,7 @@ def _shown(row: Row, now_us: int) -> ScheduleRow:
     return ScheduleRow(
         task=task,
         expr=rule.expr,
-        timezone=rule.timezone,
+        timezone=rule.zone,
         paused=schedule.paused,
         next_fire_at=_next_fire_at(schedule, now_us),
         rrule=rule.rrule,
@@ -266,6 +274,7 @@ def _shown(row: Row, now_us: int) -> ScheduleRow:
         last_run_id=schedule.last_run_id,
         last_fired_at=None if schedule.fired_us is None else iso(schedule.fired_us),
         n_queued=len(schedule.queued),
+        unread=next((why for why in schedule.calendars.values() if why), None),
         user_hash=user_hash,
         group_hash=group_hash,
     )

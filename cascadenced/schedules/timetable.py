@@ -83,7 +83,7 @@ def timetable(rule: ScheduleSet) -> Timetable | None:
     anchor_us = rule.from_us if rule.expr is None and rule.at is None else 0
     name = rule.task if rule.expr is not None and "H" in rule.expr else ""
     return _timetable(
-        rule.expr, rule.rrule, rule.every_s, rule.at, anchor_us, name, rule.timezone, rule.gap, rule.fold, rule.exclude
+        rule.expr, rule.rrule, rule.every_s, rule.at, anchor_us, name, rule.zone, rule.gap, rule.fold, rule.exclude
     )
 
 

@@ -15,6 +15,7 @@ from cascadenced.events.audit import audit_rows, stage_rows
 from cascadenced.events.base import Context
 from cascadenced.events.schedule import ScheduleFileRejected, ScheduleRemoved, ScheduleSet
 from cascadenced.handlers.schedule_file import ScheduleFile
+from cascadenced.handlers.schedule_requests import Node
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import BaseTask
 from tests.doubles import ALICE, PSEUDONYMS, World
@@ -164,6 +165,30 @@ async def test_changes_of_both_are_both_kept(folder: Folder) -> None:
         await file.sync()
         assert await folder.schedules(instance) == {"report": "0 11 * * *", "load": "30 2 * * *"}
     assert "load: 30 2 * * *" in folder.text_of_file()
+
+
+async def test_what_a_calendar_says_takes_no_edit_back(folder: Folder) -> None:
+    """Nobody wished for it: of a file and a node that both changed, the file is somebody's doing."""
+    folder.write("report: {calendar_event: plans/7}\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        folder.write("report: 0 11 * * *\n")
+        node = Node("report", "plans/7", None, None)
+        await instance.schedules.node_says(node, {"cron": "0 9 * * *"})
+        assert await folder.schedules(instance) == {"report": "0 9 * * *"}
+        await file.sync()
+        assert await folder.schedules(instance) == {"report": "0 11 * * *"}
+
+
+async def test_an_entry_with_a_node_stays_as_it_was_written_when_the_node_was_read(folder: Folder) -> None:
+    folder.write("report:\n  calendar_event: plans/7  # of the team\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        await instance.schedules.node_says(Node("report", "plans/7", None, None), {"cron": "0 9 * * *"})
+        await file.sync()
+        assert await folder.schedules(instance) == {"report": "0 9 * * *"}
+    assert folder.text_of_file().startswith("report:\n  calendar_event: plans/7  # of the team\n# cascadenced:")
+    assert len(folder.events(ScheduleSet)) == 2
 
 
 async def test_a_file_of_a_persons_own_removes_nothing(folder: Folder) -> None:
