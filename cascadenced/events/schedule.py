@@ -127,14 +127,17 @@ class TickQueued(Event, tag="tick.queued", frozen=True, kw_only=True):
 
 
 class CalendarRead(Event, tag="calendar.read", frozen=True, kw_only=True):
-    """The node of a schedule answered, after it had not, or for the first time. node: as the schedule names it."""
+    """A calendar that a schedule names was read, after it could not be; a node also for the first time.
+
+    node: as the schedule names it: the node of its event, or the path of the file whose events exclude.
+    """
 
     task: str
     node: str
 
 
 class CalendarUnread(Event, tag="calendar.unread", frozen=True, kw_only=True):
-    """The node of a schedule could not be read, or what it says is no recurrence; the schedule stays as it was.
+    """A calendar that a schedule names could not be read, or what it says cannot be kept; what it said before counts.
 
     Recorded when the reason changes, not for each attempt.
     """

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from msgspec.structs import replace
 
+from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock
 from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog
@@ -82,6 +83,7 @@ class ScheduleRequests:
         vault: VaultPort,
         pseudonyms: Pseudonyms,
         prerequisites: Prerequisites,
+        calendars: CalendarFiles,
         *,
         timezone: str,
         enabled: bool,
@@ -93,7 +95,7 @@ class ScheduleRequests:
         """
         self._log, self._clock, self._tasks = log, clock, tasks
         self._vault, self._pseudonyms = vault, pseudonyms
-        self._prerequisites = prerequisites
+        self._prerequisites, self._calendars = prerequisites, calendars
         self._timezone, self._enabled, self._has_calendar = timezone, enabled, has_calendar
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -114,14 +116,15 @@ class ScheduleRequests:
         Raises Unknown for a task that is not registered, Invalid for an entry that is no schedule.
         """
         definition = self.defined(task, entry, via)
-        self.refuse_unreadable(definition)
+        await self.refuse_unreadable(definition)
         return await self.set_defined(task, definition, who=who, source=source)
 
-    def refuse_unreadable(self, definition: Definition) -> None:
-        """Raises Invalid for a rule that names a calendar where there is none to be read. What is in our own file
-        stays set all the same: a setting that is missing today takes nobody's schedules away."""
+    async def refuse_unreadable(self, definition: Definition) -> None:
+        """Raises Invalid for a new rule that names a calendar which cannot be read. What is set already stays so: a
+        setting or a file that is missing today takes nobody's schedules away."""
         if definition.rule.calendar_event is not None and not self._has_calendar:
             raise Invalid(NOT_CONFIGURED, code="not_configured")
+        await self._calendars.check(definition.rule)
 
     async def set_defined(
         self, task: str, definition: Definition, *, who: Identity | None = None, source: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from cascadenced.events.schedule import (
 from cascadenced.pipeline.model import ENDED
 from cascadenced.projections.page import Page, checked_limit, checked_position, page
 from cascadenced.schedules.model import Schedule, evolve
-from cascadenced.schedules.timetable import timetable
+from cascadenced.schedules.timetable import Timetable
 
 _DDL = """
 CREATE TABLE schedules (
@@ -187,6 +187,8 @@ async def open_runs(tables: Tables) -> dict[str, str]:
 
 
 _SHOWN = "task, state, user_hash, group_hash"
+TimetableOf = Callable[[ScheduleSet], Awaitable[Timetable | None]]
+"""Knows when a rule is due."""
 
 # ── what people read ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -227,23 +229,26 @@ class ScheduleRow(msgspec.Struct):
     group_hash: str | None
 
 
-async def list_schedules(tables: Tables, *, now_us: int, limit: int = 100, after: str | None = None) -> Page:
+async def list_schedules(
+    tables: Tables, timetable_of: TimetableOf, *, now_us: int, limit: int = 100, after: str | None = None
+) -> Page:
     """By task name. now_us: what comes after it is next."""
     checked_limit(limit)
     rows = await tables.fetch(
         f"SELECT {_SHOWN} FROM schedules WHERE is_set = 1 AND task > ? ORDER BY task LIMIT ?",  # noqa: S608
         (after or "", limit + 1),
     )
-    return page(rows, limit, lambda row: _shown(row, now_us), lambda row: str(row[0]))
+    shown = {row[0]: await _shown(row, timetable_of, now_us) for row in rows[:limit]}
+    return page(rows, limit, lambda row: shown[row[0]], lambda row: str(row[0]))
 
 
-async def one_schedule(tables: Tables, task: str, *, now_us: int) -> ScheduleRow | None:
+async def one_schedule(tables: Tables, timetable_of: TimetableOf, task: str, *, now_us: int) -> ScheduleRow | None:
     """None if it is not set."""
     rows = await tables.fetch(f"SELECT {_SHOWN} FROM schedules WHERE is_set = 1 AND task = ?", (task,))  # noqa: S608
-    return _shown(rows[0], now_us) if rows else None
+    return await _shown(rows[0], timetable_of, now_us) if rows else None
 
 
-def _shown(row: Row, now_us: int) -> ScheduleRow:
+async def _shown(row: Row, timetable_of: TimetableOf, now_us: int) -> ScheduleRow:
     task, state, user_hash, group_hash = row
     schedule = _decode(state)
     rule = schedule.rule
@@ -253,7 +258,7 @@ def _shown(row: Row, now_us: int) -> ScheduleRow:
         expr=rule.expr,
         timezone=rule.zone,
         paused=schedule.paused,
-        next_fire_at=_next_fire_at(schedule, now_us),
+        next_fire_at=None if schedule.paused else _next_fire_at(schedule, await timetable_of(rule), now_us),
         rrule=rule.rrule,
         every_s=rule.every_s,
         at=rule.at,
@@ -280,8 +285,7 @@ def _shown(row: Row, now_us: int) -> ScheduleRow:
     )
 
 
-def _next_fire_at(schedule: Schedule, now_us: int) -> str | None:
-    table = None if schedule.rule is None or schedule.paused else timetable(schedule.rule)
+def _next_fire_at(schedule: Schedule, table: Timetable | None, now_us: int) -> str | None:
     if table is None:
         return None
     next_us = table.next_fire_us(max(now_us, schedule.settled_us))

@@ -61,8 +61,8 @@ def evolve(schedule: Schedule, event: Event) -> Schedule:
     """`schedule` after `event`, which is of its stream."""
     match event:
         case ScheduleSet():
-            named = (event.calendar_event or {}).get("node")
-            calendars = {name: why for name, why in schedule.calendars.items() if name == named}
+            named = ((event.calendar_event or {}).get("node"), event.exclude_ics)
+            calendars = {name: why for name, why in schedule.calendars.items() if name in named}
             settled_us = max(schedule.settled_us, event.from_us)
             return replace(schedule, rule=event, settled_us=settled_us, calendars=calendars)
         case ScheduleRemoved():

@@ -61,7 +61,8 @@ class Timetable:
         """The next instant that fires."""
         found = next_due(self._recurrence, self._zone, self._dst, after_us=after_us)
         while found is not None and self._exclusions.reason(found) is not None:
-            found = next_due(self._recurrence, self._zone, self._dst, after_us=found.at_us)
+            after_us = max(found.at_us, self._exclusions.spans.end(found.at_us) - 1)
+            found = next_due(self._recurrence, self._zone, self._dst, after_us=after_us)
         return None if found is None else found.at_us
 
     def shown(self, at_us: int) -> str:

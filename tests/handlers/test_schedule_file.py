@@ -39,7 +39,7 @@ class Folder(World):
     """A world with a file beside it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(Report, Load)
+        super().__init__(Report, Load, ume_base_url="http://127.0.0.1:1", data_dir=str(path))
         self.path = path / "schedules.yml"
 
     @asynccontextmanager
@@ -165,6 +165,21 @@ async def test_changes_of_both_are_both_kept(folder: Folder) -> None:
         await file.sync()
         assert await folder.schedules(instance) == {"report": "0 11 * * *", "load": "30 2 * * *"}
     assert "load: 30 2 * * *" in folder.text_of_file()
+
+
+async def test_a_new_entry_whose_calendar_cannot_be_read_is_refused_and_one_that_was_set_stays(folder: Folder) -> None:
+    (folder.path.parent / "days.ics").write_text("BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\nEND:VCALENDAR\n")
+    folder.write("report: {expr: 0 9 * * *, exclude_ics: days.ics}\n")
+    async with folder.life() as (instance, file):
+        assert await file.sync() == ()
+    (folder.path.parent / "days.ics").unlink()
+    async with folder.life() as (instance, file):
+        folder.write("report: {expr: 0 9 * * *, exclude_ics: days.ics}\nload: 30 2 * * *\n")
+        assert await file.sync() == ()
+        assert sorted(await folder.schedules(instance)) == ["load", "report"]
+        folder.write("report: {expr: 0 10 * * *, exclude_ics: days.ics}\nload: 30 2 * * *\n")
+        assert await file.sync() == ["line 1: report: exclude_ics: days.ics: there is no such file"]
+        assert (await folder.schedules(instance))["report"] == "0 9 * * *"
 
 
 async def test_what_a_calendar_says_takes_no_edit_back(folder: Folder) -> None:
