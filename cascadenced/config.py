@@ -27,6 +27,7 @@ from cascadenced.setting_rules import (
     Key,
     Kind,
     Wrong,
+    check_http_url,
     check_nats_url,
     check_timezone,
     closest,
@@ -60,7 +61,8 @@ class _Settings(NamedTuple):
     log_level: Annotated[str, Key(one_of("debug", "info", "warning", "error"), live=True)] = "info"
 
     nats_url: Annotated[
-        str | None, Key(Kind(check_nats_url), env=("NATS_URL", "UME_NATS_CONN"), aliases=("ume_nats_conn",))
+        str | None,
+        Key(Kind(check_nats_url), env=("NATS_URL", "UME_NATS_CONN"), aliases=("ume_nats_conn",), credentials=True),
     ] = None
     """May hold credentials. None: a server of our own, started as a child."""
     nats_server: Annotated[str | None, Key(PATH)] = None
@@ -100,6 +102,8 @@ class _Settings(NamedTuple):
     plugin_entry_points: Annotated[bool, FLAG] = True
     schedules_path: Annotated[str | None, Key(PATH)] = None
     """The file of schedules that people edit. None: schedules.yml in the data folder."""
+    ume_base_url: Annotated[str | None, Key(Kind(check_http_url), env=("UME_BASE_URL",), credentials=True)] = None
+    """Where the calendar is whose nodes say when schedules are due; may hold credentials. None: there is none."""
     follow_up_task: Annotated[str | None, Key(NAME_OR_NOTHING, keeps_empty=True)] = "capability_follow_up"
     """Runs after a run failed for good. Empty or null: nothing does."""
     follow_up_max_depth: Annotated[int, whole(0, 10, "follow-ups of follow-ups")] = 3
@@ -444,7 +448,7 @@ def _by_yaml_key() -> dict[str, Field]:
 
 def _sentence(field: Field, entry: _Entry, wrong: Wrong) -> str:
     # An @ may follow a password, in a URL or in what was to become one.
-    hidden = field.key.secret or (field.name == "nats_url" and "@" in str(entry.value))
+    hidden = field.key.secret or (field.key.credentials and "@" in str(entry.value))
     problem = str(wrong).replace("{value}", MASK if hidden else shown(entry.value))
     return f"{entry.where}: {problem}{_bracketed(wrong.hint)}"
 

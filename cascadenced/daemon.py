@@ -217,6 +217,7 @@ class Daemon:
                     if self._config.backend != "base":
                         takers.start_soon(instance.schedule_file.run)
                         takers.start_soon(instance.ticks.run)
+                        takers.start_soon(instance.calendar_polls.run)
                     self._say_ready(instance, http_url, connected)
                     takers.start_soon(self._reread, instance, http_url)
                     await self._stop.asked.wait()
@@ -377,6 +378,7 @@ class Daemon:
     def _alive(self, instance: Instance) -> None:
         self._notifier.alive()
         instance.ticks.ticker.look_at_clock()
+        instance.calendar_polls.ticker.look_at_clock()
 
     async def _reread(self, instance: Instance, http_url: str) -> None:
         while True:

@@ -14,6 +14,7 @@ import structlog
 
 from cascadenced import __version__
 from cascadenced.backup import refuse_half_restored
+from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError, Conflict, Invalid
@@ -26,6 +27,8 @@ from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.inbound import UpdatePointer
 from cascadenced.events.subjects import checked_reported_name
 from cascadenced.events.task import TaskRejected
+from cascadenced.handlers.calendar_nodes import CalendarNodes
+from cascadenced.handlers.calendar_polls import CalendarPolls
 from cascadenced.handlers.commands import BusCommands
 from cascadenced.handlers.control_requests import ControlRequests
 from cascadenced.handlers.dead_letters import DeadLetters
@@ -157,6 +160,7 @@ class Instance:
         self.forks = Forks(log, self.runs, self.tasks, pseudonyms)
         self.control_requests = ControlRequests(log, self.controls, self.runs, self.tasks, sources)
         self.facts = Facts(log, pseudonyms)
+        self.calendars = CalendarFiles(clock, (schedules_file or config.schedules_file).parent)
         self.schedules = ScheduleRequests(
             log,
             clock,
@@ -164,11 +168,14 @@ class Instance:
             vault,
             pseudonyms,
             self.prerequisites,
+            self.calendars,
             timezone=config.timezone,
             enabled=config.backend != "base",
+            has_calendar=config.ume_base_url is not None,
         )
         if config.backend != "base":
             self.requests.recurring = Recurring(self.schedules, pseudonyms)
+        self.calendar_polls = CalendarPolls(log, clock, self.schedules, CalendarNodes(clock, config.ume_base_url))
         self.schedule_file = ScheduleFile(
             log,
             clock,
@@ -177,7 +184,7 @@ class Instance:
             path=schedules_file,
             timezone=config.timezone,
         )
-        self.ticks = Ticks(log, clock, self.runs, self.requests, self.tasks, self.controls, vault)
+        self.ticks = Ticks(log, clock, self.runs, self.requests, self.tasks, self.controls, vault, self.calendars)
         board.next_fire_us, self.ticks.on_change = self.ticks.ticker.next_us, board.stale
         self.bus_commands = BusCommands(self.requests, self.schedules, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)
@@ -187,7 +194,7 @@ class Instance:
         self._cancelling: set[asyncio.Task[None]] = set()
         self.backing_up = asyncio.Lock()
         """Held while a backup is made."""
-        self.answers = Answers(log.tables, log.read_stream, self._projection_states)
+        self.answers = Answers(log.tables, log.read_stream, self._projection_states, self.calendars)
 
     async def register_tasks(self) -> None:
         """Record what was found; what could not be used is an event as well."""

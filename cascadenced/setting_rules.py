@@ -31,7 +31,8 @@ class Key(NamedTuple):
     """How one setting is spelled and checked.
 
     unit: what a number counts.  env: its variables, `CASCADENCE_<KEY>` when empty.  aliases: other YAML keys.
-    secret: never shown.  keeps_empty: an empty variable is a value, not "not set".
+    secret: never shown.  credentials: a URL, of whose user and password the same is true.
+    keeps_empty: an empty variable is a value, not "not set".
     live: a running daemon takes a new value on when it reads its configuration again.
     """
 
@@ -40,6 +41,7 @@ class Key(NamedTuple):
     env: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     secret: bool = False
+    credentials: bool = False
     keeps_empty: bool = False
     live: bool = False
 
@@ -139,6 +141,28 @@ def _is_nats_url(url: str) -> bool:
         return parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
     except ValueError:
         return False
+
+
+def check_http_url(value: Any) -> object:
+    """The URL without the slash at its end."""
+    if not isinstance(value, str) or not _is_http_url(value):
+        is_bare = isinstance(value, str) and "://" not in value and "@" not in value
+        hint = f"did you mean http://{value}?" if is_bare else ""
+        raise Wrong("must be an http:// or https:// URL, not {value}", hint)
+    return value.rstrip("/")
+
+
+def _is_http_url(url: str) -> bool:
+    from urllib.parse import urlsplit
+
+    if not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_whole and not parts.query and not parts.fragment
 
 
 def _check_plugin_paths(value: Any) -> object:

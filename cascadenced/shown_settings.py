@@ -33,6 +33,6 @@ def show(config: Config) -> list[Setting]:
 def _masked(field: Field, value: Any) -> Any:
     if field.key.secret and value is not None:
         return MASK
-    if field.name == "nats_url" and value is not None:
+    if field.key.credentials and value is not None:
         return re.sub(r"//[^/]*@", f"//{MASK}@", value)
     return value

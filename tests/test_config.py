@@ -250,6 +250,18 @@ def test_something_else_than_a_nats_url_is_refused(url):
     assert "must be a nats:// or tls:// URL" in mistake(nats_url=url)
 
 
+@pytest.mark.parametrize("url", ["http://h", "https://u:p@h:8443/ume", "http://[::1]:80"])
+def test_the_url_of_a_calendar_is_taken(url):
+    assert load(None, {"UME_BASE_URL": url + "/"}).ume_base_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://h", "http://", "http://h:x", "http://h/?a=1", "http://h/#a", "http://a\nb", "["]
+)
+def test_something_else_than_the_url_of_a_calendar_is_refused(url):
+    assert "must be an http:// or https:// URL" in mistake(ume_base_url=url)
+
+
 def test_what_was_nearly_a_nats_url_gets_a_hint():
     assert mistake(environ={"NATS_URL": "localhost:4222"}).endswith("(did you mean nats://localhost:4222?)")
     assert mistake(environ={"UME_NATS_CONN": "bus:connection"}).endswith(
@@ -426,11 +438,14 @@ def test_an_empty_secret_is_accepted_only_to_reproduce_the_predecessors_hashes()
 
 
 def test_secrets_are_neither_shown_nor_printed():
-    yaml("hash_secret: s3cret\nhttp_token: t0ken\nnats_url: nats://ann:pa55@h:1,nats://t0ps@h:2")
+    yaml(
+        "hash_secret: s3cret\nhttp_token: t0ken\nnats_url: nats://ann:pa55@h:1,nats://t0ps@h:2\nume_base_url: https://ann:pa55@h/"
+    )
     config = load(None, {})
     shown = {setting.key: setting.value for setting in show(config)}
     assert (shown["hash_secret"], shown["http_token"]) == (MASK, MASK)
     assert shown["nats_url"] == f"nats://{MASK}@h:1,nats://{MASK}@h:2"
+    assert shown["ume_base_url"] == f"https://{MASK}@h"
     for secret in ("s3cret", "t0ken", "pa55", "t0ps", "ann"):
         assert secret not in repr(config)
         assert secret not in repr(show(config))
@@ -444,6 +459,7 @@ def test_secrets_are_neither_shown_nor_printed():
         ("nats_url", "nats://ann:55/12345@host"),
         ("nats_url", "ann:5512345@host:4222"),
         ("nats_url", "http://ann:5512345@host"),
+        ("ume_base_url", "ftp://ann:5512345@host"),
     ],
 )
 def test_a_refused_secret_is_not_in_the_message(key, value):

@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
     "schedules": 2,
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "recurrence": 2,
+    "calendar_files": 2,
     "projections": 3,
     "runtime": 4,
     **dict.fromkeys(("handlers", "plugins", "worker", "workflows", "partial_results"), 5),

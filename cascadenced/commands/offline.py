@@ -19,6 +19,7 @@ import msgspec
 
 from cascadenced import __version__
 from cascadenced.backup import make, refuse_half_restored
+from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import SystemClock
 from cascadenced.commands.folder import has_log
 from cascadenced.config import Config
@@ -101,7 +102,8 @@ class Shelf:
     def __init__(self, config: Config, log: Reader | MemoryEventLog) -> None:
         self.config, self.log, self.clock = config, log, SystemClock()
         self.tables = log if isinstance(log, Reader) else log.tables
-        self.answers = Answers(self.tables, log.read_stream, self.states)
+        calendars = CalendarFiles(self.clock, config.schedules_file.parent)
+        self.answers = Answers(self.tables, log.read_stream, self.states, calendars)
         self.board = Board({})
         self.tasks = _Names([])
 

@@ -42,7 +42,9 @@ _group_id = click.option("--group-id", metavar="ID", help="The group of that use
 )
 @click.option("--jitter", "jitter_s", metavar="SECONDS", type=float, help="Spread: up to so much later each time.")
 @click.option("--exclude", metavar="DATE", multiple=True, help="A day without any; may be given several times.")
-@click.option("--exclude-ics", metavar="PATH", help="A calendar file: nothing while one of its events lasts.")
+@click.option(
+    "--exclude-ics", metavar="PATH", help="A calendar file: nothing during its events. [from: schedules.yml's folder]"
+)
 @click.option("--event", metavar="EVENT", help="Dispatch this event instead of running the task NAME.")
 @click.option("--args", metavar="JSON", type=JsonObject(), help="What the task finds in `self.args`.")
 @click.option("--after", "deps", metavar="NAME", multiple=True, help="A task that must have run before, each time.")
@@ -72,6 +74,8 @@ def schedule(session: Session, /, task: str, **given: Any) -> None:
     }
     result = session.ask("schedule", task=task, **{key: value for key, value in asked.items() if value is not None})
     due = f"{task} scheduled: {plain(str(next(iter(whens.values()))))}"
+    if result["unread"]:
+        due += f"\nits calendar cannot be read now: {plain(result['unread'])}"
     session.show(result, due + (f"\nnext: {result['next_fire_at']}" if result["next_fire_at"] else ""))
 
 

@@ -17,14 +17,14 @@ class ScheduleSet(Event, tag="schedule.set", frozen=True, kw_only=True):
 
     from_us: instants after this one count, µs since 1970; where an rrule or every_s has no beginning of its own it is
     that one. Never lower than what is settled.
-    timezone: IANA name.  gap: shift or skip a time that a change of the clocks leaves out.  fold: first, last or both
-    of two equal times.
+    timezone: IANA name.  node_timezone: what the node says in its place.
+    gap: shift or skip a time that a change of the clocks leaves out.  fold: first, last or both of two equal times.
     misfire: skip, latest or all of what comes late, up to misfire_within_s late and misfire_max at once.
     overlap: skip, queue, allow or cancel_previous while the last run has not ended.
     jitter_s: up to so much later, the same for an instant each time.
     exclude: local dates (ISO).  exclude_ics: path of a calendar whose events exclude what is due during them.
     deps: tasks that must have run before, each time.
-    recurrence: kept verbatim.  via: the door, `file` for schedules.yml.
+    recurrence: kept verbatim.  via: the door, `file` for schedules.yml, `calendar` for what a node has said.
     """
 
     task: str
@@ -37,6 +37,7 @@ class ScheduleSet(Event, tag="schedule.set", frozen=True, kw_only=True):
     args: dict[str, Json] = {}
     from_us: int = 0
     timezone: str = "UTC"
+    node_timezone: str | None = None
     gap: str = "shift"
     fold: str = "first"
     misfire: str = "latest"
@@ -49,6 +50,11 @@ class ScheduleSet(Event, tag="schedule.set", frozen=True, kw_only=True):
     deps: tuple[str, ...] = ()
     recurrence: Json = None
     via: str = ""
+
+    @property
+    def zone(self) -> str:
+        """The time zone that it is read in."""
+        return self.node_timezone or self.timezone
 
 
 class SchedulePaused(Event, tag="schedule.paused", frozen=True, kw_only=True):
@@ -121,14 +127,17 @@ class TickQueued(Event, tag="tick.queued", frozen=True, kw_only=True):
 
 
 class CalendarRead(Event, tag="calendar.read", frozen=True, kw_only=True):
-    """The node of a schedule answered, after it had not, or for the first time. node: as the schedule names it."""
+    """A calendar that a schedule names was read, after it could not be; a node also for the first time.
+
+    node: as the schedule names it: the node of its event, or the path of the file whose events exclude.
+    """
 
     task: str
     node: str
 
 
 class CalendarUnread(Event, tag="calendar.unread", frozen=True, kw_only=True):
-    """The node of a schedule could not be read, or what it says is no recurrence; the schedule stays as it was.
+    """A calendar that a schedule names could not be read, or what it says cannot be kept; what it said before counts.
 
     Recorded when the reason changes, not for each attempt.
     """

@@ -88,6 +88,8 @@ class ScheduleFile:
             known = await schedules.everything(self._log.tables)
             text = read(data)
             definitions, problems = self._definitions(text)
+            if not problems:
+                problems = await self._unreadable(text, definitions, known)
             if problems:
                 await self._reject(data, [f"{self._name}: {problem}" for problem in problems])
                 return problems
@@ -104,9 +106,16 @@ class ScheduleFile:
         Raises Invalid with all that is wrong with it; then nothing was set.
         """
         definitions, problems = self._definitions(read(data))
-        unknown = [f"line {line}: Unknown task: {key}" for key, (name, line, _) in definitions.items() if name is None]
-        if problems or unknown:
-            raise Invalid("; ".join([*problems, *unknown][:MAX_PROBLEMS]), code="schedules_file")
+        problems = [*problems]
+        for key, (name, line, definition) in definitions.items():
+            try:
+                if name is None:
+                    raise Invalid(f"Unknown task: {key}")
+                await self._requests.refuse_unreadable(definition)
+            except Invalid as error:
+                problems.append(f"line {line}: {error}")
+        if problems:
+            raise Invalid("; ".join(problems[:MAX_PROBLEMS]), code="schedules_file")
         for name, _, definition in definitions.values():
             assert name is not None
             await self._requests.set_defined(name, definition)
@@ -144,24 +153,42 @@ class ScheduleFile:
             found[key] = (name, entry.line, definition)
         return found, problems[:MAX_PROBLEMS]
 
+    async def _unreadable(
+        self,
+        text: FileText,
+        definitions: Mapping[str, tuple[str | None, int, Definition]],
+        known: Mapping[str, Stored],
+    ) -> Sequence[str]:
+        """What is wrong with the calendars that changed entries name."""
+        problems = []
+        for key, (name, line, definition) in definitions.items():
+            stored = None if name is None else known.get(name)
+            if stored is not None and (_is_newer(stored, text) or self._requests.is_set_so(stored, definition)):
+                continue
+            try:
+                await self._requests.refuse_unreadable(definition)
+            except Invalid as error:
+                problems.append(f"line {line}: {key}: {error}")
+        return problems
+
     async def _take_over(
         self,
         text: FileText,
         definitions: Mapping[str, tuple[str | None, int, Definition]],
         known: Mapping[str, Stored],
     ) -> None:
-        knows = 2**62 if text.knows is None else text.knows
         named = set[str]()
         for key, (name, line, definition) in definitions.items():
             if name is None:
                 _log.warning("schedule_of_unknown_task", file=self._name, line=line, task=key)
                 continue
             named.add(name)
-            if name in known and known[name].position > knows:
+            if name in known and _is_newer(known[name], text):
                 continue
             await self._requests.set_defined(name, definition)
         for name, stored in known.items():
-            if text.knows is not None and stored.schedule.is_set and name not in named and stored.position <= knows:
+            is_gone = text.knows is not None and name not in named and not _is_newer(stored, text)
+            if stored.schedule.is_set and is_gone:
                 by = Context(user_hash=stored.user_hash, group_hash=stored.group_hash)
                 await self._requests.remove(name, by=by)
 
@@ -219,6 +246,11 @@ class ScheduleFile:
             _log.error("schedules_file_rejected", problem=problem)
         told = tuple(cut(problem) for problem in problems)
         await self._log.append([Change("system", [ScheduleFileRejected(problems=told)])])
+
+
+def _is_newer(stored: Stored, text: FileText) -> bool:
+    """Whether it was set or removed after the file was written; never, if that was not by us."""
+    return text.knows is not None and stored.position > text.knows
 
 
 def _nameless(entry: Mapping[str, Json]) -> dict[str, Json]:

@@ -8,22 +8,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec.structs import replace
 
+from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock
 from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Json
-from cascadenced.events.schedule import SchedulePaused, ScheduleRemoved, ScheduleResumed, ScheduleSet, TicksPassed
+from cascadenced.events.content import cut
+from cascadenced.events.schedule import (
+    CalendarRead,
+    CalendarUnread,
+    SchedulePaused,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleSet,
+    TicksPassed,
+)
+from cascadenced.handlers.calendar_nodes import NOT_CONFIGURED
 from cascadenced.handlers.prerequisites import Prerequisites
 from cascadenced.handlers.ticks import schedule_stream
 from cascadenced.identity import Identity, Pseudonyms, checked, checked_hash
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
 from cascadenced.runtime.tasks import Tasks
+from cascadenced.schedules.calendar_node import as_node_says
 from cascadenced.schedules.decide import Due, drop_queued, pass_all
 from cascadenced.schedules.definition import Definition, defined
 from cascadenced.schedules.model import Schedule
@@ -41,6 +54,21 @@ class ScheduleChanged(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
+class Node(NamedTuple):
+    """A node of the calendar, the schedule that gets its rule from it, and whom that is for."""
+
+    task: str
+    name: str
+    user_hash: str | None
+    group_hash: str | None
+
+
+def node_of(task: str, stored: Stored) -> Node | None:
+    """The node of a schedule, None if it has none."""
+    name = None if stored.schedule.rule is None else _node(stored.schedule.rule)
+    return None if name is None else Node(task, name, stored.user_hash, stored.group_hash)
+
+
 class ScheduleRequests:
     """The one way to change schedules. Changes of one schedule are made in the order they are asked for.
 
@@ -55,15 +83,20 @@ class ScheduleRequests:
         vault: VaultPort,
         pseudonyms: Pseudonyms,
         prerequisites: Prerequisites,
+        calendars: CalendarFiles,
         *,
         timezone: str,
         enabled: bool,
+        has_calendar: bool = False,
     ) -> None:
-        """timezone: of schedules that name none.  enabled: False with the scheduler `base`, which has none."""
+        """timezone: of schedules that name none.  enabled: False with the scheduler `base`, which has none.
+
+        has_calendar: whether there is one to read nodes of.
+        """
         self._log, self._clock, self._tasks = log, clock, tasks
         self._vault, self._pseudonyms = vault, pseudonyms
-        self._prerequisites = prerequisites
-        self._timezone, self._enabled = timezone, enabled
+        self._prerequisites, self._calendars = prerequisites, calendars
+        self._timezone, self._enabled, self._has_calendar = timezone, enabled, has_calendar
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def limit(self, *, timezone: str) -> None:
@@ -82,7 +115,16 @@ class ScheduleRequests:
         Nothing is recorded if it is so already, unless there is a source to remember.
         Raises Unknown for a task that is not registered, Invalid for an entry that is no schedule.
         """
-        return await self.set_defined(task, self.defined(task, entry, via), who=who, source=source)
+        definition = self.defined(task, entry, via)
+        await self.refuse_unreadable(definition)
+        return await self.set_defined(task, definition, who=who, source=source)
+
+    async def refuse_unreadable(self, definition: Definition) -> None:
+        """Raises Invalid for a new rule that names a calendar which cannot be read. What is set already stays so: a
+        setting or a file that is missing today takes nobody's schedules away."""
+        if definition.rule.calendar_event is not None and not self._has_calendar:
+            raise Invalid(NOT_CONFIGURED, code="not_configured")
+        await self._calendars.check(definition.rule)
 
     async def set_defined(
         self, task: str, definition: Definition, *, who: Identity | None = None, source: str | None = None
@@ -145,6 +187,37 @@ class ScheduleRequests:
 
         return await self._change(task, change, by, source)
 
+    async def node_says(self, node: Node, recurrence: Json) -> ScheduleChanged:
+        """Take over what a node was found to have as its recurrence; nothing, if it is that of the schedule no more.
+
+        Raises Invalid for what is none.
+        """
+
+        def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
+            rule = stored.schedule.rule
+            if rule is None or node_of(node.task, stored) != node:
+                return []
+            said = as_node_says(rule, recurrence, now_us=self._clock.now_us())
+            was_read = stored.schedule.calendars.get(node.name) == ""
+            heard = [] if was_read else [CalendarRead(task=node.task, node=node.name)]
+            if said is rule:
+                return [*heard]
+            passed = pass_all(node.task, owed, "suppressed", "changed") if said.from_us != rule.from_us else []
+            return [*passed, *heard, said]
+
+        return await self._change(node.task, change, _whose(node), None)
+
+    async def node_unread(self, node: Node, *, code: str, reason: str) -> ScheduleChanged:
+        """A node could not be read. Recorded when the reason is another one than before."""
+        reason = cut(reason)
+
+        def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
+            if node_of(node.task, stored) != node or stored.schedule.calendars.get(node.name) == reason:
+                return []
+            return [CalendarUnread(task=node.task, node=node.name, code=code, reason=reason)]
+
+        return await self._change(node.task, change, _whose(node), None)
+
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _change(
@@ -163,9 +236,10 @@ class ScheduleRequests:
                 events = change(stored, owed[:_SETTLED_AT_ONCE])
                 if not events:
                     return ScheduleChanged(task, changed=False)
-                is_all = len(owed) <= _SETTLED_AT_ONCE
+                passed = [event for event in events if isinstance(event, TicksPassed)]
+                is_all = len(owed) <= _SETTLED_AT_ONCE or not passed
                 if not is_all:  # the rest, and the change itself, in the next round
-                    events = [event for event in events if isinstance(event, TicksPassed)]
+                    events = [*passed]
                 try:
                     receipt = await self._log.append(
                         [Change(schedule_stream(task), events, stored.version, context)],
@@ -226,9 +300,13 @@ def _continued(schedule: Schedule, rule: ScheduleSet) -> ScheduleSet:
     if old is None:
         return rule
     if _node(rule) is not None and _node(rule) == _node(old):
-        rule = replace(rule, expr=old.expr, rrule=old.rrule, timezone=old.timezone, recurrence=old.recurrence)
+        rule = replace(rule, expr=old.expr, rrule=old.rrule, node_timezone=old.node_timezone, recurrence=old.recurrence)
     return old if replace(rule, from_us=old.from_us, via=old.via) == old else rule
 
 
-def _node(rule: ScheduleSet) -> Json:
-    return None if rule.calendar_event is None else rule.calendar_event["node"]
+def _node(rule: ScheduleSet) -> str | None:
+    return None if rule.calendar_event is None else str(rule.calendar_event["node"])
+
+
+def _whose(node: Node) -> Context:
+    return Context(user_hash=node.user_hash, group_hash=node.group_hash)

@@ -10,12 +10,15 @@ from itertools import islice, takewhile
 import structlog
 from msgspec.structs import replace
 
+from cascadenced.calendar_files import CalendarFiles, ExclusionsUnknown
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, Conflict, Overloaded, Unknown, VaultDamaged, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import TERMINAL
 from cascadenced.events.schedule import (
+    CalendarRead,
+    CalendarUnread,
     SchedulePaused,
     ScheduleRemoved,
     ScheduleResumed,
@@ -45,6 +48,8 @@ SYSTEM = Identity("system", "system")
 """Whom a schedule is for that names nobody."""
 _SIDE_BY_SIDE = 64
 _AFTER_A_FAULT_S = 60.0
+_LOOK_AGAIN_US = 60_000_000
+"""After so long, whether a calendar that was never read can be."""
 _CHANGES = frozenset({ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TaskEnabled, TaskResumed})
 """Events of a task after which its schedule is looked at."""
 _REPLACED = "the next run of its schedule takes its place"
@@ -66,10 +71,11 @@ class Ticks:
         tasks: Tasks,
         controls: Controls,
         vault: VaultPort,
+        calendars: CalendarFiles,
     ) -> None:
         self._log, self._clock = log, clock
         self._runs, self._requests, self._tasks, self._controls = runs, requests, tasks, controls
-        self._vault = vault
+        self._vault, self._calendars = vault, calendars
         self._open: dict[str, str] = {}  # last runs that have not ended → their schedules
         self._last: dict[str, str] = {}  # and the other way round
         self._over: set[str] | None = set()  # runs that end while the others are read, None from then on
@@ -163,7 +169,11 @@ class Ticks:
                 self._waiting.discard(name)
                 return None
             try:
-                found = self._decided(schedule, rule)
+                if (heard := await self._heard(schedule, rule)) is not None:
+                    await self._append(stored, rule, [heard])
+                    stored = await self._again(name, stored)
+                    continue
+                found = self._decided(schedule, rule, await self._calendars.timetable(rule))
                 if found.fire is not None:
                     await self._fire(stored, rule, found)
                 elif found.records:
@@ -177,13 +187,31 @@ class Ticks:
                 self._crowded[name] = None
                 self._is_crowded.set()
                 return None
+            except ExclusionsUnknown:  # nothing is decided until it is known what is excluded; it is recorded why
+                return self._clock.now_us() + _LOOK_AGAIN_US
             except CascadenceError as error:
                 _log.error("schedule_waits", task=name, error=str(error))
                 return self._clock.now_us() + 1_000_000
-            stored = (await schedules.stored(self._log.tables, [name])).get(name, stored)
+            stored = await self._again(name, stored)
 
-    def _decided(self, schedule: Schedule, rule: ScheduleSet) -> Settled:
-        now_us, table = self._clock.now_us(), timetable(rule)
+    async def _again(self, name: str, stored: Stored) -> Stored:
+        return (await schedules.stored(self._log.tables, [name])).get(name, stored)
+
+    async def _heard(self, schedule: Schedule, rule: ScheduleSet) -> Event | None:
+        """What is new about the file whose events exclude: that it cannot be read, or can again."""
+        if rule.exclude_ics is None:
+            return None
+        path, before = rule.exclude_ics, schedule.calendars.get(rule.exclude_ics, "")
+        problem = await self._calendars.problem(rule)
+        if (problem or "") == before:
+            return None
+        if problem is None:
+            return CalendarRead(task=rule.task, node=path)
+        _log.warning("calendar_unread", task=rule.task, reason=problem)
+        return CalendarUnread(task=rule.task, node=path, code="exclude_ics", reason=problem)
+
+    def _decided(self, schedule: Schedule, rule: ScheduleSet, table: Timetable | None) -> Settled:
+        now_us = self._clock.now_us()
         due = [] if table is None else _due(rule, table, schedule.settled_us, now_us)
         refusal = None if rule.event is not None else self._tasks.refusal(rule.task)
         return settle(

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import iso
 from cascadenced.errors import Conflict, Unknown
 from cascadenced.eventlog.base import ProjectionState, Tables
@@ -31,7 +32,6 @@ from cascadenced.schedules.explain import Record, TickExplanation, instants
 from cascadenced.schedules.explain import explain as explain_instant
 from cascadenced.schedules.preview import Previewed, preview
 from cascadenced.schedules.simulate import Difference, Simulation, difference, simulate
-from cascadenced.schedules.timetable import timetable
 
 
 class TaskView(TaskRow):
@@ -83,8 +83,10 @@ class Answers:
         tables: Tables,
         read_stream: Callable[[str, int], Awaitable[list[Recorded]]],
         states: Callable[[], Awaitable[Sequence[ProjectionState]]],
+        calendars: CalendarFiles,
     ) -> None:
         self._tables, self._read_stream, self._states = tables, read_stream, states
+        self._calendars = calendars
 
     async def tasks(self) -> list[TaskRow]:
         """All tasks, in order of registration."""
@@ -164,11 +166,12 @@ class Answers:
 
     async def schedules(self, *, now_us: int = 0, **query: Any) -> Page:
         """now_us: what comes after it is next, and after what is settled."""
-        return await self._page("schedules", schedules.list_schedules(self._tables, now_us=now_us, **query))
+        listing = schedules.list_schedules(self._tables, self._calendars.shown, now_us=now_us, **query)
+        return await self._page("schedules", listing)
 
     async def schedule(self, task: str, *, now_us: int) -> ScheduleRow | None:
         """None if it is not set."""
-        return await schedules.one_schedule(self._tables, task, now_us=now_us)
+        return await schedules.one_schedule(self._tables, self._calendars.shown, task, now_us=now_us)
 
     async def explain_tick(self, task: str, asked: str, *, now_us: int) -> TickExplanation:
         """Why an instant of a schedule is due or is not, and what became of it. asked: a local time of its zone, or an
@@ -177,7 +180,7 @@ class Answers:
         if stored is None:
             raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
         rule = stored.schedule.rule
-        table = None if rule is None else timetable(rule)
+        table = None if rule is None else await self._calendars.shown(rule)
         records = [
             record
             for at_us in instants(table, asked)
@@ -193,11 +196,12 @@ class Answers:
         )
 
     async def preview(self, task: str, *, after_us: int, count: int) -> list[Previewed]:
-        """When a schedule is due next. Raises Unknown, Conflict where its calendar was not read yet."""
+        """When a schedule is due next. Raises Unknown, Conflict where its calendar was not read yet, Unavailable where
+        the file whose events it excludes cannot be."""
         stored = (await schedules.stored(self._tables, [task])).get(task)
         if stored is None or stored.schedule.rule is None:
             raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
-        table = timetable(stored.schedule.rule)
+        table = await self._calendars.timetable(stored.schedule.rule)
         if table is None:
             raise Conflict(f"the calendar of {task} was not read yet", code="calendar_unread")
         return preview(table, after_us=after_us, count=count)

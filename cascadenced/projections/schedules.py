@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,8 @@ from cascadenced.eventlog.bulk import insert_many, select_many
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.schedule import (
+    CalendarRead,
+    CalendarUnread,
     SchedulePaused,
     ScheduleRemoved,
     ScheduleResumed,
@@ -24,14 +26,14 @@ from cascadenced.events.schedule import (
 from cascadenced.pipeline.model import ENDED
 from cascadenced.projections.page import Page, checked_limit, checked_position, page
 from cascadenced.schedules.model import Schedule, evolve
-from cascadenced.schedules.timetable import timetable_now
+from cascadenced.schedules.timetable import Timetable
 
 _DDL = """
 CREATE TABLE schedules (
     task        TEXT PRIMARY KEY,
     state       BLOB NOT NULL,     -- schedules.model.Schedule, as JSON
     version     INTEGER NOT NULL,  -- of its stream
-    position    INTEGER NOT NULL,  -- of the event that set or removed it
+    position    INTEGER NOT NULL,  -- of the event with which somebody set or removed it
     is_set      INTEGER NOT NULL,
     paused      INTEGER NOT NULL,
     last_run_id TEXT,
@@ -52,7 +54,11 @@ CREATE TABLE ticks (
 ) STRICT, WITHOUT ROWID
 """
 
-_OF_SCHEDULES = (ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TickFired, TicksPassed, TickQueued)
+_OF_SCHEDULES = (
+    *(ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TickFired, TicksPassed, TickQueued),
+    *(CalendarRead, CalendarUnread),
+)
+"""All that is in the stream of a schedule: a row's `version` is that of its stream."""
 _INSERT = (
     "INSERT OR REPLACE INTO schedules "
     "(task, state, version, position, is_set, paused, last_run_id, user_hash, group_hash) VALUES"
@@ -68,7 +74,8 @@ _decode = msgspec.json.Decoder(Schedule).decode
 
 
 class Stored(msgspec.Struct):
-    """A schedule and whom it is for. version: of its stream.  position: of the event that set or removed it."""
+    """A schedule and whom it is for. version: of its stream.  position: of the event with which
+    somebody set or removed it; what its calendar says is nobody's wish."""
 
     schedule: Schedule
     version: int = 0
@@ -81,7 +88,7 @@ class Schedules:
     """One row a schedule, and one a record of the ledger. A batch touches each schedule once."""
 
     name = "schedules"
-    version = 2
+    version = 3
     tables = ("schedules", "ticks")
     ddl = _DDL
     types = frozenset(TYPE_NAMES[kind] for kind in _OF_SCHEDULES)
@@ -99,7 +106,7 @@ class Schedules:
             assert isinstance(event, _OF_SCHEDULES)
             stored = found.setdefault(event.task, Stored(Schedule()))
             stored.schedule, stored.version = evolve(stored.schedule, event), recorded.version
-            if isinstance(event, ScheduleSet | ScheduleRemoved):
+            if isinstance(event, ScheduleRemoved) or (isinstance(event, ScheduleSet) and event.via != "calendar"):
                 stored.position = recorded.position
             if isinstance(event, ScheduleSet):
                 stored.user_hash, stored.group_hash = recorded.user_hash, recorded.group_hash
@@ -180,6 +187,8 @@ async def open_runs(tables: Tables) -> dict[str, str]:
 
 
 _SHOWN = "task, state, user_hash, group_hash"
+TimetableOf = Callable[[ScheduleSet], Awaitable[Timetable | None]]
+"""Knows when a rule is due."""
 
 # ── what people read ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,7 +196,7 @@ _SHOWN = "task, state, user_hash, group_hash"
 class ScheduleRow(msgspec.Struct):
     """A schedule. next_fire_at: ISO 8601 with the zone's offset; null when it is paused, or never due any more.
 
-    n_queued: due instants that wait for the end of a run.
+    n_queued: due instants that wait for the end of a run.  unread: why a calendar that it names cannot be read, now.
     """
 
     task: str
@@ -215,27 +224,31 @@ class ScheduleRow(msgspec.Struct):
     last_run_id: str | None
     last_fired_at: str | None
     n_queued: int
+    unread: str | None
     user_hash: str | None
     group_hash: str | None
 
 
-async def list_schedules(tables: Tables, *, now_us: int, limit: int = 100, after: str | None = None) -> Page:
+async def list_schedules(
+    tables: Tables, timetable_of: TimetableOf, *, now_us: int, limit: int = 100, after: str | None = None
+) -> Page:
     """By task name. now_us: what comes after it is next."""
     checked_limit(limit)
     rows = await tables.fetch(
         f"SELECT {_SHOWN} FROM schedules WHERE is_set = 1 AND task > ? ORDER BY task LIMIT ?",  # noqa: S608
         (after or "", limit + 1),
     )
-    return page(rows, limit, lambda row: _shown(row, now_us), lambda row: str(row[0]))
+    shown = {row[0]: await _shown(row, timetable_of, now_us) for row in rows[:limit]}
+    return page(rows, limit, lambda row: shown[row[0]], lambda row: str(row[0]))
 
 
-async def one_schedule(tables: Tables, task: str, *, now_us: int) -> ScheduleRow | None:
+async def one_schedule(tables: Tables, timetable_of: TimetableOf, task: str, *, now_us: int) -> ScheduleRow | None:
     """None if it is not set."""
     rows = await tables.fetch(f"SELECT {_SHOWN} FROM schedules WHERE is_set = 1 AND task = ?", (task,))  # noqa: S608
-    return _shown(rows[0], now_us) if rows else None
+    return await _shown(rows[0], timetable_of, now_us) if rows else None
 
 
-def _shown(row: Row, now_us: int) -> ScheduleRow:
+async def _shown(row: Row, timetable_of: TimetableOf, now_us: int) -> ScheduleRow:
     task, state, user_hash, group_hash = row
     schedule = _decode(state)
     rule = schedule.rule
@@ -243,9 +256,9 @@ def _shown(row: Row, now_us: int) -> ScheduleRow:
     return ScheduleRow(
         task=task,
         expr=rule.expr,
-        timezone=rule.timezone,
+        timezone=rule.zone,
         paused=schedule.paused,
-        next_fire_at=_next_fire_at(schedule, now_us),
+        next_fire_at=None if schedule.paused else _next_fire_at(schedule, await timetable_of(rule), now_us),
         rrule=rule.rrule,
         every_s=rule.every_s,
         at=rule.at,
@@ -266,13 +279,13 @@ def _shown(row: Row, now_us: int) -> ScheduleRow:
         last_run_id=schedule.last_run_id,
         last_fired_at=None if schedule.fired_us is None else iso(schedule.fired_us),
         n_queued=len(schedule.queued),
+        unread=next((why for why in schedule.calendars.values() if why), None),
         user_hash=user_hash,
         group_hash=group_hash,
     )
 
 
-def _next_fire_at(schedule: Schedule, now_us: int) -> str | None:
-    table = None if schedule.rule is None or schedule.paused else timetable_now(schedule.rule)
+def _next_fire_at(schedule: Schedule, table: Timetable | None, now_us: int) -> str | None:
     if table is None:
         return None
     next_us = table.next_fire_us(max(now_us, schedule.settled_us))

@@ -12,6 +12,7 @@ dst.py         what is done about local times that there are not, or twice
 due.py         instants that are due: `following`, `between`, `next_due`
 explain.py     why an instant, or a local time, is due or is not
 exclusions.py  days and stretches of time without any
+ics.py         such stretches, from a calendar file
 jitter.py      a delay of its own for each instant
 
 Instants are whole microseconds since 1970 (`…_us`). A wall time is what clocks on the wall of the zone show, as seconds

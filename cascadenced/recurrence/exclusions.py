@@ -43,8 +43,17 @@ class ExcludedSpans:
 
     def at(self, at_us: int) -> str | None:
         """The summary of the span that the instant lies in."""
+        found = self._find(at_us)
+        return None if found is None else self._summaries[found]
+
+    def end(self, at_us: int) -> int:
+        """The end of the span that the instant lies in; the instant itself if it lies in none."""
+        found = self._find(at_us)
+        return at_us if found is None else self._ends[found]
+
+    def _find(self, at_us: int) -> int | None:
         found = bisect_right(self._starts, at_us) - 1
-        return self._summaries[found] if found >= 0 and at_us < self._ends[found] else None
+        return found if found >= 0 and at_us < self._ends[found] else None
 
 
 _NO_SPANS = ExcludedSpans()

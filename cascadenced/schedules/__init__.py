@@ -1,11 +1,13 @@
 """What becomes of the due instants of a schedule, without doing it. Floor 2; pure.
 
-definition.py  what people write of one → a rule
-timetable.py   a rule → its due instants
-model.py       a schedule, folded from its stream
-decide.py      due instants + state + now → records
-explain.py     what became of an instant, in words
-file_text.py   schedules.yml, read and written
+definition.py     what people write of one → a rule
+calendar_node.py  what a calendar's node says → part of a rule
+timetable.py      a rule → its due instants
+model.py          a schedule, folded from its stream
+decide.py         due instants + state + now → records
+explain.py        what became of an instant, in words
+preview.py        when it is due next, for people
+file_text.py      schedules.yml, read and written
 
 When something is due is `recurrence/`'s to say; here is what is made of it.
 """

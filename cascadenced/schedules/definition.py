@@ -28,6 +28,7 @@ from cascadenced.events.content import recordable, type_name
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.subjects import checked_event_name
 from cascadenced.recurrence.exclusions import parse_dates
+from cascadenced.schedules.calendar_node import checked_node
 from cascadenced.schedules.timetable import timetable
 
 MISFIRES = ("skip", "latest", "all")
@@ -142,9 +143,7 @@ def _calendar_event(given: Mapping[str, Json]) -> dict[str, Json] | None:
             raise Invalid("calendar_event node must be a text")
     elif not isinstance(event, str):
         raise Invalid("'calendar_event' must be string or mapping")
-    if not event.strip():
-        raise Invalid("calendar_event node is required")
-    node: dict[str, Json] = {"node": event.strip()}
+    node: dict[str, Json] = {"node": checked_node(event)}
     if poll is not None:
         node["poll"] = _number("poll", poll, MIN_POLL_S, MAX_WINDOW_S)
     return node

@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from cascadenced.events.base import Event
 from cascadenced.events.schedule import (
+    CalendarRead,
+    CalendarUnread,
     SchedulePaused,
     ScheduleRemoved,
     ScheduleResumed,
@@ -38,6 +40,8 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
 
     settled_us: each due instant up to this one has its record, or is in `queued`; never goes down, whatever becomes of
     the rule.  last_run_id: of the newest tick that fired.  fired_us: its instant.
+    calendars: those that its rule names and that were read, or could not be → why not, the last time; empty if they
+    could.
     """
 
     rule: ScheduleSet | None = None
@@ -46,6 +50,7 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     queued: tuple[Queued, ...] = ()
     last_run_id: str | None = None
     fired_us: int | None = None
+    calendars: dict[str, str] = {}
 
     @property
     def is_set(self) -> bool:
@@ -56,9 +61,16 @@ def evolve(schedule: Schedule, event: Event) -> Schedule:
     """`schedule` after `event`, which is of its stream."""
     match event:
         case ScheduleSet():
-            return replace(schedule, rule=event, settled_us=max(schedule.settled_us, event.from_us))
+            named = ((event.calendar_event or {}).get("node"), event.exclude_ics)
+            calendars = {name: why for name, why in schedule.calendars.items() if name in named}
+            settled_us = max(schedule.settled_us, event.from_us)
+            return replace(schedule, rule=event, settled_us=settled_us, calendars=calendars)
         case ScheduleRemoved():
             return Schedule(settled_us=max(schedule.settled_us, event.settled_us))
+        case CalendarRead():
+            return replace(schedule, calendars={**schedule.calendars, event.node: ""})
+        case CalendarUnread():
+            return replace(schedule, calendars={**schedule.calendars, event.node: event.reason})
         case SchedulePaused():
             return replace(schedule, paused=True)
         case ScheduleResumed():

@@ -62,7 +62,8 @@ class Timetable:
         """The next instant that fires."""
         found = next_due(self._recurrence, self._zone, self._dst, after_us=after_us)
         while found is not None and self._exclusions.reason(found) is not None:
-            found = next_due(self._recurrence, self._zone, self._dst, after_us=found.at_us)
+            after_us = max(found.at_us, self._exclusions.spans.end(found.at_us) - 1)
+            found = next_due(self._recurrence, self._zone, self._dst, after_us=after_us)
         return None if found is None else found.at_us
 
     def shown(self, at_us: int) -> str:
@@ -84,7 +85,7 @@ def timetable(rule: ScheduleSet) -> Timetable | None:
     anchor_us = rule.from_us if rule.expr is None and rule.at is None else 0
     name = rule.task if rule.expr is not None and "H" in rule.expr else ""
     return _timetable(
-        rule.expr, rule.rrule, rule.every_s, rule.at, anchor_us, name, rule.timezone, rule.gap, rule.fold, rule.exclude
+        rule.expr, rule.rrule, rule.every_s, rule.at, anchor_us, name, rule.zone, rule.gap, rule.fold, rule.exclude
     )
 
 

@@ -104,12 +104,16 @@ class Preview(msgspec.Struct):
 
 
 class Scheduled(msgspec.Struct):
-    """next_fire_at: ISO 8601 with the zone's offset; null for a removed or paused schedule, or one never due again."""
+    """next_fire_at: ISO 8601 with the zone's offset; null for a removed or paused schedule, or one never due again.
+
+    unread: why the node that says when it is due cannot be read; what it said before holds, and it is read again.
+    """
 
     task: str
     changed: bool
     next_fire_at: str | None = None
     duplicate: bool = False
+    unread: str | None = None
 
 
 async def _schedule(instance: Instance, asked: ScheduleArguments) -> Scheduled:
@@ -122,8 +126,9 @@ async def _schedule(instance: Instance, asked: ScheduleArguments) -> Scheduled:
     done = await instance.schedules.set(
         asked.task, asked.entry(), via=asked.via, who=who, source=_source(instance, asked)
     )
+    unread = await instance.calendar_polls.read_now(asked.task)
     await instance.schedule_file.catch_up()
-    return Scheduled(done.task, done.changed, await _next_fire_at(instance, asked.task), done.duplicate)
+    return Scheduled(done.task, done.changed, await _next_fire_at(instance, asked.task), done.duplicate, unread)
 
 
 async def _unschedule(instance: Instance, asked: OfScheduleArguments) -> Scheduled:

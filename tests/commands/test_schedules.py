@@ -81,6 +81,15 @@ def test_when_it_is_due_is_said_once(run, words) -> None:
     assert "Give EXPR, or one of --every, --at, --rrule and --calendar-event." in ran.err
 
 
+def test_a_node_of_a_calendar_needs_a_calendar(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = run("schedule", "example", "--calendar-event", "plans/7")
+    assert (ran.code, ran.err) == (1, "error: UME_BASE_URL not configured\n")
+    monkeypatch.setenv("UME_BASE_URL", "http://127.0.0.1:1")
+    ran = run("schedule", "example", "--calendar-event", "plans/7")
+    assert ran.code == 0
+    assert ran.out == "example scheduled: plans/7\nits calendar cannot be read now: it cannot be reached\n"
+
+
 def test_the_base_scheduler_has_none(run, monkeypatch: pytest.MonkeyPatch) -> None:
     """TC 119"""
     monkeypatch.setenv("CASCADENCE_SCHEDULER", "base")

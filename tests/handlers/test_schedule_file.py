@@ -15,6 +15,7 @@ from cascadenced.events.audit import audit_rows, stage_rows
 from cascadenced.events.base import Context
 from cascadenced.events.schedule import ScheduleFileRejected, ScheduleRemoved, ScheduleSet
 from cascadenced.handlers.schedule_file import ScheduleFile
+from cascadenced.handlers.schedule_requests import Node
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import BaseTask
 from tests.doubles import ALICE, PSEUDONYMS, World
@@ -38,7 +39,7 @@ class Folder(World):
     """A world with a file beside it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(Report, Load)
+        super().__init__(Report, Load, ume_base_url="http://127.0.0.1:1", data_dir=str(path))
         self.path = path / "schedules.yml"
 
     @asynccontextmanager
@@ -164,6 +165,45 @@ async def test_changes_of_both_are_both_kept(folder: Folder) -> None:
         await file.sync()
         assert await folder.schedules(instance) == {"report": "0 11 * * *", "load": "30 2 * * *"}
     assert "load: 30 2 * * *" in folder.text_of_file()
+
+
+async def test_a_new_entry_whose_calendar_cannot_be_read_is_refused_and_one_that_was_set_stays(folder: Folder) -> None:
+    (folder.path.parent / "days.ics").write_text("BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\nEND:VCALENDAR\n")
+    folder.write("report: {expr: 0 9 * * *, exclude_ics: days.ics}\n")
+    async with folder.life() as (instance, file):
+        assert await file.sync() == ()
+    (folder.path.parent / "days.ics").unlink()
+    async with folder.life() as (instance, file):
+        folder.write("report: {expr: 0 9 * * *, exclude_ics: days.ics}\nload: 30 2 * * *\n")
+        assert await file.sync() == ()
+        assert sorted(await folder.schedules(instance)) == ["load", "report"]
+        folder.write("report: {expr: 0 10 * * *, exclude_ics: days.ics}\nload: 30 2 * * *\n")
+        assert await file.sync() == ["line 1: report: exclude_ics: days.ics: there is no such file"]
+        assert (await folder.schedules(instance))["report"] == "0 9 * * *"
+
+
+async def test_what_a_calendar_says_takes_no_edit_back(folder: Folder) -> None:
+    """Nobody wished for it: of a file and a node that both changed, the file is somebody's doing."""
+    folder.write("report: {calendar_event: plans/7}\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        folder.write("report: 0 11 * * *\n")
+        node = Node("report", "plans/7", None, None)
+        await instance.schedules.node_says(node, {"cron": "0 9 * * *"})
+        assert await folder.schedules(instance) == {"report": "0 9 * * *"}
+        await file.sync()
+        assert await folder.schedules(instance) == {"report": "0 11 * * *"}
+
+
+async def test_an_entry_with_a_node_stays_as_it_was_written_when_the_node_was_read(folder: Folder) -> None:
+    folder.write("report:\n  calendar_event: plans/7  # of the team\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        await instance.schedules.node_says(Node("report", "plans/7", None, None), {"cron": "0 9 * * *"})
+        await file.sync()
+        assert await folder.schedules(instance) == {"report": "0 9 * * *"}
+    assert folder.text_of_file().startswith("report:\n  calendar_event: plans/7  # of the team\n# cascadenced:")
+    assert len(folder.events(ScheduleSet)) == 2
 
 
 async def test_a_file_of_a_persons_own_removes_nothing(folder: Folder) -> None:

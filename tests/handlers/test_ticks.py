@@ -529,7 +529,15 @@ async def test_the_base_scheduler_has_no_schedules() -> None:
     world = Night()
     async with world.up() as instance:
         base = ScheduleRequests(
-            *(instance.log, world.clock, instance.tasks, world.vault, PSEUDONYMS, instance.prerequisites),
+            *(
+                instance.log,
+                world.clock,
+                instance.tasks,
+                world.vault,
+                PSEUDONYMS,
+                instance.prerequisites,
+                instance.calendars,
+            ),
             timezone="UTC",
             enabled=False,
         )

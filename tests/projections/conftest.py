@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from cascadenced.calendar_files import CalendarFiles
+from cascadenced.clock import FakeClock
 from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Context, Event
 from cascadenced.projections import all_projections
@@ -25,7 +28,7 @@ def answers(log: Any) -> Answers:
     async def states() -> Any:
         return log.projection_states()
 
-    return Answers(log.tables, log.read_stream, states)
+    return Answers(log.tables, log.read_stream, states, CalendarFiles(FakeClock(), Path()))
 
 
 @pytest.fixture

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from cascadenced.calendar_files import CalendarFiles
+from cascadenced.clock import FakeClock
 from cascadenced.errors import Invalid, Unknown
 from cascadenced.eventlog.base import Change
 from cascadenced.events.catalogue import TYPES
@@ -343,7 +347,7 @@ async def frozen(store, name):
     async def states():
         return log.projection_states()
 
-    return Answers(log.tables, log.read_stream, states), log
+    return Answers(log.tables, log.read_stream, states, CalendarFiles(FakeClock(), Path())), log
 
 
 @pytest.mark.parametrize("name", ["runs", "audit_trail", "pointers", "schedules", "followups", "dead_letters"])
