@@ -96,7 +96,7 @@ def _defined(task: str, entry: Json, *, now_us: int, timezone: str, via: str) ->
         event=None if "event" not in given else checked_event_name(_text(given, "event")),
         args=_args(given.get("args", {})),
         from_us=now_us,
-        timezone=_text(given, "timezone", timezone),
+        timezone=_text({"timezone": given.get("timezone") or timezone}, "timezone"),
         gap=gap,
         fold=fold,
         misfire=misfire,

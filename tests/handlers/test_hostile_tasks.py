@@ -473,10 +473,11 @@ async def test_whatever_gets_past_all_that_ends_the_run_and_frees_its_slot(error
 
             def let_go(self, live: LiveRun) -> None: ...
 
-        usual, instance.runs._perform = instance.runs._perform, Perform()
+        journey = instance.runs._journey
+        usual, journey._perform = journey._perform, Perform()
         ended = await run(instance, "quick")
         assert (ended.run.status, ended.run.error_type) == ("error", type(error).__name__)
-        instance.runs._perform = usual
+        journey._perform = usual
         assert (await run(instance, "quick")).run.result == "done"
         await until(lambda: instance.runs.n_running == 0)
         await idle()

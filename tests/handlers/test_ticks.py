@@ -734,7 +734,7 @@ async def test_what_another_has_fired_is_the_run_that_is_under_way() -> None:
     world = Night()
     async with world.ticking() as instance:
         ports = (instance.log, world.clock, instance.runs, instance.requests, instance.tasks, instance.controls)
-        other = asyncio.create_task(Ticks(*ports, world.vault).run())
+        other = asyncio.create_task(Ticks(*ports, world.vault, instance.calendars).run())
         await set_(instance, "slow")
         await world.pass_time(instance, 3)
         other.cancel()

@@ -132,6 +132,7 @@ class Life(Mortal):
                     instance.tasks,
                     instance.controls,
                     instance.vault,
+                    instance.calendars,
                 )
             )
         self._ticking = [self.do(ticks.run()) for ticks in self.ticks]
