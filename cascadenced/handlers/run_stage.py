@@ -180,6 +180,7 @@ class StageRunner:
         try:
             output = await self._output(live, stage, steps)
         except asyncio.CancelledError:
+            steps.cancel()
             raise
         except BaseException:
             await steps.settled()

@@ -169,6 +169,11 @@ class Steps:
         self._is_left = True
         await self._under_way.settled()
 
+    def cancel(self) -> None:
+        """The stage is cancelled as a whole: nothing of it goes on."""
+        self._is_left = True
+        self._under_way.cancel()
+
     def refuse_rest(self) -> None:
         """The stage has returned. Raises StepMismatch if something is recorded that it did not ask for this time."""
         if self.mismatch is not None:

@@ -42,6 +42,10 @@ class UnderWay:
             while self._steps:
                 await asyncio.wait(self._steps)
         except asyncio.CancelledError:
-            for task in self._steps:
-                task.cancel()
+            self.cancel()
             raise
+
+    def cancel(self) -> None:
+        """Let none of them go on."""
+        for task in self._steps:
+            task.cancel()

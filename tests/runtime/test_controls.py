@@ -766,3 +766,41 @@ async def test_who_signals_is_recorded_by_pseudonym_only() -> None:
     assert "bob" not in world.text()
     await instance.runs.stop(0)
     await instance.log.close()
+
+
+async def test_a_branch_that_is_cut_off_by_a_cancellation_does_nothing_more() -> None:
+    """One branch waits, another is within a step: the run is cancelled, and neither goes on."""
+    gate, did = asyncio.Event(), list[str]()
+
+    class Branches(BaseTask):
+        name = "branches"
+
+        async def run(self) -> None:
+            async def working() -> None:
+                await self.step("first", self.first)
+                await self.step("second", self.second)
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(working())
+                await asyncio.sleep(0)
+                group.create_task(self.waiting())
+
+        async def waiting(self) -> None:
+            await self.sleep(3_600)
+
+        async def first(self) -> None:
+            did.append("first begins")
+            await gate.wait()
+            did.append("first ends")
+
+        async def second(self) -> None:
+            did.append("second")
+
+    async with World(Branches).up() as instance:
+        run_id = (await ask(instance, "branches")).run_id
+        await until(lambda: did == ["first begins"])
+        await idle()
+        await instance.controls.cancel(run_id, via="cli", by=None)
+        gate.set()
+        await idle()
+    assert did == ["first begins"]

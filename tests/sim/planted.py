@@ -281,11 +281,3 @@ def the_end_of_a_child_is_missed_now_and_then(put: Callable[..., None]) -> None:
             ended(self, child)
 
     put(Children, "ended", absent_minded)
-
-
-@_bug(within=60)
-def who_was_resumed_is_remembered_as_paused(put: Callable[..., None]) -> None:
-    def rousing_only(self: Runs, live: LiveRun) -> None:
-        self._rouse(live.run_id)
-
-    put(Runs, "look_at", rousing_only)
