@@ -200,7 +200,7 @@ class Ticks:
     async def _fire(self, stored: Stored, rule: ScheduleSet, found: Settled) -> None:
         fire, schedule = found.fire, stored.schedule
         assert fire is not None
-        who = await self._who(stored)
+        who = await whose(self._vault, stored)
         if who is None:
             lost = TicksPassed(
                 task=rule.task,
@@ -261,15 +261,6 @@ class Ticks:
     async def _append(self, stored: Stored, rule: ScheduleSet, records: Sequence[Event]) -> None:
         await self._log.append([_change(stored, rule, records)])
 
-    async def _who(self, stored: Stored) -> Identity | None:
-        """Whom the run is for; None if the vault cannot tell."""
-        if stored.user_hash is None:
-            return SYSTEM
-        try:
-            return await self._vault.reveal(stored.user_hash, stored.group_hash or "")
-        except (Unknown, VaultDamaged):
-            return None
-
     def _begin(self, run_id: str, task: str) -> None:
         self._open[run_id] = task
         self._last[task] = run_id
@@ -278,6 +269,16 @@ class Ticks:
         task = self._open.pop(run_id, None)
         if task is not None and self._last.get(task) == run_id:
             del self._last[task]
+
+
+async def whose(vault: VaultPort, stored: Stored) -> Identity | None:
+    """Whom the runs of a schedule are for; None if the vault cannot tell."""
+    if stored.user_hash is None:
+        return SYSTEM
+    try:
+        return await vault.reveal(stored.user_hash, stored.group_hash or "")
+    except (Unknown, VaultDamaged):
+        return None
 
 
 def _due(rule: ScheduleSet, table: Timetable, after_us: int, now_us: int) -> list[Due]:

@@ -64,10 +64,14 @@ def explain(
     task: str,
     records: Sequence[Record],
     now_us: int,
+    again: Sequence[str] = (),
 ) -> TickExplanation:
     """table: of its rule; None where it is not set, or its calendar was not read yet.  records: of the instants that
-    `instants` names."""
+    `instants` names.  again: runs that were asked for at these later."""
     told = [_told(record) for record in records]
+    told += [
+        f"It was asked for later: {f'run {run_id}' if run_id else 'the event was dispatched'}." for run_id in again
+    ]
     if table is None:
         why = f"The task {task} is not scheduled now." if not schedule.is_set else "Its calendar was not read yet."
         return TickExplanation(task, asked, "unset", [why, *told], records)
@@ -77,7 +81,7 @@ def explain(
         [due] = table.due(fires_us - 1, fires_us, 1) or [Due(fires_us)]
         if not due.fires and due.code is not None:
             reasons.append(f"It is not to fire: {_WHY.get(due.code, due.code)}.")
-    if records:
+    if told:
         reasons += told
     elif answer.fires_us and answer.fires_us[0] > now_us:
         paused = "; while the schedule is paused it will not fire" if schedule.paused else ""

@@ -149,3 +149,15 @@ def test_an_instant_is_explained_by_its_local_time(run) -> None:
     assert out.splitlines()[-1] == "It is still to come."
     assert run("explain", "nobody@2027-03-14T02:30").err == "error: Unknown schedule: nobody\n"
     assert run("ticks", "example").out == "nothing yet\n"
+
+
+def test_due_instants_of_the_past_are_run_once(run) -> None:
+    run("schedule", "example", "0 9 * * *")
+    asked = ("backfill", "example", "--from", "2026-01-05T00:00:00Z", "--to", "2026-01-06T23:00:00Z")
+    ran = run(*asked)
+    assert (ran.code, len(ran.out.splitlines())) == (0, 3), ran.err
+    assert ran.out.splitlines()[1].startswith("2026-01-05T09:00:00")
+    assert run(*asked).out.count("asked before") == 2
+    assert len(json.loads(run("runs", "--json").out)["items"]) == 2
+    assert run(*asked, "--max", "1").err == "error: 2 instants are due in that range; 1 are allowed\n"
+    assert run("backfill", "example").code == 2
