@@ -35,7 +35,7 @@ from cascadenced.runtime.controls import Controls
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.runtime.tick import Ticker
-from cascadenced.schedules.decide import Due, Settled, settle
+from cascadenced.schedules.decide import Due, Settled, needed_behind, settle
 from cascadenced.schedules.model import Schedule
 from cascadenced.schedules.timetable import Timetable, timetable
 from cascadenced.vault import VaultPort
@@ -77,6 +77,7 @@ class Ticks:
         self._vault, self._calendars = vault, calendars
         self._open: dict[str, str] = {}  # last runs that have not ended → their schedules
         self._last: dict[str, str] = {}  # and the other way round
+        self._ended_meanwhile: set[str] | None = None  # runs, while the open ones are being read
         self._waiting: set[str] = set()  # schedules with instants that wait for the end of a run
         self.ticker = Ticker(clock, self._look)
         self.on_change: Callable[[], None] = lambda: None
@@ -92,7 +93,10 @@ class Ticks:
 
     async def _wakes(self) -> AsyncIterator[list[tuple[str, int]]]:
         """When each schedule is to be looked at first, in chunks."""
-        self._open = await schedules.open_runs(self._log.tables)
+        self._ended_meanwhile = ended = set[str]()
+        read = await schedules.open_runs(self._log.tables)
+        self._open = {run_id: task for run_id, task in read.items() if run_id not in ended}
+        self._ended_meanwhile = None
         self._last = {task: run_id for run_id, task in self._open.items()}
         after = ""
         while chunk := await schedules.active(self._log.tables, after):
@@ -108,6 +112,8 @@ class Ticks:
             if type(recorded.event) in _CHANGES:
                 self.ticker.refresh([recorded.event.task])  # type: ignore[attr-defined]  # all of these have it
             elif recorded.type in TERMINAL:
+                if self._ended_meanwhile is not None:
+                    self._ended_meanwhile.add(recorded.run_id or "")
                 task = self._open.pop(recorded.run_id or "", None)
                 if task is not None and self._last.get(task) == recorded.run_id:
                     del self._last[task]
@@ -178,21 +184,20 @@ class Ticks:
     def _decided(self, schedule: Schedule, rule: ScheduleSet, table: Timetable | None) -> Settled:
         now_us = self._clock.now_us()
         due = [] if table is None else _due(rule, table, schedule.settled_us, now_us)
+        is_open = rule.task in self._last
+        return settle(schedule, due, now_us=now_us, is_open=is_open, refusal=self._refusal(rule), at_most=MAX_DUE)
+
+    def _refusal(self, rule: ScheduleSet) -> str | None:
+        """Why the task takes no runs (a code); an event is dispatched whoever answers it."""
         refusal = None if rule.event is not None else self._tasks.refusal(rule.task)
-        return settle(
-            schedule,
-            due,
-            now_us=now_us,
-            is_open=rule.task in self._last,
-            refusal=None if refusal is None else refusal[0],
-        )
+        return None if refusal is None else refusal[0]
 
     def _wake(self, schedule: Schedule) -> int | None:
         """When something is due next, or waits no longer."""
         rule = schedule.rule
         if rule is None or (table := timetable(rule)) is None:
             return None
-        if schedule.queued and rule.task not in self._last and self._tasks.refusal(rule.task) is None:
+        if schedule.queued and rule.task not in self._last and self._refusal(rule) is None:
             return self._clock.now_us()
         next_us = table.next_us(schedule.settled_us)
         return None if next_us is None else next_us + _later_us(rule, next_us)
@@ -228,11 +233,12 @@ class Ticks:
             queued=any(waits.due_us == fire.due_us for waits in schedule.queued),
         )
         before = [_change(stored, rule, [*found.records, fired])]
+        previous = self._last.get(rule.task)
         if is_answered:
             self._begin(run_id, rule.task)
         try:
             if await self._is_duplicate(rule, fire.due_us, source, who, run_id, before):
-                self._forget(run_id)
+                self._forget(run_id, previous)
                 again = TicksPassed(
                     task=rule.task,
                     verdict="suppressed",
@@ -242,7 +248,7 @@ class Ticks:
                 )
                 await self._append(stored, rule, [*found.records, again])
         except BaseException:
-            self._forget(run_id)
+            self._forget(run_id, previous)
             raise
 
     async def _is_duplicate(
@@ -265,10 +271,13 @@ class Ticks:
         self._open[run_id] = task
         self._last[task] = run_id
 
-    def _forget(self, run_id: str) -> None:
+    def _forget(self, run_id: str, previous: str | None) -> None:
+        """There is no such run; the one before it is the last again, if it is still under way."""
         task = self._open.pop(run_id, None)
         if task is not None and self._last.get(task) == run_id:
             del self._last[task]
+            if previous in self._open:
+                self._last[task] = previous
 
 
 async def whose(vault: VaultPort, stored: Stored) -> Identity | None:
@@ -282,7 +291,7 @@ async def whose(vault: VaultPort, stored: Stored) -> Identity | None:
 
 
 def _due(rule: ScheduleSet, table: Timetable, after_us: int, now_us: int) -> list[Due]:
-    due = table.due(after_us, now_us, MAX_DUE)
+    due = table.due(after_us, now_us, MAX_DUE + needed_behind(rule))
     if rule.jitter_s:
         for n, each in enumerate(due):
             if each.at_us + _later_us(rule, each.at_us) > now_us:

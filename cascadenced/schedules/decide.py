@@ -49,10 +49,18 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def settle(
-    schedule: Schedule, due: Sequence[Due], *, now_us: int, is_open: bool, refusal: str | None = None
+    schedule: Schedule,
+    due: Sequence[Due],
+    *,
+    now_us: int,
+    is_open: bool,
+    refusal: str | None = None,
+    at_most: int | None = None,
 ) -> Settled:
     """What becomes of `due`: in order, all of them after `settled_us` and none after now.
 
+    at_most: so many of them are settled now; the others are there because of the rule for misfires, which counts from
+    the last one back. `needed_behind` says how many it must see.
     is_open: whether the last run has not ended.  refusal: why the task takes no runs (a code), None if it does.
     """
     rule = schedule.rule
@@ -61,7 +69,7 @@ def settle(
         return Settled([], schedule.queued[0])
     passed, n_queued = _Passed(rule.task), len(schedule.queued)
     fates = _fates(rule, due, now_us)
-    for each in due:
+    for each in due[:at_most]:
         if (fate := fates.get(each.at_us)) is not None:
             passed.add(each, *fate)
         elif refusal is not None:
@@ -88,6 +96,11 @@ def settle(
                 )
             )
     return Settled(passed.records)
+
+
+def needed_behind(rule: ScheduleSet) -> int:
+    """Without so many later ones in sight, it cannot be said of an instant that it is not made up for."""
+    return rule.misfire_max if rule.misfire == "all" else 1
 
 
 def _is_made_up_for(rule: ScheduleSet, due: Due, now_us: int) -> bool:
