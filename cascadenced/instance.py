@@ -27,6 +27,7 @@ from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.inbound import UpdatePointer
 from cascadenced.events.subjects import checked_reported_name
 from cascadenced.events.task import TaskRejected
+from cascadenced.handlers.backfills import Backfills
 from cascadenced.handlers.calendar_nodes import CalendarNodes
 from cascadenced.handlers.calendar_polls import CalendarPolls
 from cascadenced.handlers.commands import BusCommands
@@ -185,6 +186,9 @@ class Instance:
             timezone=config.timezone,
         )
         self.ticks = Ticks(log, clock, self.runs, self.requests, self.tasks, self.controls, vault, self.calendars)
+        self.backfills = Backfills(
+            *(log, clock, self.runs, self.requests, self.tasks, vault, self.calendars), enabled=config.backend != "base"
+        )
         board.next_fire_us, self.ticks.on_change = self.ticks.ticker.next_us, board.stale
         self.bus_commands = BusCommands(self.requests, self.schedules, self.facts, self.tasks, sources, pseudonyms)
         self.dead_letters = DeadLetters(log, vault, config.ume_nats_subject, self.bus_commands, self.refusals)

@@ -39,6 +39,7 @@ from cascadenced.events.schedule import (
     ScheduleRemoved,
     ScheduleResumed,
     ScheduleSet,
+    TickBackfilled,
     TickFired,
     TickQueued,
     TicksPassed,
@@ -195,6 +196,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     },
     TickQueued: {"task": "example", "due_us": 1_790_000_000_000_000, "behind": OTHER_RUN_ID},
     ScheduleFileRejected: {"problems": ("schedules.yml: line 3: report: 'expr' must be a non-empty string",)},
+    TickBackfilled: {"task": "example", "due_us": 1_795_683_600_000_000, "run_id": RUN_ID},
     CalendarRead: {"task": "example", "node": "n1"},
     CalendarUnread: {"task": "example", "node": "n1", "code": "unavailable", "reason": "HTTP 500"},
     FollowupRequested: {

@@ -396,6 +396,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "schedule_pause": {"task": "adds"},
     "schedule_resume": {"task": "adds"},
     "ticks": {"task": "adds"},
+    "backfill": {"task": "adds", "start": "2026-11-26T09:00:00Z", "end": "2026-11-26T10:00:00Z"},
     "graph": {"task": "adds"},
     "simulate": {"start": "2026-11-30T09:00:00Z", "end": "2026-11-30T10:00:00Z"},
     "preview": {"expr": "* * * * *"},

@@ -38,7 +38,9 @@ READING = frozenset(
     }
 )  # fmt: skip
 """Verbs that need no writable log."""
-_LONG = frozenset({"run", "trigger", "fork", "dispatch", "redrive", "log_backup", "log_rebuild", "log_verify"})
+_LONG = frozenset(
+    {"run", "trigger", "fork", "dispatch", "backfill", "redrive", "log_backup", "log_rebuild", "log_verify"}
+)
 """Verbs that take as long as the work they wait for."""
 ONCE = frozenset({"run", "trigger", "fork", "dispatch", "redrive", "cancel", "signal", "resolve"})
 """Verbs that do more when they are repeated, or refuse that, unless the caller names an idempotency key."""

@@ -54,6 +54,7 @@ COMMANDS: dict[str, str] = {
     "schedule-resume": "schedules:schedule_resume",
     "load-schedules": "schedules:load_schedules",
     "ticks": "schedules:ticks",
+    "backfill": "schedules:backfill",
     "graph": "graph:graph",
     "pointer-add": "pointers:add",
     "pointer-list": "pointers:list_",

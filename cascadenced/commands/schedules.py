@@ -9,7 +9,7 @@ import click
 
 from cascadenced.clock import iso
 from cascadenced.commands.options import Command, JsonObject, after, limit
-from cascadenced.commands.session import Session, pass_session
+from cascadenced.commands.session import Session, pass_session, remark
 from cascadenced.commands.tables import cell, content, plain, table, when
 from cascadenced.errors import CascadenceError, Invalid
 
@@ -261,10 +261,41 @@ def ticks(session: Session, task: str, limit: int, after: str | None) -> None:
     """
     page = session.ask("ticks", task=task, limit=limit, after=after)
     rows = [
-        (row["at"], row["n"] if row["n"] > 1 else "", row["verdict"], row["code"], row["run_id"])
+        (
+            *(row["at"], row["n"] if row["n"] > 1 else "", row["verdict"], row["code"], row["run_id"]),
+            row["n_backfilled"] or "",
+        )
         for row in page["items"]
     ]
-    session.show_page(page, table(("DUE", "N", "VERDICT", "WHY", "RUN"), rows) if rows else "nothing yet")
+    session.show_page(page, table(("DUE", "N", "VERDICT", "WHY", "RUN", "BACKFILLED"), rows) if rows else "nothing yet")
+
+
+@click.command(cls=Command)
+@click.argument("task", metavar="NAME")
+@click.option("--from", "start", metavar="INSTANT", required=True, help="The first instant, with an offset or Z.")
+@click.option("--to", "end", metavar="INSTANT", required=True, help="The last one; both are included.")
+@click.option("--missed-only", is_flag=True, help="Leave those that fired when they were due.")
+@click.option("--max", "most", metavar="N", type=int, default=1_000, show_default=True, help="More are refused.")
+@pass_session
+def backfill(session: Session, task: str, start: str, end: str, missed_only: bool, most: int) -> None:
+    """Run the task NAME for due instants of the past.
+
+    Those of the present rule, for whom the schedule is. Each is run once, however often this is repeated: after a
+    failure or Ctrl-C, the same command goes on where it was. Unless the schedule's overlap is `allow`, one run waits
+    for the end of the other. The ledger (`ticks`) keeps what became of each when it was due.
+
+    \b
+    Example: cascadenced backfill report --from 2026-11-01T00:00:00Z --to 2026-11-30T23:59:59Z --missed-only
+    """
+    result = session.ask("backfill", task=task, start=start, end=end, missed_only=missed_only, max=most)
+    rows = [(row["at"], row["run_id"], "asked before" if row["duplicate"] else "") for row in result["items"]]
+    session.show(result, table(("DUE", "RUN", ""), rows) if rows else "nothing to run in that range")
+    for count, why in (
+        (result["n_left_out"], "left out by the schedule"),
+        (result["n_unsettled"], "not past yet for the schedule: the daemon fires or records them"),
+    ):
+        if count and not session.as_json:
+            remark(f"{count} {why}")
 
 
 def _line(row: dict[str, Any], *, show_next: bool) -> str:

@@ -33,6 +33,7 @@ from cascadenced.events.schedule import (
     ScheduleRemoved,
     ScheduleResumed,
     ScheduleSet,
+    TickBackfilled,
     TickFired,
     TickQueued,
     TicksPassed,
@@ -104,6 +105,7 @@ AnyEvent = (
     | ScheduleResumed
     | ScheduleRemoved
     | TickFired
+    | TickBackfilled
     | TicksPassed
     | TickQueued
     | CalendarRead

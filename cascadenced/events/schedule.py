@@ -84,7 +84,7 @@ class TickFired(Event, tag="tick.fired", frozen=True, kw_only=True):
 
     code: how local and due_us differ from what one would expect.  merged: further local times that there were not, and
     that are one with this.  late_s: how much later than due it was.  queued: it had waited for the end of another run.
-    run_id: empty where an event was dispatched that nobody answers.  cause: `due` or `backfill`.
+    run_id: empty where an event was dispatched that nobody answers.
     """
 
     task: str
@@ -95,7 +95,19 @@ class TickFired(Event, tag="tick.fired", frozen=True, kw_only=True):
     merged: tuple[str, ...] = ()
     late_s: float = 0.0
     queued: bool = False
-    cause: str = "due"
+
+
+class TickBackfilled(Event, tag="tick.backfilled", frozen=True, kw_only=True):
+    """Somebody asked for a run at an instant of the past, in the same append. It settles nothing: what became of the
+    instant when it was due stays its one record.
+
+    run_id: empty where an event was dispatched that nobody answers.  by: pseudonym of whoever asked.
+    """
+
+    task: str
+    due_us: int
+    run_id: str
+    by: str | None = None
 
 
 class TicksPassed(Event, tag="tick.passed", frozen=True, kw_only=True):

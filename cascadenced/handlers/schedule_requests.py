@@ -142,9 +142,10 @@ class ScheduleRequests:
                 context.user_hash,
                 context.group_hash,
             )
-            if is_same and source is None:
-                return []
-            return [*pass_all(task, owed, "suppressed", "changed"), rule]
+            if is_same:  # nothing that is due is settled by being asked for what is so already
+                return [] if source is None else [rule]
+            dropped = [] if _does_the_same(stored, rule, context) else drop_queued(stored.schedule, "changed")
+            return [*dropped, *pass_all(task, owed, "suppressed", "changed"), rule]
 
         return await self._change(task, change, context, source)
 
@@ -152,11 +153,12 @@ class ScheduleRequests:
         self, task: str, *, by: Context, source: str | None = None, even_if_unset: bool = False
     ) -> ScheduleChanged:
         """Raises Unknown if it is not set, unless it may be so."""
+        now_us = self._clock.now_us()  # before what is owed is looked up, so that nothing falls between
 
         def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
             if not even_if_unset:
                 self._refuse_unset(task, stored)
-            removed = ScheduleRemoved(task=task, by=by.user_hash, settled_us=self._clock.now_us())
+            removed = ScheduleRemoved(task=task, by=by.user_hash, settled_us=now_us)
             return [
                 *drop_queued(stored.schedule, "removed"),
                 *pass_all(task, owed, "suppressed", "removed"),
@@ -302,6 +304,16 @@ def _continued(schedule: Schedule, rule: ScheduleSet) -> ScheduleSet:
     if _node(rule) is not None and _node(rule) == _node(old):
         rule = replace(rule, expr=old.expr, rrule=old.rrule, node_timezone=old.node_timezone, recurrence=old.recurrence)
     return old if replace(rule, from_us=old.from_us, via=old.via) == old else rule
+
+
+def _does_the_same(stored: Stored, rule: ScheduleSet, context: Context) -> bool:
+    """Whether what waits for the end of a run would be the same run under `rule`."""
+    old = stored.schedule.rule
+    return (
+        old is not None
+        and (old.event, old.args) == (rule.event, rule.args)
+        and (stored.user_hash, stored.group_hash) == (context.user_hash, context.group_hash)
+    )
 
 
 def _node(rule: ScheduleSet) -> str | None:

@@ -37,7 +37,7 @@ from cascadenced.runtime.controls import Controls
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.runtime.tick import Ticker
-from cascadenced.schedules.decide import MAX_AT_ONCE, Due, Settled, settle
+from cascadenced.schedules.decide import Due, Settled, needed_behind, settle
 from cascadenced.schedules.model import Schedule
 from cascadenced.schedules.timetable import Timetable, timetable
 from cascadenced.vault import VaultPort
@@ -46,6 +46,8 @@ _log = structlog.get_logger(__name__)
 
 SYSTEM = Identity("system", "system")
 """Whom a schedule is for that names nobody."""
+MAX_DUE = 10_000
+"""Instants of one schedule that are settled in one append, at the most."""
 _SIDE_BY_SIDE = 64
 _AFTER_A_FAULT_S = 60.0
 _LOOK_AGAIN_US = 60_000_000
@@ -213,21 +215,20 @@ class Ticks:
     def _decided(self, schedule: Schedule, rule: ScheduleSet, table: Timetable | None) -> Settled:
         now_us = self._clock.now_us()
         due = [] if table is None else _due(rule, table, schedule.settled_us, now_us)
+        is_open = rule.task in self._last
+        return settle(schedule, due, now_us=now_us, is_open=is_open, refusal=self._refusal(rule), at_most=MAX_DUE)
+
+    def _refusal(self, rule: ScheduleSet) -> str | None:
+        """Why the task takes no runs (a code); an event is dispatched whoever answers it."""
         refusal = None if rule.event is not None else self._tasks.refusal(rule.task)
-        return settle(
-            schedule,
-            due,
-            now_us=now_us,
-            is_open=rule.task in self._last,
-            refusal=None if refusal is None else refusal[0],
-        )
+        return None if refusal is None else refusal[0]
 
     def _wake(self, schedule: Schedule) -> int | None:
         """When something is due next, or waits no longer."""
         rule = schedule.rule
         if rule is None or (table := timetable(rule)) is None:
             return None
-        if schedule.queued and rule.task not in self._last and self._tasks.refusal(rule.task) is None:
+        if schedule.queued and rule.task not in self._last and self._refusal(rule) is None:
             return self._clock.now_us()
         next_us = table.next_us(schedule.settled_us)
         return None if next_us is None else next_us + _later_us(rule, next_us)
@@ -235,7 +236,7 @@ class Ticks:
     async def _fire(self, stored: Stored, rule: ScheduleSet, found: Settled) -> None:
         fire, schedule = found.fire, stored.schedule
         assert fire is not None
-        who = await self._who(stored)
+        who = await whose(self._vault, stored)
         if who is None:
             lost = TicksPassed(
                 task=rule.task,
@@ -289,15 +290,6 @@ class Ticks:
     async def _append(self, stored: Stored, rule: ScheduleSet, records: Sequence[Event]) -> None:
         await self._log.append([_change(stored, rule, records)])
 
-    async def _who(self, stored: Stored) -> Identity | None:
-        """Whom the run is for; None if the vault cannot tell."""
-        if stored.user_hash is None:
-            return SYSTEM
-        try:
-            return await self._vault.reveal(stored.user_hash, stored.group_hash or "")
-        except (Unknown, VaultDamaged):
-            return None
-
     def _begin(self, run_id: str, task: str) -> None:
         """It is the last run of its schedule; one without an id has ended already."""
         self._open.pop(self._last.pop(task, ""), None)
@@ -315,8 +307,18 @@ class Ticks:
                 self.ticker.refresh([task])
 
 
+async def whose(vault: VaultPort, stored: Stored) -> Identity | None:
+    """Whom the runs of a schedule are for; None if the vault cannot tell."""
+    if stored.user_hash is None:
+        return SYSTEM
+    try:
+        return await vault.reveal(stored.user_hash, stored.group_hash or "")
+    except (Unknown, VaultDamaged):
+        return None
+
+
 def _due(rule: ScheduleSet, table: Timetable, after_us: int, now_us: int) -> list[Due]:
-    due = table.due(after_us, now_us, MAX_AT_ONCE + rule.misfire_max)
+    due = table.due(after_us, now_us, MAX_DUE + needed_behind(rule))
     if not rule.jitter_s:
         return due
     delayed = [replace(each, later_us=_later_us(rule, each.at_us)) for each in due]

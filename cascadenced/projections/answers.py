@@ -186,11 +186,17 @@ class Answers:
             for at_us in instants(table, asked)
             if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
         ]
+        again = [
+            run_id
+            for at_us in instants(table, asked)
+            if (run_id := await schedules.backfilled(self._tables, task, at_us)) is not None
+        ]
         return explain_instant(
             stored.schedule,
             table,
             asked,
             task=task,
+            again=again,
             records=[Record(r.at, r.until, r.n, r.verdict, r.code, r.run_id, r.into) for r in records],
             now_us=now_us,
         )

@@ -19,6 +19,7 @@ from cascadenced.events.schedule import (
     ScheduleRemoved,
     ScheduleResumed,
     ScheduleSet,
+    TickBackfilled,
     TickFired,
     TickQueued,
     TicksPassed,
@@ -51,12 +52,19 @@ CREATE TABLE ticks (
     into_us  INTEGER,
     position INTEGER NOT NULL,  -- of the event
     PRIMARY KEY (task, first_us)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE backfills (
+    task     TEXT NOT NULL,
+    due_us   INTEGER NOT NULL,
+    run_id   TEXT NOT NULL,  -- that was asked for at that instant, beside what the ledger has of it; may be empty
+    position INTEGER NOT NULL,  -- of the event
+    PRIMARY KEY (task, due_us)
 ) STRICT, WITHOUT ROWID
 """
 
 _OF_SCHEDULES = (
     *(ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TickFired, TicksPassed, TickQueued),
-    *(CalendarRead, CalendarUnread),
+    *(CalendarRead, CalendarUnread, TickBackfilled),
 )
 """All that is in the stream of a schedule: a row's `version` is that of its stream."""
 _INSERT = (
@@ -66,6 +74,8 @@ _INSERT = (
 _INSERT_TICK = (
     "INSERT OR REPLACE INTO ticks (task, first_us, last_us, n, verdict, code, run_id, into_us, position) VALUES"
 )
+
+_INSERT_BACKFILL = "INSERT OR REPLACE INTO backfills (task, due_us, run_id, position) VALUES"
 
 _STORED = "task, state, version, position, user_hash, group_hash"
 
@@ -89,7 +99,7 @@ class Schedules:
 
     name = "schedules"
     version = 3
-    tables = ("schedules", "ticks")
+    tables = ("schedules", "ticks", "backfills")
     ddl = _DDL
     types = frozenset(TYPE_NAMES[kind] for kind in _OF_SCHEDULES)
 
@@ -114,6 +124,15 @@ class Schedules:
                 ticks[tick[:2]] = tick
         insert_many(connection, _INSERT, [_row(task, found[task]) for task in tasks])
         insert_many(connection, _INSERT_TICK, list(ticks.values()))
+        insert_many(
+            connection,
+            _INSERT_BACKFILL,
+            [
+                (recorded.event.task, recorded.event.due_us, recorded.event.run_id, recorded.position)
+                for recorded in mine
+                if isinstance(recorded.event, TickBackfilled)
+            ],
+        )
 
 
 def _row(task: str, stored: Stored) -> tuple[Any, ...]:
@@ -295,7 +314,8 @@ def _next_fire_at(schedule: Schedule, table: Timetable | None, now_us: int) -> s
 class TickRow(msgspec.Struct):
     """What became of a due instant, or of `n` in a row up to `until`. run_id: that was fired, or that was in the way.
 
-    into: the instant that it was coalesced with.  at, until, into: ISO 8601 UTC.
+    into: the instant that it was coalesced with.  at, until, into: ISO 8601 UTC.  n_backfilled: instants among these
+    for which a run was asked for later.
     """
 
     task: str
@@ -307,6 +327,13 @@ class TickRow(msgspec.Struct):
     run_id: str | None
     into: str | None
     position: int
+    n_backfilled: int
+
+
+_TICK = (
+    "task, first_us, last_us, n, verdict, code, run_id, into_us, position, "
+    "(SELECT COUNT(*) FROM backfills AS b WHERE b.task = ticks.task AND b.due_us BETWEEN first_us AND last_us)"
+)
 
 
 async def list_ticks(tables: Tables, task: str, *, limit: int = 100, after: str | None = None) -> Page:
@@ -314,8 +341,7 @@ async def list_ticks(tables: Tables, task: str, *, limit: int = 100, after: str 
     checked_limit(limit)
     before = checked_position(after)
     rows = await tables.fetch(
-        "SELECT task, first_us, last_us, n, verdict, code, run_id, into_us, position FROM ticks "
-        "WHERE task = ? AND first_us < ? ORDER BY first_us DESC LIMIT ?",
+        f"SELECT {_TICK} FROM ticks WHERE task = ? AND first_us < ? ORDER BY first_us DESC LIMIT ?",  # noqa: S608
         (task, 2**62 if before is None else before, limit + 1),
     )
     return page(rows, limit, _tick_row, lambda row: str(row[1]))
@@ -324,17 +350,32 @@ async def list_ticks(tables: Tables, task: str, *, limit: int = 100, after: str 
 async def tick_at(tables: Tables, task: str, due_us: int) -> TickRow | None:
     """The record that settles an instant, None if there is none."""
     rows = await tables.fetch(
-        "SELECT task, first_us, last_us, n, verdict, code, run_id, into_us, position FROM ticks "
-        "WHERE task = ? AND first_us <= ? ORDER BY first_us DESC LIMIT 1",
+        f"SELECT {_TICK} FROM ticks WHERE task = ? AND first_us <= ? ORDER BY first_us DESC LIMIT 1",  # noqa: S608
         (task, due_us),
     )
     return _tick_row(rows[0]) if rows and rows[0][2] >= due_us else None
 
 
 def _tick_row(row: Row) -> TickRow:
-    task, first_us, last_us, n, verdict, code, run_id, into_us, position = row
+    task, first_us, last_us, n, verdict, code, run_id, into_us, position, n_backfilled = row
     into = None if into_us is None else iso(into_us)
-    return TickRow(task, iso(first_us), iso(last_us), n, verdict, code, run_id, into, position)
+    return TickRow(task, iso(first_us), iso(last_us), n, verdict, code, run_id, into, position, n_backfilled)
+
+
+async def fired(tables: Tables, task: str, first_us: int, last_us: int) -> set[int]:
+    """The instants of a range that fired when they were due."""
+    rows = await tables.fetch(
+        "SELECT first_us FROM ticks WHERE task = ? AND first_us BETWEEN ? AND ? "
+        "AND (verdict = 'fired' OR code = 'fired_before')",
+        (task, first_us, last_us),
+    )
+    return {row[0] for row in rows}
+
+
+async def backfilled(tables: Tables, task: str, due_us: int) -> str | None:
+    """The run that was asked for later at an instant; empty where an event was dispatched, None if there is none."""
+    rows = await tables.fetch("SELECT run_id FROM backfills WHERE task = ? AND due_us = ?", (task, due_us))
+    return rows[0][0] if rows else None
 
 
 def tasks_of(batch: Iterable[Recorded]) -> set[str]:

@@ -19,8 +19,6 @@ PUNCTUAL_S = 60.0
 """What is not later than this is in time, whatever the rule for misfires: a daemon may take so long to start."""
 MAX_QUEUED = 100
 """Instants of one schedule that wait for the end of a run."""
-MAX_AT_ONCE = 10_000
-"""Instants that are settled in one go. What is due after them says which of them are not the newest."""
 
 
 class Due(msgspec.Struct, frozen=True, gc=False):
@@ -56,11 +54,18 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def settle(
-    schedule: Schedule, due: Sequence[Due], *, now_us: int, is_open: bool, refusal: str | None = None
+    schedule: Schedule,
+    due: Sequence[Due],
+    *,
+    now_us: int,
+    is_open: bool,
+    refusal: str | None = None,
+    at_most: int | None = None,
 ) -> Settled:
-    """What becomes of `due`: in order, all of them after `settled_us` and none after now; if they are more than can be
-    settled in one go, the first `MAX_AT_ONCE` and as many behind them as the rule would make up for.
+    """What becomes of `due`: in order, all of them after `settled_us` and none after now.
 
+    at_most: so many of them are settled now; the others are there because of the rule for misfires, which counts from
+    the last one back. `needed_behind` says how many it must see.
     is_open: whether the last run has not ended.  refusal: why the task takes no runs (a code), None if it does.
     """
     rule = schedule.rule
@@ -69,7 +74,7 @@ def settle(
         return Settled([], schedule.queued[0])
     passed, n_queued = _Passed(rule.task), len(schedule.queued)
     fates = _fates(rule, due, now_us)
-    for each in due[:MAX_AT_ONCE]:
+    for each in due[:at_most]:
         if (fate := fates.get(each.at_us)) is not None:
             passed.add(each, *fate)
         elif refusal is not None:
@@ -96,6 +101,11 @@ def settle(
                 )
             )
     return Settled(passed.records)
+
+
+def needed_behind(rule: ScheduleSet) -> int:
+    """Without so many later ones in sight, it cannot be said of an instant that it is not made up for."""
+    return rule.misfire_max if rule.misfire == "all" else 1
 
 
 def _is_made_up_for(rule: ScheduleSet, due: Due, now_us: int) -> bool:

@@ -64,10 +64,14 @@ def explain(
     task: str,
     records: Sequence[Record],
     now_us: int,
+    again: Sequence[str] = (),
 ) -> TickExplanation:
     """table: of its rule; None where it is not set, or its calendar was not read yet.  records: of the instants that
-    `instants` names."""
+    `instants` names.  again: runs that were asked for at these later."""
     told = [_told(record) for record in records]
+    told += [
+        f"It was asked for later: {f'run {run_id}' if run_id else 'the event was dispatched'}." for run_id in again
+    ]
     if table is None:
         why = f"The task {task} is not scheduled now." if not schedule.is_set else "Its calendar was not read yet."
         return TickExplanation(task, asked, "unset", [why, *told], records)
@@ -79,7 +83,7 @@ def explain(
         if not due.fires and due.code is not None:
             left_out = True
             reasons.append(f"It is not to fire: {_WHY.get(due.code, due.code)}.")
-    if records:
+    if told:
         reasons += told
     elif answer.fires_us and answer.fires_us[0] > now_us:
         will_not = "; it will be recorded as suppressed" if left_out or schedule.paused else ""

@@ -9,6 +9,7 @@ import msgspec
 from cascadenced.clock import parse_iso
 from cascadenced.errors import Invalid
 from cascadenced.events.base import Json
+from cascadenced.handlers.backfills import DEFAULT_MAX, MAX_SCANNED, Backfilled
 from cascadenced.identity import Identity
 from cascadenced.instance import Instance
 from cascadenced.schedules.definition import defined
@@ -58,6 +59,18 @@ class OfScheduleArguments(Someone, kw_only=True, forbid_unknown_fields=True):
 
 class TicksArguments(ListArguments, kw_only=True, forbid_unknown_fields=True):
     task: str
+
+
+class BackfillArguments(OfScheduleArguments, kw_only=True, forbid_unknown_fields=True):
+    """start, end: instants with an offset, both included; what is after now, or has its turn still to come, is left.
+
+    missed_only: leave what fired when it was due.  max: more instants are refused.
+    """
+
+    start: str
+    end: str
+    missed_only: bool = False
+    max: Annotated[int, msgspec.Meta(ge=1, le=MAX_SCANNED)] = DEFAULT_MAX
 
 
 class PreviewArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -172,9 +185,7 @@ async def _ticks(instance: Instance, asked: TicksArguments) -> Any:
 
 
 async def _preview(instance: Instance, asked: PreviewArguments) -> Preview:
-    after_us = instance.clock.now_us()
-    if asked.start is not None:
-        after_us = _instant(asked.start, "start") - 1
+    after_us = instance.clock.now_us() if asked.start is None else _instant("start", asked.start) - 1
     if (asked.task is None) == (asked.expr is None):
         raise Invalid("either task or expr is required")
     if asked.task is not None:
@@ -191,7 +202,7 @@ async def _simulate(instance: Instance, asked: SimulateArguments) -> SimulationR
     if asked.change is not None:
         changed = instance.schedule_file.rules(asked.change.encode())
     before, after, differences = await instance.answers.simulate(
-        from_us=_instant(asked.start, "start"), to_us=_instant(asked.end, "end"), changed=changed
+        from_us=_instant("start", asked.start), to_us=_instant("end", asked.end), changed=changed
     )
     return SimulationResult(_shown(before), None if after is None else _shown(after), differences)
 
@@ -202,11 +213,22 @@ def _shown(simulation: Simulation) -> Simulation:
     return msgspec.structs.replace(simulation, schedules=lanes)
 
 
-def _instant(text: str, name: str) -> int:
+def _instant(name: str, text: str) -> int:
     try:
         return parse_iso(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise Invalid(f"{name} must be an instant such as 2026-11-30T09:00:00Z, not {text[:40]!r}") from None
+
+
+async def _backfill(instance: Instance, asked: BackfillArguments) -> Backfilled:
+    return await instance.backfills.backfill(
+        asked.task,
+        first_us=_instant("start", asked.start),
+        last_us=_instant("end", asked.end),
+        missed_only=asked.missed_only,
+        at_most=asked.max,
+        by=by(asked.asker(instance.pseudonyms)).user_hash,
+    )
 
 
 async def _load(instance: Instance, asked: LoadArguments) -> Loaded:
@@ -218,6 +240,7 @@ VERBS = (
     verb("unschedule", OfScheduleArguments, _unschedule, "remove a schedule", is_wish=True),
     verb("schedule_pause", OfScheduleArguments, _pause, "let a schedule fire nothing for now", is_wish=True),
     verb("schedule_resume", OfScheduleArguments, _resume, "let a paused schedule fire again", is_wish=True),
+    verb("backfill", BackfillArguments, _backfill, "ask for runs at due instants of the past", is_wish=True),
     verb("schedules", ListArguments, _schedules, "schedules that are set"),
     verb("preview", PreviewArguments, _preview, "when a schedule or an expression is due next"),
     verb("simulate", SimulateArguments, _simulate, "what all schedules would do in a time, and if they were changed"),

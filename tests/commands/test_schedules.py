@@ -180,3 +180,15 @@ def test_a_simulation_that_cannot_be_says_why(run, words, code: int, says: str) 
     ran = run("schedules", *words)
     assert ran.code == code
     assert says in ran.err
+
+
+def test_due_instants_of_the_past_are_run_once(run) -> None:
+    run("schedule", "example", "0 9 * * *")
+    asked = ("backfill", "example", "--from", "2026-01-05T00:00:00Z", "--to", "2026-01-06T23:00:00Z")
+    ran = run(*asked)
+    assert (ran.code, len(ran.out.splitlines())) == (0, 3), ran.err
+    assert ran.out.splitlines()[1].startswith("2026-01-05T09:00:00")
+    assert run(*asked).out.count("asked before") == 2
+    assert len(json.loads(run("runs", "--json").out)["items"]) == 2
+    assert run(*asked, "--max", "1").err == "error: 2 instants are due in that range; 1 are allowed\n"
+    assert run("backfill", "example").code == 2

@@ -11,19 +11,21 @@ from typing import Any
 import pytest
 
 from cascadenced.clock import FakeClock
-from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown
+from cascadenced.errors import Conflict, DiskFull, Invalid, NotAllowed, Unknown
 from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Context, Event
-from cascadenced.events.run import RunCancelled, RunRequested
+from cascadenced.events.run import RunCancelled, RunFinished, RunRequested
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet, TickFired, TickQueued, TicksPassed
 from cascadenced.events.workflow import EventDispatched
+from cascadenced.handlers import ticks
 from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.handlers.ticks import Ticks
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import BaseTask
+from cascadenced.projections import schedules
 from cascadenced.verbs import VERBS, perform
 from cascadenced.workflows import subscribe
-from tests.doubles import ALICE, PSEUDONYMS, World, until
+from tests.doubles import ALICE, PSEUDONYMS, World, idle, until
 from tests.doubles import run as run_task
 
 START = datetime(2026, 11, 26, 9, 0, 30, tzinfo=UTC)
@@ -84,13 +86,13 @@ class Night(World):
     @asynccontextmanager
     async def ticking(self) -> AsyncIterator[Instance]:
         async with self.up() as instance:
-            ticks = asyncio.create_task(instance.ticks.run())
+            ticking = asyncio.create_task(instance.ticks.run())
             try:
                 await self.quiet(instance)
                 yield instance
             finally:
-                ticks.cancel()
-                await asyncio.wait({ticks})
+                ticking.cancel()
+                await asyncio.wait({ticking})
 
     async def quiet(self, instance: Instance) -> None:
         """Return when all that is due is settled and all runs that can have ended."""
@@ -319,6 +321,26 @@ async def test_or_it_takes_its_place() -> None:
     assert world.ledger("slow") == ["fired 26 09:01", "fired 26 09:02"]
 
 
+async def test_a_run_that_could_not_be_asked_for_makes_nobody_forget_the_one_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow", overlap="allow")
+        await world.pass_time(instance, 1)
+
+        async def full(*_: Any, **__: Any) -> Any:
+            raise DiskFull("no space")
+
+        with monkeypatch.context() as disk:
+            disk.setattr(instance.requests, "after_others", full)
+            await world.pass_time(instance, 1)
+            await set_(instance, "slow", overlap="skip")
+        await world.pass_time(instance, 1)
+        Slow.gate.set()
+    assert world.ledger("slow") == ["fired 26 09:01", "suppressed 26 09:02 changed", "skipped 26 09:03 overlap"]
+
+
 async def test_what_waited_is_fired_after_a_restart_when_its_run_has_ended_meanwhile() -> None:
     world = Night()
     async with world.ticking() as instance:
@@ -436,6 +458,60 @@ async def test_one_that_cannot_be_settled_does_not_keep_the_others() -> None:
         await world.pass_time(instance, 1)
         Slow.gate.set()
     assert world.ledger("slow") == ["fired 26 09:02"]
+
+
+@pytest.mark.parametrize(("misfire", "n_fired"), [("latest", 1), ({"policy": "all", "max": 3}, 3)])
+async def test_however_many_were_missed_no_more_are_made_up_for_than_the_schedule_says(
+    misfire: Any, n_fired: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticks, "MAX_DUE", 10)
+    policy = misfire if isinstance(misfire, dict) else {"policy": misfire}
+    world = Night()
+    async with world.up() as instance:
+        await set_(instance, misfire={**policy, "within_s": 86_400})
+    await world.time.advance(45 * 60)
+    async with world.ticking() as instance:
+        await until(lambda: len(world.events(TickFired)) >= n_fired)
+        await world.quiet(instance)
+    assert [event.due_us for event in world.events(TickFired)] == [us(f"26 09:{45 - n}") for n in range(n_fired)][::-1]
+    assert sum(event.n for event in world.events(TicksPassed)) == 45 - n_fired
+
+
+async def test_a_run_that_ends_while_the_open_ones_are_being_read_is_not_taken_for_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow")
+        await world.pass_time(instance, 1)
+        world.crash(instance)
+    Slow.gate = asyncio.Event()
+    read = schedules.open_runs
+
+    async def read_slowly(tables: Any) -> Any:
+        found = await read(tables)
+        Slow.gate.set()
+        await until(lambda: world.events(RunFinished))
+        await idle()
+        return found
+
+    monkeypatch.setattr(schedules, "open_runs", read_slowly)
+    async with world.ticking() as instance:
+        await until(lambda: world.events(RunFinished))
+        await world.pass_time(instance, 1)
+    assert world.ledger("slow") == ["fired 26 09:01", "fired 26 09:02"]
+
+
+async def test_an_event_that_waited_is_dispatched_after_a_restart_however_long_it_is_until_the_next() -> None:
+    world = Night()
+    async with world.up() as instance:
+        entry = {"expr": "0 12 * * *", "event": "tea.time", "args": {"cups": 2}, "overlap": "queue"}
+        await instance.schedules.set("tea", entry, via="cli")
+        queued = TickQueued(task="tea", due_us=us("26 09:00"), behind="r1")
+        await instance.log.append([Change("schedule-tea", [queued])])
+    async with world.ticking() as instance:
+        await world.quiet(instance)
+    assert world.ledger("tea") == ["queued 26 09:00", "fired 26 09:00 after waiting"]
 
 
 # ── local time ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -572,6 +648,43 @@ async def test_a_change_takes_along_what_is_due_and_was_not_fired_yet() -> None:
         await world.time.advance(60)
         await instance.schedules.remove("report", by=Context())
     assert world.ledger() == ["suppressed 26 09:01 to 26 09:03 (3) changed"]
+
+
+async def test_the_same_schedule_sent_once_more_suppresses_nothing_that_is_due() -> None:
+    world = Night()
+    async with world.up() as instance:  # nothing ticks here
+        await set_(instance)
+        await world.time.advance(60)
+        await instance.schedules.set("report", "* * * * *", via="bus", source="message-7")
+    async with world.ticking() as instance:
+        await world.quiet(instance)
+    assert world.ledger() == ["fired 26 09:01"]
+
+
+@pytest.mark.parametrize("change", [{"args": {"sheet": 8}}, {"event": "tea.time"}, {"user_id": "bob"}])
+async def test_what_waits_for_the_end_of_a_run_is_never_run_as_something_else_or_for_somebody_else(
+    change: dict[str, Any],
+) -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("slow", {"expr": "* * * * *", "overlap": "queue"}, via="cli", who=ALICE)
+        await world.pass_time(instance, 2)
+        entry = {"expr": "0 12 * * *", "overlap": "queue", **change}
+        await instance.schedules.set("slow", entry, via="cli", who=ALICE)
+        Slow.gate.set()
+        await world.quiet(instance)
+    assert world.ledger("slow") == ["fired 26 09:01", "queued 26 09:02", "suppressed 26 09:02 changed"]
+
+
+async def test_what_waits_is_kept_by_a_change_of_when_it_is_due() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow", overlap="queue")
+        await world.pass_time(instance, 2)
+        await instance.schedules.set("slow", "0 12 * * *", via="cli")
+        Slow.gate.set()
+        await world.quiet(instance)
+    assert world.ledger("slow") == ["fired 26 09:01", "queued 26 09:02", "fired 26 09:02 after waiting"]
 
 
 async def test_next_fires_are_listed_with_the_offset_of_the_zone() -> None:

@@ -28,7 +28,7 @@ from cascadenced.events.run import (
     RunResumed,
     RunStarted,
 )
-from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet, TickFired, TicksPassed
+from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet, TickBackfilled, TickFired, TicksPassed
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate
 from cascadenced.events.step import StepFinished
@@ -146,6 +146,7 @@ def _aside(chance: random.Random) -> Change:
             example(ScheduleSet, task=task, recurrence=chance.choice([None, {"rule": "daily"}])),
             example(ScheduleRemoved, task=task),
             example(TickFired, task=task, due_us=chance.randrange(1, 50)),
+            example(TickBackfilled, task=task, due_us=chance.randrange(1, 50)),
             example(TicksPassed, task=task, first_us=chance.randrange(1, 50), last_us=50),
             example(ForeignRunReported, task=task, status=chance.choice(["running", "success", "error"])),
             example(MessageDeadLettered, reason=chance.choice(["undecodable", "future_schema"])),

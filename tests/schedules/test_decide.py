@@ -18,7 +18,7 @@ from cascadenced.events.schedule import (
     TickQueued,
     TicksPassed,
 )
-from cascadenced.schedules.decide import MAX_QUEUED, Due, Settled, drop_queued, pass_all, settle
+from cascadenced.schedules.decide import MAX_QUEUED, Due, Settled, drop_queued, needed_behind, pass_all, settle
 from cascadenced.schedules.model import Queued, Schedule, evolve, fold
 
 MINUTE = 60_000_000
@@ -71,6 +71,27 @@ def all_settled(schedule: Schedule, given: list[Due], *, now: float, **fields: A
             schedule = evolve(schedule, event)
         events += these
     raise AssertionError("it never ends")
+
+
+# ── in parts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@for_all(n=st.integers(1, 40), at_most=st.integers(1, 12), misfire=st.sampled_from(["latest", "all"]))
+def test_settled_in_parts_the_same_instants_fire_as_settled_at_once(n: int, at_most: int, misfire: str) -> None:
+    schedule, given = fold([rule(misfire=misfire, misfire_max=3)]), due(*range(1, n + 1))
+    at_once, in_parts = [], []
+    for parts, found in ((None, at_once), (at_most, in_parts)):
+        rest = given
+        while rest:
+            seen = rest if parts is None else rest[: parts + needed_behind(schedule.rule)]
+            made = settle(schedule, seen, now_us=(n + 5) * MINUTE, is_open=False, at_most=parts)
+            done = [event.last_us for event in made.records]
+            if made.fire is not None:
+                done.append(made.fire.due_us)
+                found.append(made.fire.due_us)
+            rest = [each for each in rest if each.at_us > max(done)]
+    assert at_once == in_parts
+    assert len(at_once) == min(n, 3 if misfire == "all" else 1)
 
 
 # ── in time ──────────────────────────────────────────────────────────────────────────────────────────────────
