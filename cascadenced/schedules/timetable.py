@@ -25,7 +25,7 @@ _REMEMBERED = 4_096
 class Timetable:
     """When a rule is due. Made by `timetable`, shared by all schedules with the same rule; knows no clock.
 
-    Those who share it ask the same one after the other, so its last answer to `due` is remembered.
+    Those who share it ask the same one after the other, so the last answer of `due` is remembered.
     """
 
     __slots__ = ("_answer", "_dst", "_exclusions", "_recurrence", "_zone")
@@ -64,6 +64,8 @@ class Timetable:
 
     def next_us(self, after_us: int) -> int | None:
         """The next instant that has to be settled, whether it fires or not; None if there is none any more."""
+        if self._answer is not None and self._answer[1].at_us == after_us:
+            return self._answer[2]
         found = next_occurrence(self._recurrence, self._zone, self._dst, after_us=after_us)
         return None if found is None else found.at_us
 

@@ -31,3 +31,10 @@ def test_a_question_about_another_time_is_answered_afresh() -> None:
 def test_an_answer_that_was_cut_short_is_not_remembered_as_a_whole() -> None:
     assert due(0, HOUR, at_most=1) == [20]
     assert due(0, HOUR) == [20, 40, 60]
+
+
+def test_what_comes_next_is_known_with_it() -> None:
+    found = timetable(ScheduleSet(task="report", expr="*/20 * * * *"))
+    assert found is not None
+    found.due(0, 20 * MINUTE, 10)
+    assert [(found.next_us(at) or 0) // MINUTE for at in (0, 20 * MINUTE, 40 * MINUTE)] == [20, 40, 60]
