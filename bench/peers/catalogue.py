@@ -139,6 +139,7 @@ SCHEDULES = Benchmark(
         Ratio("load: ours to APScheduler", "ours.load_s", "apscheduler.load_s", Goal(0.5, 0.2, at_most=True)),
         Ratio("memory: ours to APScheduler", "ours.mib", "apscheduler.mib", Goal(0.2, at_most=True)),
         Ratio("deciding: ours to APScheduler", "ours.decide_ms", "apscheduler.tick_ms", Goal(0.1, at_most=True)),
+        Ratio("CPU of deciding: ours to APScheduler", "ours.decide_cpu_ms", "apscheduler.tick_cpu_ms"),
         Ratio("with record and event: ours to APScheduler", "ours.tick_ms", "apscheduler.tick_ms"),
     ),
 )
