@@ -53,7 +53,7 @@ lint: $(READY) ## style, layout and types
 bench: $(READY) ## measure this machine; ARGS=--quick for one short round
 	$(BIN)/python -m bench $(ARGS)
 
-bench-peers: $(READY) ## measure DBOS, Huey and FastStream beside us; installs them in .bench
+bench-peers: $(READY) ## measure DBOS, Huey, FastStream, APScheduler beside us; installs them in .bench
 	$(BIN)/python -m bench.peers $(ARGS)
 
 bench-docs: $(READY) ## both, and with their figures the chart and tables in docs

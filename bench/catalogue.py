@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import commands, durable_runs, full_path, growth, ingest, rebuild, status_gets, steps
+from bench import commands, durable_runs, full_path, growth, ingest, rebuild, schedules, status_gets, steps
 from bench.sides import Benchmark, Goal, Ratio, Side
 
 
@@ -146,4 +146,15 @@ COMMANDS = Benchmark(
     ),
 )  # fmt: skip
 
-BENCHMARKS = (DURABLE_RUNS, IDLE, STEPS, GROWTH, INGEST, FULL_PATH, REBUILD, STATUS_GETS, COMMANDS)
+SCHEDULES = Benchmark(
+    "schedules",
+    "100,000 schedules in the log, each once an hour: what it takes to know when each is due, and a minute in which "
+    "1,667 are due; and a real daemon with 10,000 due in the same minute, each with a run, beside GETs of /status",
+    (
+        Side("hourly", schedules.measure, (100_000, 20_000, 600)),
+        Side("burst", schedules.measure_burst, (10_000, 2_000, 20)),
+    ),
+    (Ratio("p99 of /status while 10,000 start, ms", "burst.p99_ms", goal=Goal(50, at_most=True)),),
+)
+
+BENCHMARKS = (DURABLE_RUNS, IDLE, STEPS, GROWTH, INGEST, FULL_PATH, REBUILD, STATUS_GETS, SCHEDULES, COMMANDS)

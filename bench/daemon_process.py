@@ -18,6 +18,7 @@ from bench.processes import children
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
 _LOOK_AGAIN_S = 0.002
+_TASKS = {"async": "AsyncStages", "plain": "PlainStages", "on_due": "on_due"}
 
 
 class Daemon:
@@ -77,6 +78,6 @@ def environment(
     foreign = ("CASCADENCE", "NATS_", "UME_", "PYTHONDONTWRITEBYTECODE")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     given = {"data_dir": folder / "data", "http_port": 0, "plugin_entry_points": "false"}
-    given["plugin_paths"] = {"async": "bench.workloads:AsyncStages", "plain": "bench.workloads:PlainStages"}[task]
+    given["plugin_paths"] = f"bench.workloads:{_TASKS[task]}"
     clean |= {f"CASCADENCE_{key.upper()}": str(value) for key, value in (given | settings).items()}
     return clean | ({"NATS_URL": nats_url} if nats_url is not None else {})

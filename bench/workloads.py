@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cascadenced.identity import Identity
 from cascadenced.plugins.base import BaseTask
+from cascadenced.workflows import subscribe
 
 SOMEBODY = Identity("bench", "bench")
 
@@ -85,6 +86,15 @@ class Sleeps(BaseTask):
     async def run(self) -> str:
         await self.sleep(86_400)
         return "done"
+
+
+DUE = "bench.due"
+
+
+@subscribe(DUE)
+async def on_due() -> str:
+    """One coroutine, for an event."""
+    return "done"
 
 
 STAGES = {"async": AsyncStages, "plain": PlainStages, "one": OneStage, "steps": Steps, "sleeps": Sleeps}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import commands, durable_runs, full_path
+from bench import commands, durable_runs, full_path, schedules
 from bench.apart import ROOT, from_process
 from bench.full_path import Subjects
 from bench.nats_process import nats_server
@@ -29,6 +29,11 @@ def dbos(n: int, *, mode: str, concurrency: int = 50) -> Figures:
 def huey(n: int) -> Figures:
     """n: pipelines."""
     return from_process([python_of("huey"), "-m", "bench.peers.huey_runs", str(n)], "huey")
+
+
+def apscheduler(n: int) -> Figures:
+    """n: jobs."""
+    return from_process([python_of("apscheduler"), "-m", "bench.peers.apscheduler_jobs", str(n)], "apscheduler")
 
 
 def faststream(n: int, *, synced: bool, messages_a_run: int, outstanding: int = 200) -> Figures:
@@ -121,4 +126,22 @@ CHAIN = Benchmark(
     ),
 )  # fmt: skip
 
-BENCHMARKS = (RUNS, CHAIN)
+SCHEDULES = Benchmark(
+    "schedules",
+    "100,000 schedules, each once an hour. load: until it is known when each is due. tick: a minute in which 1,667 are "
+    "due. apscheduler: jobs in its memory store, handed to an executor that drops them; ours: decide is as much, from "
+    "the schedules on disk; tick is that with a record of each instant, synced, and an event that is dispatched",
+    (
+        Side("ours", schedules.measure, (100_000, 20_000, 600)),
+        Side("apscheduler", apscheduler, (100_000, 20_000, 600)),
+    ),
+    (
+        Ratio("load: ours to APScheduler", "ours.load_s", "apscheduler.load_s", Goal(0.5, 0.2, at_most=True)),
+        Ratio("memory: ours to APScheduler", "ours.mib", "apscheduler.mib", Goal(0.2, at_most=True)),
+        Ratio("deciding: ours to APScheduler", "ours.decide_ms", "apscheduler.tick_ms", Goal(0.1, at_most=True)),
+        Ratio("CPU of deciding: ours to APScheduler", "ours.decide_cpu_ms", "apscheduler.tick_cpu_ms"),
+        Ratio("with record and event: ours to APScheduler", "ours.tick_ms", "apscheduler.tick_ms"),
+    ),
+)
+
+BENCHMARKS = (RUNS, CHAIN, SCHEDULES)

@@ -15,6 +15,7 @@ from bench.apart import ROOT
 REQUIREMENTS: Mapping[str, Sequence[str]] = {
     "dbos": ("dbos==3.4.0",),
     "huey": ("huey==3.5.4",),
+    "apscheduler": ("apscheduler==3.11.3",),
     # The same client library as ours, so that only what stands on it differs.
     "faststream": ("faststream[nats]==0.7.8", f"nats-py=={metadata.version('nats-py')}"),
 }

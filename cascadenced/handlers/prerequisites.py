@@ -25,10 +25,7 @@ class Prerequisites:
     async def open(self) -> None:
         """Know what the schedules say, from now on."""
         self._log.observe(self._hear)
-        for task, stored in (await schedules.everything(self._log.tables)).items():
-            rule = stored.schedule.rule
-            if rule is not None and rule.deps:
-                self._of_schedules[task] = rule.deps
+        self._of_schedules |= await schedules.needs(self._log.tables)
 
     def of(self, task: str) -> Sequence[str]:
         """What it needs directly."""

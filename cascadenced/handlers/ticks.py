@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 from itertools import islice, takewhile
 
 import structlog
@@ -38,7 +39,7 @@ from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.runtime.tick import Ticker
 from cascadenced.schedules.decide import Due, Settled, needed_behind, settle
-from cascadenced.schedules.model import Schedule
+from cascadenced.schedules.model import Schedule, evolve
 from cascadenced.schedules.timetable import Timetable, timetable
 from cascadenced.vault import VaultPort
 
@@ -82,17 +83,16 @@ class Ticks:
         self._last: dict[str, str] = {}  # and the other way round
         self._over: set[str] | None = set()  # runs that end while the others are read, None from then on
         self._waiting: set[str] = set()  # schedules with instants that wait for the end of a run
+        self._revealed: dict[tuple[str, str], Identity] = {}  # whom runs are for, while these are looked at
         self._crowded: dict[str, None] = {}  # those whose run found the queue full, in order
         self._is_crowded = asyncio.Event()
-        self.ticker = Ticker(clock, self._look)
+        self.ticker = Ticker(clock, self.look)
         self.on_change: Callable[[], None] = lambda: None
         """Called when schedules are due at other instants than before."""
 
     async def run(self) -> None:
         """For ever."""
-        self._log.observe(self._hear)
-        async for wakes in self._wakes():
-            self.ticker.load(wakes)
+        await self.load()
         self.on_change()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._make_room())
@@ -111,8 +111,9 @@ class Ticks:
             self.ticker.refresh(names)
             await asyncio.sleep(0)
 
-    async def _wakes(self) -> AsyncIterator[list[tuple[str, int]]]:
-        """When each schedule is to be looked at first, in chunks."""
+    async def load(self) -> None:
+        """Know when each schedule is to be looked at, and hear of what changes that."""
+        self._log.observe(self._hear)
         for run_id, task in (await schedules.open_runs(self._log.tables)).items():
             if run_id not in (self._over or ()) and task not in self._last:
                 self._begin(run_id, task)
@@ -120,9 +121,9 @@ class Ticks:
         after = ""
         while chunk := await schedules.active(self._log.tables, after):
             after = chunk[-1][0]
-            self._waiting |= {task for task, schedule in chunk if schedule.queued}
+            self._waiting.update(task for task, schedule in chunk if schedule.queued)
             found = [(task, self._wake_of(task, schedule)) for task, schedule in chunk]
-            yield [(task, wake_us) for task, wake_us in found if wake_us is not None]
+            self.ticker.load([(task, wake_us) for task, wake_us in found if wake_us is not None])
             await asyncio.sleep(0)  # a hundred thousand of them take a while
 
     def _hear(self, batch: Sequence[Recorded]) -> None:
@@ -146,7 +147,7 @@ class Ticks:
         except CascadenceError:
             return self._clock.now_us()
 
-    async def _look(self, names: Sequence[str]) -> Mapping[str, int | None]:
+    async def look(self, names: Sequence[str]) -> Mapping[str, int | None]:
         """Settle what is due of these schedules. Returns when each is to be looked at next."""
         found = await schedules.stored(self._log.tables, names)
         gate, wakes = asyncio.Semaphore(_SIDE_BY_SIDE), dict[str, int | None]()
@@ -160,6 +161,7 @@ class Ticks:
                     wakes[name] = self._clock.now_us() + round(_AFTER_A_FAULT_S * 1e6)
 
         await asyncio.gather(*(one(name, stored) for name, stored in found.items()))
+        self._revealed.clear()
         self.on_change()
         return wakes
 
@@ -177,14 +179,15 @@ class Ticks:
                     continue
                 found = self._decided(schedule, rule, await self._calendars.timetable(rule))
                 if found.fire is not None:
-                    await self._fire(stored, rule, found)
+                    recorded = await self._fire(stored, rule, found)
                 elif found.records:
-                    await self._append(stored, rule, found.records)
+                    recorded = await self._append(stored, rule, found.records)
                 else:
                     (self._waiting.add if schedule.queued else self._waiting.discard)(name)
                     return self._wake(schedule)
+                stored = _after(stored, recorded)
             except WrongVersion:
-                pass
+                stored = await self._again(name, stored)
             except Overloaded:
                 self._crowded[name] = None
                 self._is_crowded.set()
@@ -194,7 +197,6 @@ class Ticks:
             except CascadenceError as error:
                 _log.error("schedule_waits", task=name, error=str(error))
                 return self._clock.now_us() + 1_000_000
-            stored = await self._again(name, stored)
 
     async def _again(self, name: str, stored: Stored) -> Stored:
         return (await schedules.stored(self._log.tables, [name])).get(name, stored)
@@ -233,10 +235,11 @@ class Ticks:
         next_us = table.next_us(schedule.settled_us)
         return None if next_us is None else next_us + _later_us(rule, next_us)
 
-    async def _fire(self, stored: Stored, rule: ScheduleSet, found: Settled) -> None:
+    async def _fire(self, stored: Stored, rule: ScheduleSet, found: Settled) -> Sequence[Event]:
+        """Returns what was recorded of the schedule."""
         fire, schedule = found.fire, stored.schedule
         assert fire is not None
-        who = await whose(self._vault, stored)
+        who = await self._who(stored)
         if who is None:
             lost = TicksPassed(
                 task=rule.task,
@@ -245,8 +248,7 @@ class Ticks:
                 first_us=fire.due_us,
                 last_us=fire.due_us,
             )
-            await self._append(stored, rule, [*found.records, lost])
-            return
+            return await self._append(stored, rule, [*found.records, lost])
         if found.cancel is not None:
             with suppress(Conflict, Unknown):  # it has ended, just now
                 await self._controls.cancel(found.cancel, via="schedule", by=None, reason=_REPLACED)
@@ -263,8 +265,8 @@ class Ticks:
             late_s=max(0, self._clock.now_us() - fire.due_us) / 1e6,
             queued=any(waits.due_us == fire.due_us for waits in schedule.queued),
         )
-        before = [_change(stored, rule, [*found.records, fired])]
-        if await self._is_duplicate(rule, fire.due_us, source, who, run_id, before):
+        records = [*found.records, fired]
+        if await self._is_duplicate(rule, fire.due_us, source, who, run_id, [_change(stored, rule, records)]):
             again = TicksPassed(
                 task=rule.task,
                 verdict="suppressed",
@@ -272,7 +274,8 @@ class Ticks:
                 first_us=fire.due_us,
                 last_us=fire.due_us,
             )
-            await self._append(stored, rule, [*found.records, again])
+            return await self._append(stored, rule, [*found.records, again])
+        return records
 
     async def _is_duplicate(
         self, rule: ScheduleSet, due_us: int, source: str, who: Identity, run_id: RunId, before: Sequence[Change]
@@ -287,8 +290,18 @@ class Ticks:
         except Unknown:  # what was recorded under this source is no run
             return True
 
-    async def _append(self, stored: Stored, rule: ScheduleSet, records: Sequence[Event]) -> None:
+    async def _append(self, stored: Stored, rule: ScheduleSet, records: Sequence[Event]) -> Sequence[Event]:
         await self._log.append([_change(stored, rule, records)])
+        return records
+
+    async def _who(self, stored: Stored) -> Identity | None:
+        """As `whose`; asked once for all that is looked at together."""
+        named = stored.user_hash or "", stored.group_hash or ""
+        if named not in self._revealed:
+            if (who := await whose(self._vault, stored)) is None:
+                return None
+            self._revealed[named] = who
+        return self._revealed[named]
 
     def _begin(self, run_id: str, task: str) -> None:
         """It is the last run of its schedule; one without an id has ended already."""
@@ -328,6 +341,11 @@ def _due(rule: ScheduleSet, table: Timetable, after_us: int, now_us: int) -> lis
 
 def _later_us(rule: ScheduleSet, at_us: int) -> int:
     return jitter_us(rule.task, at_us, rule.jitter_s) if rule.jitter_s else 0
+
+
+def _after(stored: Stored, events: Sequence[Event]) -> Stored:
+    """As it is stored once these events are recorded."""
+    return replace(stored, schedule=reduce(evolve, events, stored.schedule), version=stored.version + len(events))
 
 
 def _change(stored: Stored, rule: ScheduleSet, events: Sequence[Event]) -> Change:

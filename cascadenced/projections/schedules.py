@@ -164,7 +164,7 @@ def _tick(event: object, position: int) -> tuple[Any, ...] | None:
 
 # ── what the loop reads ──────────────────────────────────────────────────────────────────────────────────────
 
-_CHUNK = 5_000
+_CHUNK = 2_000
 
 
 async def stored(tables: Tables, tasks: Sequence[str]) -> dict[str, Stored]:
@@ -184,6 +184,15 @@ async def everything(tables: Tables) -> dict[str, Stored]:
     """All schedules there ever were, by name: the removed ones too."""
     rows = await tables.fetch(f"SELECT {_STORED} FROM schedules ORDER BY task")  # noqa: S608 -- constants only
     return {row[0]: Stored(_decode(row[1]), *row[2:]) for row in rows}
+
+
+async def needs(tables: Tables) -> dict[str, tuple[str, ...]]:
+    """Set schedules with tasks that must have run before → these."""
+    rows = await tables.fetch(
+        "SELECT task, state FROM schedules WHERE is_set = 1 AND instr(state, CAST('\"deps\"' AS BLOB)) > 0"
+    )
+    found = ((row[0], _decode(row[1]).rule) for row in rows)
+    return {task: rule.deps for task, rule in found if rule is not None and rule.deps}
 
 
 async def active(tables: Tables, after: str = "") -> list[tuple[str, Schedule]]:

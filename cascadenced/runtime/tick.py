@@ -13,8 +13,8 @@ from cascadenced.errors import CascadenceError
 
 _log = structlog.get_logger(__name__)
 
-AT_ONCE = 500
-"""Schedules that are looked at in one go."""
+AT_ONCE = 200
+"""Schedules that are looked at in one go. More are not settled any sooner, and the loop has to wait for them."""
 JUMP_S = 0.25
 """By so much the wall clock may drift from the monotonic one before its sleepers are woken."""
 _AGAIN_S = 1.0
@@ -58,8 +58,8 @@ class Ticker:
     def load(self, wakes: Iterable[tuple[str, int]]) -> None:
         """Many at once, before `run`. One that was set meanwhile stays so."""
         for name, wake_us in wakes:
-            self._wake_us.setdefault(name, wake_us)
-        self._heap = [(wake_us, name) for name, wake_us in self._wake_us.items()]
+            if self._wake_us.setdefault(name, wake_us) == wake_us:
+                self._heap.append((wake_us, name))
         heapq.heapify(self._heap)
 
     def refresh(self, names: Iterable[str]) -> None:
@@ -79,7 +79,7 @@ class Ticker:
         """For ever: look at what is due, sleep until the next is or something changes."""
         while True:
             self._changed.clear()
-            names = self._due()
+            names = self.due(AT_ONCE)
             if not names:
                 await self._sleep()
                 continue
@@ -94,10 +94,10 @@ class Ticker:
                 if name not in self._wake_us:
                     self.set(name, wakes.get(name))
 
-    def _due(self) -> list[str]:
+    def due(self, at_most: int) -> list[str]:
         """Those whose instant has come, oldest first; they have none any more."""
         now_us, names = self._clock.now_us(), list[str]()
-        while self._heap and len(names) < AT_ONCE:
+        while self._heap and len(names) < at_most:
             wake_us, name = self._heap[0]
             if self._wake_us.get(name) == wake_us:
                 if wake_us > now_us:

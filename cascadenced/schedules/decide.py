@@ -137,6 +137,8 @@ _Fate = tuple[Verdict, str, int | None]
 
 def _fates(rule: ScheduleSet, due: Sequence[Due], now_us: int) -> dict[int, _Fate]:
     """By instant, of those that do not fire: what the rule itself says of them, and what the one for misfires does."""
+    if len(due) == 1 and due[0].fires and due[0].late_us(now_us) < PUNCTUAL_S * 1e6:
+        return {}  # as nearly always
     fates: dict[int, _Fate] = {}
     late, in_time = [], []
     window_us = round(max(rule.misfire_within_s, PUNCTUAL_S) * 1e6)

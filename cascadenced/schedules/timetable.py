@@ -24,12 +24,16 @@ _REMEMBERED = 4_096
 
 
 class Timetable:
-    """When a rule is due. Made by `timetable`, shared by all schedules with the same rule; knows no clock."""
+    """When a rule is due. Made by `timetable`, shared by all schedules with the same rule; knows no clock.
 
-    __slots__ = ("_dst", "_exclusions", "_recurrence", "_zone")
+    Those who share it ask the same one after the other, so the last answer of `due` is remembered.
+    """
+
+    __slots__ = ("_answer", "_dst", "_exclusions", "_recurrence", "_zone")
 
     def __init__(self, recurrence: Recurrence, zone: Zone, dst: Dst, exclusions: Exclusions) -> None:
         self._recurrence, self._zone, self._dst, self._exclusions = recurrence, zone, dst, exclusions
+        self._answer: tuple[int, Due, int] | None = None  # (after, the one that is due, the one that comes next)
 
     def without(self, spans: ExcludedSpans) -> Timetable:
         """The same, and nothing fires during these."""
@@ -42,9 +46,15 @@ class Timetable:
 
     def due(self, after_us: int, until_us: int, at_most: int) -> list[Due]:
         """The instants after one and up to another, those that the rule leaves out among them; the first `at_most`."""
+        if self._answer is not None:
+            asked_us, only, next_us = self._answer
+            if asked_us == after_us and only.at_us <= until_us < next_us:
+                return [only]
         found: list[Due] = []
         for occurrence in following(self._recurrence, self._zone, self._dst, after_us=after_us):
             if occurrence.at_us > until_us or len(found) == at_most:
+                if len(found) == 1 and occurrence.at_us > until_us:
+                    self._answer = after_us, found[0], occurrence.at_us
                 break
             found.append(self._due(occurrence))
         return found
@@ -55,6 +65,8 @@ class Timetable:
 
     def next_us(self, after_us: int) -> int | None:
         """The next instant that has to be settled, whether it fires or not; None if there is none any more."""
+        if self._answer is not None and self._answer[1].at_us == after_us:
+            return self._answer[2]
         found = next_occurrence(self._recurrence, self._zone, self._dst, after_us=after_us)
         return None if found is None else found.at_us
 

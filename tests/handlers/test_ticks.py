@@ -907,3 +907,23 @@ async def test_a_schedule_that_waits_for_room_keeps_no_other_one_waiting() -> No
         await world.quiet(instance)
     assert world.ledger("slow")[:2] == ["fired 26 09:01", "fired 26 09:02"]
     assert len(world.ledger("slow")) == 4
+
+
+async def test_a_run_that_ends_while_the_open_ones_are_read_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance, "slow")
+        await world.pass_time(instance, 1)
+        world.crash(instance)
+    Slow.gate, read = asyncio.Event(), schedules.open_runs
+
+    async def slowly(tables: Any) -> dict[str, str]:
+        found = await read(tables)
+        Slow.gate.set()
+        await until(lambda: world.recorded(RunFinished))
+        return found
+
+    monkeypatch.setattr(schedules, "open_runs", slowly)
+    async with world.ticking() as instance:
+        await world.pass_time(instance, 1)
+    assert world.ledger("slow") == ["fired 26 09:01", "fired 26 09:02"]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import gc
-import multiprocessing
-import os
 import sys
 import time
 from collections import Counter
 
 from tests.schedules.fire import Outcome, month
+from tests.schedules.months import outcomes
 
 _SHOWN_FAULTS = 5
-_MONTHS_A_PROCESS = 200
 
 
 def main() -> int:
@@ -35,24 +32,14 @@ def _one(seed: int) -> int:
 
 def _many(first: int, n: int) -> int:
     began, n_bad, total = time.monotonic(), 0, Counter[str]()
-    # Not forked: a child would inherit what the parent has begun, and it may be anything.
-    with multiprocessing.get_context("spawn").Pool(
-        os.cpu_count(), initializer=_begin, maxtasksperchild=_MONTHS_A_PROCESS
-    ) as pool:
-        for outcome in pool.imap(month, range(first, first + n)):
-            total.update(outcome.figures)
-            if outcome.faults:
-                n_bad += 1
-                _complain(outcome)
+    for outcome in outcomes(range(first, first + n)):
+        total.update(outcome.figures)
+        if outcome.faults:
+            n_bad += 1
+            _complain(outcome)
     took_s = time.monotonic() - began
     print(f"{n} months, {n_bad} with faults; {_told(total)}; {took_s:.0f} s, {n / took_s:.1f} months/s")
     return 1 if n_bad else 0
-
-
-def _begin() -> None:
-    month(0)  # imports what is imported late
-    gc.collect()
-    gc.freeze()
 
 
 def _complain(outcome: Outcome) -> None:
