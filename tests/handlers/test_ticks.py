@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cascadenced.clock import FakeClock
+from cascadenced.config import Config
 from cascadenced.errors import Conflict, DiskFull, Invalid, NotAllowed, Unknown
 from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Context, Event
@@ -215,6 +216,32 @@ async def test_a_schedule_may_be_an_interval_a_single_time_or_a_calendar_rule(en
         "rrule": ["fired 26 09:02", "fired 26 09:04"],
     }
     assert world.ledger() == expected[next(iter(entry))]
+
+
+async def test_a_schedule_that_names_no_zone_goes_by_the_configured_one() -> None:
+    """TC 72"""
+    world = Night()
+    world.config = Config(timezone="Europe/Berlin")
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", "2 10 * * *", via="cli")  # an hour ahead of UTC
+        await world.pass_time(instance, 3)
+    assert world.ledger() == ["fired 26 09:02"]
+
+
+async def test_after_a_restart_it_still_runs_for_whom_it_was_set_whatever_its_class_is_called() -> None:
+    """TC 64, 65"""
+
+    class Renamed(Report):
+        name = "report"
+
+    world = Night()
+    async with world.ticking() as instance:
+        await instance.schedules.set("report", "* * * * *", via="cli", who=ALICE)
+        world.crash(instance)
+    world.tasks = (Renamed, Slow, make_tea)
+    async with world.ticking() as instance:
+        await world.pass_time(instance, 1)
+    assert Report.seen == [("alice", {})]
 
 
 # ── switches ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -476,11 +476,12 @@ def _is_sound_schedule(value: dict[str, Any]) -> bool:
 def _can_be_scheduled(value: dict[str, Any]) -> bool:
     if value.get("expr") is None and value.get("calendar_event") is None:
         return True
-    if value.get("calendar_event") is None:
-        words = value["expr"].split()
-        text = " ".join(words)
-        if not text or len(text) > 256 or (len(words) != 5 and not text.startswith("@")) or not croniter.is_valid(text):
-            return False
+    if value.get("calendar_event") is not None:
+        return False  # no calendar is configured
+    words = value["expr"].split()
+    text = " ".join(words)
+    if not text or len(text) > 256 or (len(words) != 5 and not text.startswith("@")) or not croniter.is_valid(text):
+        return False
     return (value.get("timezone") or "UTC") in ("UTC", "Europe/Berlin")
 
 
