@@ -149,7 +149,7 @@ COMMANDS = Benchmark(
 SCHEDULES = Benchmark(
     "schedules",
     "100,000 schedules in the log, each once an hour: what it takes to know when each is due, and a minute in which "
-    "1,667 are due; and a real daemon with 10,000 due in the same minute, each with a run, beside GETs of /status",
+    "1,667 are due; and a real daemon with 10,000 due at the same instant, each with a run, beside GETs of /status",
     (
         Side("hourly", schedules.measure, (100_000, 20_000, 600)),
         Side("burst", schedules.measure_burst, (10_000, 2_000, 20)),

@@ -4,7 +4,7 @@
 pass. decide: what is due is read, decided, and its next instant worked out. tick: the same with all that follows from
 it, the record in the log, synced, and an event that is dispatched.
 
-`measure_burst`: a real daemon with schedules that are all due in the same minute, and GETs of /status meanwhile.
+`measure_burst`: a real daemon with schedules that are all due at the same instant, and GETs of /status meanwhile.
 
 Units: seconds, milliseconds (medians of 20 ticks; p50, p99 of GETs), MiB of memory that load adds.
 """
@@ -44,8 +44,8 @@ from cascadenced.schedules.model import evolve
 _MINUTES = 60
 _TICKS = 20
 _AT_ONCE = 1_000
-_BEFORE_US = 20_000_000
-"""So much before the minute of a burst its daemon is started, at the least."""
+_FILLED_US, _STARTED_US = 200, 5_000_000
+"""A schedule takes so much to be set, and their daemon so much to start, at the most: then they may be due."""
 _EVENTS_A_RUN = 6
 _WITHIN_S = 60.0
 _GET_EVERY_S = 0.01
@@ -138,10 +138,10 @@ async def _instance(data_dir: Path) -> AsyncIterator[Instance]:
 
 
 def measure_burst(n: int) -> Figures:
-    """n: schedules of a real daemon that are due in the same minute, each with a run of one stage."""
+    """n: schedules of a real daemon that are due at the same instant, each with a run of one stage."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        due_us = (time.time_ns() // 1_000 + _BEFORE_US) // _MINUTE_US * _MINUTE_US + _MINUTE_US
+        due_us = (time.time_ns() // 1_000 + _STARTED_US + n * _FILLED_US) // 1_000_000 * 1_000_000
         asyncio.run(_prepared(folder / "data", n, due_us))
         with daemon(folder, task="on_due") as up:
             return asyncio.run(_burst(up, n, due_us))
@@ -155,7 +155,7 @@ async def _prepared(data_dir: Path, n: int, due_us: int) -> None:
 
 
 async def _burst(up: Daemon, n: int, due_us: int) -> Figures:
-    """GETs of /status, one after the other, from a second before the minute until all runs have ended."""
+    """GETs of /status, one after the other, from a second before that instant until all runs have ended."""
     parts = urlsplit(up.http_url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     took_ms = list[float]()
@@ -171,7 +171,9 @@ async def _burst(up: Daemon, n: int, due_us: int) -> Figures:
         return body
 
     before = (await status())["position"]
-    await asyncio.sleep(due_us / 1e6 - 1.0 - time.time())
+    to_go_s = due_us / 1e6 - 1.0 - time.time()
+    assert to_go_s > 0, f"the daemon has started {1.0 - to_go_s:.1f} s after its schedules were due"
+    await asyncio.sleep(to_go_s)
     took_ms.clear()
     while True:
         now = await status()

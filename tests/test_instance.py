@@ -635,7 +635,7 @@ async def test_a_fault_of_ours_while_driving_a_run_frees_its_slot(monkeypatch: p
             raise RuntimeError("a fault of ours")
 
         with monkeypatch.context() as patch:
-            patch.setattr("cascadenced.runtime.runs.outcome_of", broken)
+            patch.setattr("cascadenced.runtime.journey.outcome_of", broken)
             accepted = await ask(instance, "quick")
             with pytest.raises(Unavailable):
                 await instance.runs.ended(accepted.run_id)

@@ -94,11 +94,15 @@ async def test_a_disk_that_is_full_from_any_call_on_is_told_and_everything_is_re
         assert life.read_only[1] is None, where
 
 
-async def test_a_log_on_a_full_disk_says_so_until_there_is_space(tmp_path: Path) -> None:
-    life = await live(tmp_path, FaultyDisk("full", 60, file="log.db-wal"), CHANGES)
-    assert [type(error) for error in life.errors] == [DiskFull, DiskFull]
-    assert "no space left" in str(life.read_only[0])
-    assert life.read_only[1] is None
+async def test_a_log_on_a_full_disk_says_so_until_there_is_space() -> None:
+    reasons = set[str | None]()
+    for at in range(60, 120, 5):  # some of these calls are made by the opening, others by appends
+        with a_folder() as folder:
+            life = await live(folder, FaultyDisk("full", at, file="log.db-wal"), CHANGES)
+        assert [type(error) for error in life.errors] == [DiskFull, DiskFull]
+        assert life.read_only[1] is None
+        reasons.add(life.read_only[0])
+    assert any("no space left" in str(reason) for reason in reasons)
 
 
 class Optimist(SqliteEventLog):

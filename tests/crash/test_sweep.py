@@ -52,9 +52,10 @@ really, Steps._finished = Steps._finished, finished
 """
 
 AT_MOST_ONCE_IS_TREATED_AS_AT_LEAST_ONCE = """
+from cascadenced.handlers import run_stage
 from cascadenced.pipeline import decide
 
-decide._may_have_happened = lambda run: False
+decide.may_have_happened = run_stage.may_have_happened = lambda run: False
 """
 
 A_CHILD_IS_REQUESTED_TWICE = """
@@ -70,6 +71,7 @@ WHAT_IS_OVER_GOES_ON = """
 from cascadenced.handlers.steps import Steps
 
 Steps._is_under_way = lambda self, run: True
+Steps._is_left = property(lambda self: False, lambda self, is_left: None)
 """
 
 A_CANCELLATION_IS_NOT_PASSED_ON = """

@@ -170,11 +170,11 @@ async def test_a_schedule_is_set_and_removed_in_the_order_it_came(inlet: Inlet) 
     async with inlet.flowing():
         inlet.send("ume.schedule.quick", {"expr": "0  9 * * 1-5", "timezone": "Europe/Berlin", **WHO})
         inlet.send("ume.schedule.quick", {"expr": None})
-        inlet.send("ume.schedule.quick", {"calendar_event": "n1", "poll": 60, "recurrence": {"cron": "x"}})
+        inlet.send("ume.schedule.quick", {"every_s": 60, "recurrence": {"cron": "x"}})
         await inlet.take_in()
     first, second = inlet.events(ScheduleSet)
     assert (first.task, first.expr, first.timezone, first.via) == ("quick", "0  9 * * 1-5", "Europe/Berlin", "bus")
-    assert (second.expr, second.calendar_event) == (None, {"node": "n1", "poll": 60})
+    assert (second.expr, second.every_s) == (None, 60)
     assert second.recurrence == {"cron": "x"}
     assert [r.type for r in inlet.recorded() if r.type.startswith("schedule.")] == [
         "schedule.set", "schedule.removed", "schedule.set"

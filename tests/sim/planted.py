@@ -30,6 +30,7 @@ from cascadenced.runtime import outbox
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
+from cascadenced.runtime.journey import Journey
 from cascadenced.runtime.lanes import Lanes
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Runs
@@ -252,24 +253,24 @@ def nothing_is_in_doubt_after_a_crash(put: Callable[..., None]) -> None:
 
 @_bug(within=60)
 def a_wait_is_handed_an_event_once_more(put: Callable[..., None]) -> None:
-    heard = Runs._heard
+    heard = Journey._heard
 
-    async def anew(self: Runs, live: LiveRun) -> Any:
+    async def anew(self: Journey, live: LiveRun) -> Any:
         before, live.run = live.run, replace(live.run, heard={})
         try:
             return await heard(self, live)
         finally:
             live.run = before
 
-    put(Runs, "_heard", anew)
+    put(Journey, "_heard", anew)
 
 
 @_bug(within=100)
 def an_event_that_came_before_the_wait_is_not_looked_for(put: Callable[..., None]) -> None:
-    async def incurious(_self: Runs, _live: LiveRun) -> None:
+    async def incurious(_self: Journey, _live: LiveRun) -> None:
         pass
 
-    put(Runs, "_look_back", incurious)
+    put(Journey, "look_back", incurious)
 
 
 @_bug(within=60)
