@@ -18,7 +18,7 @@ demo: $(READY) ## see it work: nothing to configure, nothing left behind
 run: $(READY) ## the daemon, in the foreground
 	$(BIN)/cascadenced up $(ARGS)
 
-# Most tests wait for processes and disks more than they compute, so as many run at once as there are cores.
+# How many at once: tests/conftest.py.
 test: $(READY) servers ## the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 

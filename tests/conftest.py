@@ -6,6 +6,7 @@ log        a log open in that store
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,12 @@ from cascadenced.ids import SeededIds
 # A slow machine is no fault of the code: examples may take as long as they need.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more at once than there are cores: most tests wait for processes and disks as much as they compute."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_cores + 1
 
 
 class Store(Protocol):
