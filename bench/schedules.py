@@ -108,9 +108,10 @@ async def _decide(instance: Instance, names: list[str]) -> None:
     for stored in (await schedules.stored(instance.log.tables, names)).values():
         rule = stored.schedule.rule
         assert rule is not None
-        fire = ticks._decided(stored.schedule, rule, await instance.calendars.timetable(rule)).fire
+        table = await instance.calendars.timetable(rule)
+        fire = ticks._decided(stored.schedule, rule, table).fire
         assert fire is not None
-        ticks._wake(evolve(stored.schedule, TickFired(task=rule.task, due_us=fire.due_us, run_id="")))
+        ticks._wake(evolve(stored.schedule, TickFired(task=rule.task, due_us=fire.due_us, run_id="")), table)
 
 
 def _hourly(i: int, from_us: int) -> ScheduleSet:

@@ -143,7 +143,7 @@ class Ticks:
         """As `_wake`. A rule that was good and is none now (the data of zones change) is looked at like any other, and
         told of then."""
         try:
-            return self._wake(schedule)
+            return self._wake(schedule, None if schedule.rule is None else timetable(schedule.rule))
         except CascadenceError:
             return self._clock.now_us()
 
@@ -177,14 +177,15 @@ class Ticks:
                     await self._append(stored, rule, [heard])
                     stored = await self._again(name, stored)
                     continue
-                found = self._decided(schedule, rule, await self._calendars.timetable(rule))
+                table = await self._calendars.timetable(rule)
+                found = self._decided(schedule, rule, table)
                 if found.fire is not None:
                     recorded = await self._fire(stored, rule, found)
                 elif found.records:
                     recorded = await self._append(stored, rule, found.records)
                 else:
                     (self._waiting.add if schedule.queued else self._waiting.discard)(name)
-                    return self._wake(schedule)
+                    return self._wake(schedule, table)
                 stored = _after(stored, recorded)
             except WrongVersion:
                 stored = await self._again(name, stored)
@@ -225,10 +226,10 @@ class Ticks:
         refusal = None if rule.event is not None else self._tasks.refusal(rule.task)
         return None if refusal is None else refusal[0]
 
-    def _wake(self, schedule: Schedule) -> int | None:
+    def _wake(self, schedule: Schedule, table: Timetable | None) -> int | None:
         """When something is due next, or waits no longer."""
         rule = schedule.rule
-        if rule is None or (table := timetable(rule)) is None:
+        if rule is None or table is None:
             return None
         if schedule.queued and rule.task not in self._last and self._refusal(rule) is None:
             return self._clock.now_us()

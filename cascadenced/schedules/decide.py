@@ -72,6 +72,8 @@ def settle(
     assert rule is not None
     if schedule.queued and not is_open and refusal is None:
         return Settled([], schedule.queued[0])
+    if len(due) == 1 and not is_open and refusal is None and _is_plain(due[0], now_us):
+        return Settled([], due[0].waiting)  # as nearly always
     passed, n_queued = _Passed(rule.task), len(schedule.queued)
     fates = _fates(rule, due, now_us)
     for each in due[:at_most]:
@@ -108,6 +110,11 @@ def needed_behind(rule: ScheduleSet) -> int:
     return rule.misfire_max if rule.misfire == "all" else 1
 
 
+def _is_plain(due: Due, now_us: int) -> bool:
+    """Whether it fires whatever the rule for misfires says, if it is the only one."""
+    return due.fires and due.late_us(now_us) < PUNCTUAL_S * 1e6
+
+
 def _is_made_up_for(rule: ScheduleSet, due: Due, now_us: int) -> bool:
     """Whether it is late, and the rule wants all that is. Then it waits for its turn, and so does what comes after it:
     else the run of the first would be all there is."""
@@ -137,8 +144,6 @@ _Fate = tuple[Verdict, str, int | None]
 
 def _fates(rule: ScheduleSet, due: Sequence[Due], now_us: int) -> dict[int, _Fate]:
     """By instant, of those that do not fire: what the rule itself says of them, and what the one for misfires does."""
-    if len(due) == 1 and due[0].fires and due[0].late_us(now_us) < PUNCTUAL_S * 1e6:
-        return {}  # as nearly always
     fates: dict[int, _Fate] = {}
     late, in_time = [], []
     window_us = round(max(rule.misfire_within_s, PUNCTUAL_S) * 1e6)

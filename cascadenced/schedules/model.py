@@ -60,6 +60,14 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
 def evolve(schedule: Schedule, event: Event) -> Schedule:
     """`schedule` after `event`, which is of its stream."""
     match event:
+        case TickFired():  # first what comes all the time
+            return replace(
+                schedule,
+                settled_us=max(schedule.settled_us, event.due_us),
+                queued=_without(schedule.queued, event.due_us, event.due_us),
+                last_run_id=event.run_id,
+                fired_us=event.due_us,
+            )
         case ScheduleSet():
             named = ((event.calendar_event or {}).get("node"), event.exclude_ics)
             calendars = {name: why for name, why in schedule.calendars.items() if name in named}
@@ -75,14 +83,6 @@ def evolve(schedule: Schedule, event: Event) -> Schedule:
             return replace(schedule, paused=True)
         case ScheduleResumed():
             return replace(schedule, paused=False)
-        case TickFired():
-            return replace(
-                schedule,
-                settled_us=max(schedule.settled_us, event.due_us),
-                queued=_without(schedule.queued, event.due_us, event.due_us),
-                last_run_id=event.run_id,
-                fired_us=event.due_us,
-            )
         case TicksPassed():
             return replace(
                 schedule,
