@@ -15,6 +15,7 @@ ANSWER_WITHIN_S = 1.0
 CONFIRMED_WITHIN_S = 120.0
 _NEW_LINE_AFTER_S = 10.0
 """Unconfirmed for so long, a client connects afresh: one that was cut off just as it reconnected may hear nothing."""
+_CONNECTED_WITHIN_S = 5.0
 _AGAIN_S = 0.05
 POINTER_EVERY = 4
 
@@ -37,13 +38,16 @@ class Load:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        if self._task is not None:  # it was not stopped: something went wrong, and the broker may be gone
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=5)
         await self._hang_up()
 
     async def _connect(self) -> None:
-        self._client = await nats.connect(
+        connecting = nats.connect(
             self._url, error_cb=_quiet, reconnect_time_wait=0.05, max_reconnect_attempts=-1, connect_timeout=1
         )
+        self._client = await asyncio.wait_for(connecting, _CONNECTED_WITHIN_S)  # by itself it would try for ever
         await self._client.subscribe("ume.task_run.>", cb=self._on_task_run)
         self._since = time.monotonic()
 
