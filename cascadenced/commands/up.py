@@ -157,13 +157,14 @@ def _tail(config: Config, start: int) -> str:
 def _announce(session: Session, found: wire.Note, how: str) -> None:
     shown: dict[str, Any] = found._asdict()
     del shown["nats_url"]  # it has credentials in it
+    command = "cascadenced" + session.given()
     text = fields(
         [
             ("data", session.config.data_dir),
             ("status", f"{found.http_url}/"),
             ("log", session.config.daemon_log_path),
-            ("try", "cascadenced run example --user-id you --group-id team"),
-            ("stop", "cascadenced down"),
+            ("try", f"{command} run example --user-id you --group-id team"),
+            ("stop", f"{command} down"),
         ],
         indent="  ",
     )

@@ -40,6 +40,16 @@ def test_a_daemon_that_is_up_is_not_started_again(run, daemon):
     assert set(run("up", "--detach", "--json").json) == {"pid", "http_url", "socket", "version", "instance_id"}
 
 
+def test_what_to_type_next_is_for_the_same_folder(run, daemon, tmp_path):
+    daemon.answers["/rpc/list"] = (200, [])
+    assert "  stop    cascadenced down\n" in run("up", "--detach").out
+    (tmp_path / "a b.yml").write_text(f"data_dir: {daemon.folder}\n")
+    ran = run("--config", "a b.yml", "up", "--detach", "--data-dir", daemon.folder)
+    given = f"cascadenced --config 'a b.yml' --data-dir {daemon.folder}"
+    assert f"  try     {given} run example --user-id you --group-id team\n" in ran.out
+    assert f"  stop    {given} down\n" in ran.out
+
+
 def test_stopping_nothing_is_no_failure(run, folder):
     ran = run("down")
     assert (ran.code, ran.out) == (0, f"no daemon is up on {folder}\n")
