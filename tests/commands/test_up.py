@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from cascadenced.commands.demo import _command
 from cascadenced.config import Config
 from tests.commands.conftest import REPO, outcome, spawn
 
@@ -29,6 +30,20 @@ def test_up_hands_the_configuration_to_the_daemon(run, monkeypatch, folder):
 def test_demo_tells_its_story_line_by_line(run, monkeypatch):
     monkeypatch.setattr("cascadenced.commands.demo.demo", lambda say: say("once upon a time") or 0)
     assert run("demo").out == "once upon a time\n"
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_demo_names_a_command_that_is_there(monkeypatch, tmp_path, here):
+    scripts = tmp_path / "a b/bin"
+    scripts.mkdir(parents=True)
+    for name in ("python", "cascadenced"):
+        (scripts / name).touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", str(scripts) if not here else "")
+    monkeypatch.chdir(tmp_path)
+    assert _command() == ("'a b/bin/cascadenced'" if here else "cascadenced")
+    (scripts / "cascadenced").unlink()
+    assert _command() == f"'{scripts}/python' -m cascadenced"
 
 
 def test_a_daemon_that_is_up_is_not_started_again(run, daemon):
