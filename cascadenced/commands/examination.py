@@ -100,6 +100,7 @@ def _look_at_folder(config: Config, report: Report) -> None:
         return
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         report.problems.append(f"{folder} cannot be read and written by this user")
+        return
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & stat.S_IWOTH:
         report.problems.append(f"anyone may write to {folder} (mode {mode:o}): chmod 700")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -134,3 +135,20 @@ def test_no_schedules_are_looked_at_where_none_are_kept(run, folder, monkeypatch
     folder.mkdir(mode=0o700)
     (folder / "schedules.yml").write_text("example: [\n")
     assert run("doctor").code == 0
+
+
+def test_a_folder_that_cannot_be_looked_into_is_wrong_and_the_rest_is_told(run, folder, monkeypatch):
+    folder.mkdir(mode=0o700)
+    real = Path.stat
+
+    def stat(path, **how):
+        if path.parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr("os.access", lambda path, mode, **how: path != folder)
+    ran = run("doctor")
+    assert ran.code == 1
+    assert f"wrong  {folder} cannot be read and written by this user" in ran.out
+    assert "CASCADENCE_DATA_DIR" in ran.out
