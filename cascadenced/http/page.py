@@ -13,6 +13,7 @@ from cascadenced.events.catalogue import TYPES
 from cascadenced.http.health import alive
 from cascadenced.http.html import Child, Html, tag
 from cascadenced.instance import Instance, Status
+from cascadenced.projections.answers import TaskView
 from cascadenced.projections.page import Page
 from cascadenced.projections.runs import ChildView, RunRow, RunView, StageView, StepView, WaitView
 from cascadenced.projections.schedules import ScheduleRow
@@ -29,6 +30,7 @@ MAX_CHILDREN_SHOWN = 200
 """All of them are in the JSON."""
 
 _NOTHING = tag("span", "—", class_="none")
+_BACK = tag("p", tag("a", "← All tasks and runs", href="/"), class_="back")
 _MARKS = {
     "success": "✓", "enabled": "✓", "ok": "✓", "connected": "✓",
     "error": "✕", "failing": "✕", "disconnected": "✕", "failed": "✕",
@@ -49,12 +51,49 @@ async def overview(instance: Instance) -> str:
     body = [
         _instance(status, alive(instance).status, letters),
         tag("section", tag("h2", "Tasks"), _tasks(tasks), aria_label="Tasks"),
-        tag("section", tag("h2", "Schedules"), _stale(schedules), _schedules(schedules), aria_label="Schedules")
+        tag(
+            "section",
+            tag("h2", "Schedules"),
+            _stale(schedules.stale_since),
+            _all_schedules(schedules),
+            aria_label="Schedules",
+        )
         if schedules.items
         else None,
-        tag("section", tag("h2", "Recent runs"), _stale(runs), _runs(runs.items), aria_label="Recent runs"),
+        tag("section", tag("h2", "Recent runs"), _stale(runs.stale_since), _runs(runs.items), aria_label="Recent runs"),
     ]
     return _document("Cascadence", body, status.position)
+
+
+def task_page(task: TaskView, schedule: ScheduleRow | None) -> str:
+    """One task: how it stands, its schedule if it has one, and its newest runs."""
+    body = [
+        _BACK,
+        tag("h1", "Task ", tag("code", task.name)),
+        _facts(
+            ("Kind", task.kind),
+            ("Mode", task.mode),
+            ("State", _status(_state(task))),
+            ("Running, queued", f"{task.running:,}, {task.queued:,}"),
+            ("Last status", _status(task.last_status)),
+            ("Last finished", _time(task.last_finished_at)),
+            ("Pointers", _count(task.n_pointers)),
+        ),
+        tag("section", tag("h2", "Schedule"), _schedules([schedule]), aria_label="Schedule") if schedule else None,
+        tag(
+            "section",
+            tag("h2", "Recent runs"),
+            _stale(task.stale_since),
+            _runs(task.recent_runs) if task.recent_runs else tag("p", "No run yet.", class_="empty"),
+            aria_label="Recent runs",
+        ),
+    ]
+    return _document(f"{task.name} · Cascadence", body, 0)
+
+
+def refusal_page(detail: str) -> str:
+    """What was asked for is not there, or cannot be told from something else."""
+    return _document("Cascadence", [_BACK, tag("p", detail, class_="alarm")], None)
 
 
 def run_page(run: RunView) -> str:
@@ -62,10 +101,10 @@ def run_page(run: RunView) -> str:
     error = run.error
     ended = run.status in ("success", "error", "refused", "cancelled")
     body = [
-        tag("p", tag("a", "← All tasks and runs", href="/"), class_="back"),
+        _BACK,
         tag("h1", "Run ", tag("code", run.run_id)),
         _facts(
-            ("Task", run.task),
+            ("Task", _task_link(run.task)),
             ("Status", _status(run.status)),
             *_waiting(run.waits_for),
             ("Requested", _time(run.requested_at)),
@@ -160,7 +199,7 @@ def _tasks(rows: Sequence[TaskRow]) -> Html:
         ("Task", "Kind", "Mode", "State", "Running", "Queued", "Last run", "Last status", "Last finished"),
         [
             (
-                tag("a", row.name, href=f"/status/{quote(row.name, safe='')}"),
+                _task_link(row.name),
                 row.kind,
                 row.mode,
                 _status(_state(row)),
@@ -175,24 +214,27 @@ def _tasks(rows: Sequence[TaskRow]) -> Html:
     )
 
 
-def _schedules(page: Page) -> list[Html | None]:
-    table = _table(
+def _all_schedules(page: Page) -> list[Html | None]:
+    more = tag("p", tag("a", "All schedules (JSON)", href="/schedules"), class_="none") if page.next else None
+    return [_schedules(page.items), more]
+
+
+def _schedules(rows: Sequence[ScheduleRow]) -> Html:
+    return _table(
         ("Task", "When", "Zone", "Next", "State", "Last run", "What became of it"),
         [
             (
-                row.task,
+                _task_link(row.task),
                 tag("code", _rule(row)),
                 row.timezone,
                 _NOTHING if row.next_fire_at is None else tag("time", row.next_fire_at, datetime=row.next_fire_at),
                 _status("paused" if row.paused else "enabled"),
-                _run_link(row.last_run_id) if row.last_run_id else _NOTHING,
-                tag("a", "ledger", href=f"/schedules/{quote(row.task, safe='')}/ticks"),
+                _run_link(row.last_run_id),
+                tag("a", "ledger (JSON)", href=f"/schedules/{quote(row.task, safe='')}/ticks"),
             )
-            for row in page.items
+            for row in rows
         ],
     )
-    more = tag("p", tag("a", "All schedules (JSON)", href="/schedules"), class_="none") if page.next else None
-    return [table, more]
 
 
 def _rule(row: ScheduleRow) -> str:
@@ -220,7 +262,7 @@ def _runs(rows: Sequence[RunRow]) -> Html:
         [
             (
                 _run_link(row.run_id),
-                row.task,
+                _task_link(row.task),
                 _status(row.status),
                 _waits(row.waits_for),
                 row.stage or _NOTHING,
@@ -329,6 +371,10 @@ def _count(n: int) -> Html:
     return tag("span", f"{n:,}", class_="number" if n else "number none")
 
 
+def _task_link(name: str) -> Html:
+    return tag("a", name, href=f"/status/{quote(name, safe='')}")
+
+
 def _run_link(run_id: str | None) -> Html:
     if run_id is None:
         return _NOTHING
@@ -381,5 +427,5 @@ def _value(value: Json) -> Html:
     return tag("pre", tag("code", text[:MAX_SHOWN_CHARS] + ("\n… (cut; all of it is in the events)" if cut else "")))
 
 
-def _stale(page: Page) -> Html | None:
-    return tag("p", f"This list stopped at {page.stale_since}.", class_="alarm") if page.stale_since else None
+def _stale(since: str | None) -> Html | None:
+    return tag("p", f"This list stopped at {since}.", class_="alarm") if since else None
