@@ -12,8 +12,9 @@ from aiohttp.test_utils import TestClient
 
 from cascadenced.eventlog.base import Change
 from cascadenced.events.run import ForeignRunReported
+from cascadenced.http.cells import duration
 from cascadenced.http.html import Html, tag
-from cascadenced.http.page import _duration, run_page
+from cascadenced.http.page import run_page
 from cascadenced.projections.runs import ChildView, StepView, WaitView
 from tests.examples import example
 from tests.http.conftest import World
@@ -183,7 +184,7 @@ def test_text_becomes_markup_only_by_being_escaped():
     ],
 )
 def test_durations_are_for_people(seconds: float, text: str):
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
 async def test_a_run_that_waits_says_for_what_on_both_pages(world: World, public: Client):
