@@ -342,8 +342,13 @@ READ: tuple[Route, ...] = (
         answers={_JSON: Preview},
         statuses={404: "no such schedule", 409: "its calendar was not read yet"},
     ),
-    _list_route(
-        "/schedules/{task}/ticks", "What became of its due instants, newest first", "ticks", TicksArguments, TickRow
+    Route(
+        path="/schedules/{task}/ticks",
+        summary="What became of its due instants, newest first",
+        handle=_listing("ticks", TicksArguments),
+        takes=TicksArguments,
+        answers={_JSON: Items(TickRow)},
+        statuses={404: "no such schedule"},
     ),
     _list_route("/pointers", "Pointers, oldest first", "pointers", PointersArguments, PointerRow),
     _list_route("/followups", "What was done about failed runs, newest first", "followups", ListArguments, FollowupRow),
