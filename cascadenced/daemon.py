@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from shlex import quote
 from typing import NoReturn
 
 import anyio
@@ -391,12 +392,14 @@ class Daemon:
     def _say_ready(self, instance: Instance, http_url: str, connected: Connected) -> None:
         for rejected in instance.catalogue.rejected:
             self._announce(f"warning: {rejected.plugin} is not loaded: {rejected.reason}")
+        folder = Path(self._config.data_dir).absolute()
+        there = f" --data-dir {quote(str(folder))}" if self._config.sources.get("data_dir") == "command line" else ""
         self._announce(
             f"cascadenced {__version__} is ready\n"
-            f"  data    {Path(self._config.data_dir).absolute()}\n"
+            f"  data    {folder}\n"
             f"  status  {http_url}/\n"
             f"  nats    {connected.about}\n"
-            f"  try     task run example --user-id you --group-id team\n"
+            f"  try     cascadenced{there} run example --user-id you --group-id team\n"
             f"Ctrl-C stops it; what is under way goes on at the next start."
         )
 

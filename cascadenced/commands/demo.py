@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cascadenced.errors import Unavailable
@@ -63,7 +65,19 @@ async def _story(folder: Path, say: Say) -> None:
         for task in status["tasks"]:
             if task["last_status"]:
                 say(f"     {task['name']:<24} last run {task['last_status']}")
-    say("\nDone. Start your own with `task up`, then: task run example --user-id you --group-id team")
+    command = _command()
+    say(f"\nDone. Start your own with `{command} up --detach`, then:")
+    say(f"   {command} run example --user-id you --group-id team")
+
+
+def _command() -> str:
+    """How our command is called from here; beside the interpreter in an environment that is not activated."""
+    if shutil.which("cascadenced"):
+        return "cascadenced"
+    beside = Path(sys.executable).with_name("cascadenced")
+    if not beside.exists():
+        return f"{quote(sys.executable)} -m cascadenced"
+    return quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
 
 
 @asynccontextmanager

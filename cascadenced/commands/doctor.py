@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def doctor(session: Session) -> int:
     """Check this installation.
 
-    Settings and where each comes from, versions, data folder, log, plugins, daemon. Changes nothing. Secrets are
-    masked. Exits 1 when something is wrong; warnings are no errors.
+    Settings and where each comes from, versions, data folder, log, plugins, schedules.yml, daemon. Changes nothing.
+    Secrets are masked. Exits 1 when something is wrong; warnings are no errors.
     """
     import asyncio
 

@@ -6,6 +6,7 @@ import os
 import platform
 import sqlite3
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from cascadenced.commands.folder import has_log
 from cascadenced.commands.offline import open_shelf
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError
+from cascadenced.events.base import Json
+from cascadenced.runtime.tasks import TaskEntry
 from cascadenced.shown_settings import Setting, show
 
 _PRIVATE_FILES = ("log.db", "vault.db", "vault.key", "hash.secret", "daemon.json")
@@ -97,6 +100,7 @@ def _look_at_folder(config: Config, report: Report) -> None:
         return
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         report.problems.append(f"{folder} cannot be read and written by this user")
+        return
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & stat.S_IWOTH:
         report.problems.append(f"anyone may write to {folder} (mode {mode:o}): chmod 700")
@@ -134,6 +138,7 @@ async def _look_at_log(config: Config, report: Report) -> None:
                 )
             report.tasks = list(shelf.catalogue.tasks)
             report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
+            _look_at_schedules(config, shelf.catalogue.tasks, report)
     except CascadenceError as error:
         report.problems.append(str(error))
     for name, state in (report.log.projections if report.log else {}).items():
@@ -141,6 +146,41 @@ async def _look_at_log(config: Config, report: Report) -> None:
             report.problems.append(f"the projection {name} is frozen ({state}): `cascadenced log rebuild {name}`")
     for rejected in report.rejected:
         report.problems.append(f"the plugin {rejected.plugin} cannot be used: {rejected.reason}")
+
+
+def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: Report) -> None:
+    """The file as a daemon would read it now: it takes over all of it or nothing. Calendars are not asked."""
+    from cascadenced.clock import SystemClock
+    from cascadenced.handlers.schedule_file import understood
+    from cascadenced.schedules.definition import Definition, defined
+    from cascadenced.schedules.file_text import MAX_FILE_BYTES, read
+
+    path, now_us = config.schedules_file, SystemClock().now_us()
+    if config.backend == "base":
+        return
+
+    def resolve(key: str) -> str | None:
+        named = [name for name, entry in tasks.items() if entry.class_name == key]
+        return key if key in tasks else named[0] if len(named) == 1 else None
+
+    def define(task: str, entry: Json) -> Definition:
+        return defined(task, entry, now_us=now_us, timezone=config.timezone, via="file")
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        report.problems.append(f"{path} cannot be read: {error.strerror}")
+        return
+    found, problems = understood(read(data), resolve, define)
+    report.problems += [f"{path.name}: {problem}" for problem in problems]
+    report.warnings += [
+        f"{path.name}: line {line}: there is no task {key}: its schedule fires nothing"
+        for key, (name, line, _) in found.items()
+        if name is None
+    ]
 
 
 def _look_for_daemon(config: Config, report: Report) -> None:

@@ -29,18 +29,32 @@ _group_id = click.option("--group-id", metavar="ID", help="The group of that use
 @click.option("--at", metavar="TIME", help="Once, in place of EXPR: a local time, or an instant with an offset.")
 @click.option("--rrule", metavar="RULE", help="A rule of iCalendar, in place of EXPR.")
 @click.option("--calendar-event", metavar="NODE", help="A calendar's node that says when, in place of EXPR.")
-@click.option("--poll", metavar="SECONDS", type=float, help="How often that node is read.")
-@click.option("--gap", type=click.Choice(["shift", "skip"]), help="Of a time that a change of the clocks leaves out.")
-@click.option("--fold", type=click.Choice(["first", "last", "both"]), help="Of a time that there is twice.")
-@click.option("--misfire", type=click.Choice(["skip", "latest", "all"]), help="What of it counts that came late.")
+@click.option("--poll", metavar="SECONDS", type=float, help="How often that node is read. [default: 300]")
+@click.option(
+    "--gap",
+    type=click.Choice(["shift", "skip"]),
+    help="What becomes of a time that a change of the clocks leaves out. [default: shift]",
+)
+@click.option(
+    "--fold",
+    type=click.Choice(["first", "last", "both"]),
+    help="Which counts of a time that there is twice. [default: first]",
+)
+@click.option(
+    "--misfire",
+    type=click.Choice(["skip", "latest", "all"]),
+    help="Which fire of those that come late. [default: latest]",
+)
 @click.option("--within", "within_s", metavar="SECONDS", type=float, help="How late it may come. [default: 3600]")
-@click.option("--max", "most", metavar="N", type=int, help="How many late ones are made up for at once.")
+@click.option("--max", "most", metavar="N", type=int, help="With `all`: how many late ones at once. [default: 100]")
 @click.option(
     "--overlap",
     type=click.Choice(["skip", "queue", "allow", "cancel_previous"]),
     help="What happens while the last run has not ended. [default: skip]",
 )
-@click.option("--jitter", "jitter_s", metavar="SECONDS", type=float, help="Spread: up to so much later each time.")
+@click.option(
+    "--jitter", "jitter_s", metavar="SECONDS", type=float, help="Spread: up to so much later each time. [default: 0]"
+)
 @click.option("--exclude", metavar="DATE", multiple=True, help="A day without any; may be given several times.")
 @click.option(
     "--exclude-ics", metavar="PATH", help="A calendar file: nothing during its events. [from: schedules.yml's folder]"

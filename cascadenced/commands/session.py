@@ -36,6 +36,13 @@ class Session:
         """The configuration as it is now. Raises ConfigError."""
         return load(self.config_path, os.environ, self.overrides)
 
+    def given(self) -> str:
+        """The options that another command needs to find the same folder, with a space before each; to be pasted."""
+        from shlex import quote
+
+        options = (("--config", self.config_path), ("--data-dir", self.overrides.get("data_dir")))
+        return "".join(f" {option} {quote(str(value))}" for option, value in options if value is not None)
+
     def ask(self, verb: str, **arguments: Any) -> Any:
         """The result of a verb, as decoded JSON. Arguments that are None are left out."""
         given = {name: value for name, value in arguments.items() if value is not None}

@@ -201,7 +201,12 @@ def _instance(session: Session, status: dict[str, Any]) -> str:
     tasks = status["tasks"]
     head = fields(
         [
-            ("daemon", f"{coloured('up', 'ok')}, version {status['version']}" if up else "not up (cascadenced up)"),
+            (
+                "daemon",
+                f"{coloured('up', 'ok')}, version {status['version']}"
+                if up
+                else f"not up (cascadenced{session.given()} up)",
+            ),
             ("instance", status["instance_id"] or None),
             ("data", session.config.data_dir),
             ("position", status["position"]),

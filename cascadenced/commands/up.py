@@ -110,9 +110,8 @@ def _detach(session: Session) -> int:
         _announce(session, found, "is up")
         return 0
     code = child.poll()
-    how = (
-        f"ended with exit code {code}" if code is not None else f"is not ready after {_READY_WITHIN_S:g} s and goes on"
-    )
+    waited_s = config.lock_wait_s + _READY_WITHIN_S
+    how = f"ended with exit code {code}" if code is not None else f"is not ready after {waited_s:g} s and goes on"
     remark(f"error: the daemon (process {child.pid}) {how}; {config.daemon_log_path} says:\n{_tail(config, start)}")
     return code if code is not None and code > 0 else FAILED
 
@@ -157,13 +156,14 @@ def _tail(config: Config, start: int) -> str:
 def _announce(session: Session, found: wire.Note, how: str) -> None:
     shown: dict[str, Any] = found._asdict()
     del shown["nats_url"]  # it has credentials in it
+    command = "cascadenced" + session.given()
     text = fields(
         [
             ("data", session.config.data_dir),
             ("status", f"{found.http_url}/"),
             ("log", session.config.daemon_log_path),
-            ("try", "cascadenced run example --user-id you --group-id team"),
-            ("stop", "cascadenced down"),
+            ("try", f"{command} run example --user-id you --group-id team"),
+            ("stop", f"{command} down"),
         ],
         indent="  ",
     )

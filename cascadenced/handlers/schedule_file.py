@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -36,6 +36,9 @@ LOOK_EVERY_S = 0.5
 """How often the file's date and size are looked at."""
 MAX_PROBLEMS = 50
 """Said of one file."""
+
+Definitions = Mapping[str, tuple[str | None, int, Definition]]
+"""Of a file, by key: the task, None if there is no such; the line; what it says."""
 
 
 class ScheduleFile:
@@ -135,28 +138,13 @@ class ScheduleFile:
         if any(type(recorded.event) in (ScheduleSet, ScheduleRemoved) for recorded in batch):
             self._changed.set()
 
-    def _definitions(self, text: FileText) -> tuple[dict[str, tuple[str | None, int, Definition]], Sequence[str]]:
-        """By key: (task, None if there is no such; line; what it says). And what is wrong."""
-        found: dict[str, tuple[str | None, int, Definition]] = {}
-        problems, key_of = list(text.problems), dict[str, str]()
-        for key, entry in text.entries.items():
-            name = self._tasks.resolve(key)
-            try:
-                definition = self._requests.defined(name or key, entry.value, "file")
-            except Invalid as error:
-                problems.append(f"line {entry.line}: {error}")
-                continue
-            if definition.rule.event is not None:
-                name = key
-            if name is not None and (other := key_of.setdefault(name, key)) != key:
-                problems.append(f"line {entry.line}: {key}: is the same task as {other}")
-            found[key] = (name, entry.line, definition)
-        return found, problems[:MAX_PROBLEMS]
+    def _definitions(self, text: FileText) -> tuple[Definitions, Sequence[str]]:
+        return understood(text, self._tasks.resolve, lambda task, value: self._requests.defined(task, value, "file"))
 
     async def _unreadable(
         self,
         text: FileText,
-        definitions: Mapping[str, tuple[str | None, int, Definition]],
+        definitions: Definitions,
         known: Mapping[str, Stored],
     ) -> Sequence[str]:
         """What is wrong with the calendars that changed entries name."""
@@ -174,7 +162,7 @@ class ScheduleFile:
     async def _take_over(
         self,
         text: FileText,
-        definitions: Mapping[str, tuple[str | None, int, Definition]],
+        definitions: Definitions,
         known: Mapping[str, Stored],
     ) -> None:
         named = set[str]()
@@ -197,7 +185,7 @@ class ScheduleFile:
         path: Path,
         data: bytes,
         text: FileText,
-        definitions: Mapping[str, tuple[str | None, int, Definition]],
+        definitions: Definitions,
         known: Mapping[str, Stored],
     ) -> None:
         wanted: dict[str, Json] = {}
@@ -246,6 +234,31 @@ class ScheduleFile:
             _log.error("schedules_file_rejected", problem=problem)
         told = tuple(cut(problem) for problem in problems)
         await self._log.append([Change("system", [ScheduleFileRejected(problems=told)])])
+
+
+def understood(
+    text: FileText, resolve: Callable[[str], str | None], define: Callable[[str, Json], Definition]
+) -> tuple[Definitions, Sequence[str]]:
+    """What the entries of a file set, and what is wrong with it. Pure.
+
+    resolve: the task that a key names, None if there is no such.  define: as `schedules.definition.defined`, of a task
+    and its entry.
+    """
+    found: dict[str, tuple[str | None, int, Definition]] = {}
+    problems, key_of = list(text.problems), dict[str, str]()
+    for key, entry in text.entries.items():
+        name = resolve(key)
+        try:
+            definition = define(name or key, entry.value)
+        except Invalid as error:
+            problems.append(f"line {entry.line}: {error}")
+            continue
+        if definition.rule.event is not None:
+            name = key
+        if name is not None and (other := key_of.setdefault(name, key)) != key:
+            problems.append(f"line {entry.line}: {key}: is the same task as {other}")
+        found[key] = (name, entry.line, definition)
+    return found, problems[:MAX_PROBLEMS]
 
 
 def _is_newer(stored: Stored, text: FileText) -> bool:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from cascadenced.errors import CascadenceError
 from cascadenced.http import health
 from cascadenced.http.face import FACE
 from cascadenced.http.health import Health
@@ -26,9 +27,11 @@ from cascadenced.projections.followups import FollowupRow
 from cascadenced.projections.pointers import PointerRow
 from cascadenced.projections.runs import RunRow, RunView
 from cascadenced.projections.schedules import ScheduleRow, TickRow
+from cascadenced.refusals import answer
 from cascadenced.verbs import VERBS, perform
 from cascadenced.verbs.schedules import Preview
 
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -146,18 +149,47 @@ async def _status(request: web.Request) -> web.Response:
 
 
 async def _task(request: web.Request) -> web.Response:
-    instance, asked = _instance(request), arguments(request, TaskArguments)
-    return json_reply(await instance.answers.task(asked.task, instance.board.row(asked.task)))
+    async def asked() -> TaskView:
+        name = arguments(request, TaskArguments).task
+        return await instance.answers.task(name, instance.board.row(name))
+
+    async def page(task: TaskView) -> str:
+        from cascadenced.http.page import task_page
+
+        schedule = await instance.answers.schedule(task.name, now_us=instance.clock.now_us())
+        return task_page(task, schedule)
+
+    instance = _instance(request)
+    return await _for_people_too(request, asked, page)
 
 
 async def _run(request: web.Request) -> web.Response:
-    run = await _instance(request).answers.run(arguments(request, RunArguments).run)
-    if not _wants_html(request):
-        response = json_reply(run)
-    else:
+    async def asked() -> RunView:
+        return await _instance(request).answers.run(arguments(request, RunArguments).run)
+
+    async def page(run: RunView) -> str:
         from cascadenced.http.page import run_page
 
-        response = _html(run_page(run))
+        return run_page(run)
+
+    return await _for_people_too(request, asked, page)
+
+
+async def _for_people_too(
+    request: web.Request, asked: Callable[[], Awaitable[T]], page: Callable[[T], Awaitable[str]]
+) -> web.Response:
+    """What was asked for as JSON, or as a page where HTML is wanted; then a refusal is a page too."""
+    if not _wants_html(request):
+        response = json_reply(await asked())
+    else:
+        try:
+            response = _html(await page(await asked()))
+        except CascadenceError as error:
+            from cascadenced.http.page import refusal_page
+
+            refused = answer(error)
+            response = _html(refusal_page(refused.body.detail))
+            response.set_status(refused.status)
     response.headers["Vary"] = "Accept"
     return response
 
@@ -261,10 +293,10 @@ READ: tuple[Route, ...] = (
     Route(path="/status", summary="The instance and its tasks", handle=_status, answers={_JSON: Status}),
     Route(
         path="/status/{task}",
-        summary="A task and its newest runs",
+        summary="A task and its newest runs; a page for people when HTML is asked for",
         handle=_task,
         takes=TaskArguments,
-        answers={_JSON: TaskView},
+        answers={_JSON: TaskView, "text/html": None},
         statuses={404: "no such task"},
     ),
     _list_route("/runs", "Runs, newest first", "runs", RunsArguments, RunRow),
@@ -310,8 +342,13 @@ READ: tuple[Route, ...] = (
         answers={_JSON: Preview},
         statuses={404: "no such schedule", 409: "its calendar was not read yet"},
     ),
-    _list_route(
-        "/schedules/{task}/ticks", "What became of its due instants, newest first", "ticks", TicksArguments, TickRow
+    Route(
+        path="/schedules/{task}/ticks",
+        summary="What became of its due instants, newest first",
+        handle=_listing("ticks", TicksArguments),
+        takes=TicksArguments,
+        answers={_JSON: Items(TickRow)},
+        statuses={404: "no such schedule"},
     ),
     _list_route("/pointers", "Pointers, oldest first", "pointers", PointersArguments, PointerRow),
     _list_route("/followups", "What was done about failed runs, newest first", "followups", ListArguments, FollowupRow),

@@ -232,8 +232,11 @@ class Answers:
         return before, after, difference(before, after, {**rules, **changed})
 
     async def ticks(self, task: str, **query: Any) -> Page:
-        """What became of its due instants, newest first."""
-        return await self._page("schedules", schedules.list_ticks(self._tables, task, **query))
+        """What became of its due instants, newest first. Raises Unknown for a schedule that never was."""
+        page = await self._page("schedules", schedules.list_ticks(self._tables, task, **query))
+        if not page.items and task not in await schedules.stored(self._tables, [task]):
+            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+        return page
 
     async def followups(self, **query: Any) -> Page:
         return await self._page("followups", followups.list_followups(self._tables, **query))

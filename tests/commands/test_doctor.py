@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +105,50 @@ def test_what_became_of_the_broker_is_told(run, daemon, bus, where, said):
     report = run("doctor", "--json").json
     assert report["daemon"]["bus"] == "connected to nats://h:1, last break then, wiped"
     assert said in " ".join(report[where])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('example: "61 * * * *"\n', "schedules.yml: line 1: example: 'expr': the minute (61) is not valid"),
+        ("example: [\n", "schedules.yml: line 2: is not YAML"),
+    ],
+)
+def test_a_schedules_file_that_changes_nothing_is_wrong(run, folder, content, says):
+    folder.mkdir(mode=0o700)
+    (folder / "schedules.yml").write_text(content)
+    ran = run("doctor")
+    assert ran.code == 1
+    assert says in ran.out
+
+
+def test_a_schedule_of_no_task_is_a_warning(run, folder):
+    folder.mkdir(mode=0o700)
+    (folder / "schedules.yml").write_text('exmaple: "0 9 * * *"\nexample: "0 9 * * *"\n')
+    report = run("doctor", "--json").json
+    assert report["problems"] == []
+    assert report["warnings"] == ["schedules.yml: line 1: there is no task exmaple: its schedule fires nothing"]
+
+
+def test_no_schedules_are_looked_at_where_none_are_kept(run, folder, monkeypatch):
+    monkeypatch.setenv("CASCADENCE_SCHEDULER", "base")
+    folder.mkdir(mode=0o700)
+    (folder / "schedules.yml").write_text("example: [\n")
+    assert run("doctor").code == 0
+
+
+def test_a_folder_that_cannot_be_looked_into_is_wrong_and_the_rest_is_told(run, folder, monkeypatch):
+    folder.mkdir(mode=0o700)
+    real = Path.stat
+
+    def stat(path, **how):
+        if path.parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr("os.access", lambda path, mode, **how: path != folder)
+    ran = run("doctor")
+    assert ran.code == 1
+    assert f"wrong  {folder} cannot be read and written by this user" in ran.out
+    assert "CASCADENCE_DATA_DIR" in ran.out

@@ -192,3 +192,10 @@ def test_due_instants_of_the_past_are_run_once(run) -> None:
     assert len(json.loads(run("runs", "--json").out)["items"]) == 2
     assert run(*asked, "--max", "1").err == "error: 2 instants are due in that range; 1 are allowed\n"
     assert run("backfill", "example").code == 2
+
+
+def test_the_ledger_of_a_schedule_that_never_was_is_an_error_and_an_empty_one_is_none(run) -> None:
+    ran = run("ticks", "exmaple")
+    assert (ran.code, ran.err) == (1, "error: Unknown schedule: exmaple\n")
+    run("schedule", "example", "0 9 * * *", *WHO)
+    assert run("ticks", "example").out == "nothing yet\n"

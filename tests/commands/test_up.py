@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from cascadenced.commands.demo import _command
 from cascadenced.config import Config
 from tests.commands.conftest import REPO, outcome, spawn
 
@@ -31,6 +32,20 @@ def test_demo_tells_its_story_line_by_line(run, monkeypatch):
     assert run("demo").out == "once upon a time\n"
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_the_demo_names_a_command_that_is_there(monkeypatch, tmp_path, here):
+    scripts = tmp_path / "a b/bin"
+    scripts.mkdir(parents=True)
+    for name in ("python", "cascadenced"):
+        (scripts / name).touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", str(scripts) if not here else "")
+    monkeypatch.chdir(tmp_path)
+    assert _command() == ("'a b/bin/cascadenced'" if here else "cascadenced")
+    (scripts / "cascadenced").unlink()
+    assert _command() == f"'{scripts}/python' -m cascadenced"
+
+
 def test_a_daemon_that_is_up_is_not_started_again(run, daemon):
     daemon.answers["/rpc/list"] = (200, [])
     ran = run("up", "--detach")
@@ -38,6 +53,16 @@ def test_a_daemon_that_is_up_is_not_started_again(run, daemon):
     assert "is up already" in ran.out
     assert "secret" not in ran.out
     assert set(run("up", "--detach", "--json").json) == {"pid", "http_url", "socket", "version", "instance_id"}
+
+
+def test_what_to_type_next_is_for_the_same_folder(run, daemon, tmp_path):
+    daemon.answers["/rpc/list"] = (200, [])
+    assert "  stop    cascadenced down\n" in run("up", "--detach").out
+    (tmp_path / "a b.yml").write_text(f"data_dir: {daemon.folder}\n")
+    ran = run("--config", "a b.yml", "up", "--detach", "--data-dir", daemon.folder)
+    given = f"cascadenced --config 'a b.yml' --data-dir {daemon.folder}"
+    assert f"  try     {given} run example --user-id you --group-id team\n" in ran.out
+    assert f"  stop    {given} down\n" in ran.out
 
 
 def test_stopping_nothing_is_no_failure(run, folder):

@@ -12,8 +12,9 @@ from aiohttp.test_utils import TestClient
 
 from cascadenced.eventlog.base import Change
 from cascadenced.events.run import ForeignRunReported
+from cascadenced.http.cells import duration
 from cascadenced.http.html import Html, tag
-from cascadenced.http.page import _duration, run_page
+from cascadenced.http.page import run_page
 from cascadenced.projections.runs import ChildView, StepView, WaitView
 from tests.examples import example
 from tests.http.conftest import World
@@ -82,6 +83,44 @@ async def test_a_browser_gets_a_run_as_a_page_and_a_program_as_json(world: World
             assert response.headers["Vary"] == "Accept"
 
 
+async def test_a_browser_gets_a_task_as_a_page_and_a_program_as_json(world: World, public: Client):
+    run_id = await world.run("failing")
+    await world.do("schedule", task="failing", expr="0 9 * * *", timezone="Europe/Berlin")
+    await world.do("disable", task="failing")
+    page = await _html(public, "/status/failing")
+    for word in ("<title>failing · Cascadence</title>", "disabled", "error", f'href="/runs/{run_id}"'):
+        assert word in page
+    assert 'href="/schedules/failing/ticks"' in page
+    for accept in ("*/*", "application/json", None):
+        async with public.get("/status/failing", headers={"Accept": accept} if accept else {}) as response:
+            assert response.content_type == "application/json"
+            assert response.headers["Vary"] == "Accept"
+
+
+async def test_the_page_of_a_task_that_never_ran_says_so(public: Client):
+    page = await _html(public, "/status/countdown")
+    assert "No run yet." in page
+    assert "ticks" not in page
+
+
+async def test_a_run_leads_to_its_task(world: World, public: Client):
+    run_id = await world.run()
+    assert 'href="/status/example"' in await _html(public, f"/runs/{run_id}")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [("/runs/nope", "no run &#x27;nope&#x27;"), ("/status/%3Cb%3E", "Unknown task: &lt;b&gt;")]
+)
+async def test_what_is_not_there_is_a_page_with_a_way_back(public: Client, path: str, says: str):
+    async with public.get(path, headers=BROWSER) as response:
+        assert (response.status, response.content_type) == (404, "text/html")
+        text = await response.text()
+    assert says in text
+    assert '<a href="/">' in text
+    async with public.get(path) as response:
+        assert (response.status, response.content_type) == (404, "application/json")
+
+
 async def test_names_from_elsewhere_are_text_and_links_are_quoted(world: World, public: Client):
     report = example(
         ForeignRunReported, task="their.task", foreign_run_id='"><script>x</script>/../', status="<i>odd</i>"
@@ -95,7 +134,7 @@ async def test_names_from_elsewhere_are_text_and_links_are_quoted(world: World, 
 
 async def test_nothing_on_a_page_is_inline_or_from_elsewhere(world: World, public: Client):
     run_id = await world.run("failing")
-    for path in ("/", f"/runs/{run_id}"):
+    for path in ("/", f"/runs/{run_id}", "/status/failing"):
         page = await _html(public, path)
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|javascript:", page)
         assert all(link.startswith("/") for link in re.findall(r'(?:href|src)="([^"]*)"', page))
@@ -145,7 +184,7 @@ def test_text_becomes_markup_only_by_being_escaped():
     ],
 )
 def test_durations_are_for_people(seconds: float, text: str):
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
 async def test_a_run_that_waits_says_for_what_on_both_pages(world: World, public: Client):
