@@ -7,6 +7,7 @@ import contextvars
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -25,7 +26,7 @@ from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline.decide import doubt, may_have_happened
-from cascadenced.pipeline.model import Run
+from cascadenced.pipeline.model import STAGES, Run
 from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
@@ -192,12 +193,12 @@ class StageRunner:
         """What is recorded of the stage: JSON as it will be read back, or a plan of tasks. Raises whatever the hook
         raises."""
         assert live.entry is not None
-        hook, keep = live.entry.hooks.get(stage), _KEPT.get(stage, recordable)
+        hook, keep = live.entry.hooks.get(stage), _KEPT[stage]
         children = live.run.children if stage == "run" else None
         if hook is None:
             if children is None:
                 raise _no_hook(stage)
-            return recordable(live.run.child_results)
+            return recordable(live.run.child_results, "what the runs of the plan returned")
         if live.instance is None and hook.is_async and not live.entry.inert:
             await self._spawner.call(self._make, live)  # its constructor may block; it is a plain function
         before = _FED_BY.get(stage)
@@ -256,7 +257,7 @@ class StageRunner:
         return await self._answered(live, value) if stage == "research" else value
 
     async def _answered(self, live: LiveRun, query: Any) -> Json:
-        return await self._spawner.call(recordable, await self._answer(live, query))
+        return await self._spawner.call(recordable, await self._answer(live, query), "the answer to research")
 
     async def _answer(self, live: LiveRun, query: Any) -> Any:
         """To the question that `research` returned. Raises ResearchFailed."""
@@ -445,8 +446,13 @@ def _query(value: Any) -> Any:
     return value
 
 
-_KEPT: Mapping[str, Callable[[Any], Any]] = {"precheck": _passed, "plan": read_plan, "research": _query}
-"""Stage → what becomes of what its hook returned; of the others it is recorded as it is."""
+_KEPT: Mapping[str, Callable[[Any], Any]] = {
+    **{stage: partial(recordable, what=f"what {stage}() returned") for stage in STAGES},
+    "precheck": _passed,
+    "plan": read_plan,
+    "research": _query,
+}
+"""Stage → what becomes of what its hook returned; of most it is recorded as it is."""
 
 
 def _shown_if_changed(output: Json, redact: Redactor) -> str | None:
