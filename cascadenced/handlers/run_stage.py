@@ -11,6 +11,8 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
+from msgspec.structs import replace
+
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, PrecheckError, StepMismatch, Swallowed, TimeUp
@@ -102,7 +104,7 @@ class StageRunner:
             raise
         except Suspended:
             assert steps.suspended is not None
-            return steps.suspended
+            return steps.suspended if live.printed is None else replace(steps.suspended, printed=live.printed)
         except Exception as error:  # noqa: BLE001 -- whatever a task raises is how its stage went
             failure = steps.mismatch or error
         else:
@@ -245,7 +247,7 @@ class StageRunner:
         assert live.entry is not None
         stand_in = BaseTask()
         self._equip(stand_in, live)
-        value, live.printed = await self._processes.output(
+        value = await self._processes.output(
             live,
             stage,
             handed,
@@ -328,7 +330,7 @@ class StageRunner:
         research_failed = stage == "research" and type(error) is ResearchFailed
         told = error.__cause__ if research_failed and error.__cause__ is not None else error
         if type(told) is FailedThere:
-            said, live.printed = told.said, told.printed
+            said = told.said
         else:
             said = tell(told, redact) if is_harmless(told) else await self._spawner.call(tell, told, redact)
         if not research_failed and issubclass(type(error), Exception) and type(error) is not FailedThere:

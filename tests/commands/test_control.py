@@ -62,6 +62,11 @@ def test_a_list_of_runs_says_what_each_waits_for(run, waiting):
     assert (row["status"], row["waits_for"]["name"]) == ("paused", "go")
 
 
+def test_what_a_process_of_its_own_printed_is_shown_with_its_run(run, plugins):
+    run_id = run("run", "apart", *WHO, "--json").json["run_id"]
+    assert run("show", run_id).out.endswith("printed by run\n  first line\n  second line\n")
+
+
 def test_the_runs_of_a_plan_are_shown_and_end_with_it(run, plugins):
     run_id = run("run", "whole", *WHO, "--no-wait", "--json").json["run_id"]
     view = run("show", run_id, "--json").json
