@@ -40,6 +40,13 @@ def test_a_daemon_that_is_up_is_not_started_again(run, daemon):
     assert set(run("up", "--detach", "--json").json) == {"pid", "http_url", "socket", "version", "instance_id"}
 
 
+def test_up_says_which_plugins_the_daemon_could_not_use(run, daemon):
+    daemon.answers["/rpc/list"] = (200, [])
+    daemon.answers["/rpc/status"] = (200, {"rejected": {"tasks:Report": "tasks has no Report"}})
+    ran = run("up", "--detach")
+    assert (ran.code, ran.err) == (0, "warning: tasks:Report is not loaded: tasks has no Report\n")
+
+
 def test_stopping_nothing_is_no_failure(run, folder):
     ran = run("down")
     assert (ran.code, ran.out) == (0, f"no daemon is up on {folder}\n")
