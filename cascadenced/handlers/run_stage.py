@@ -27,8 +27,9 @@ from cascadenced.handlers.process_stage import FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
+from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import doubt, may_have_happened
-from cascadenced.pipeline.model import STAGES, Run
+from cascadenced.pipeline.model import STAGES, Run, fold
 from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
@@ -39,6 +40,8 @@ from cascadenced.runtime.tasks import TaskEntry
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
+NAMED_OF_A_LINE = 6
+"""Of runs that one asked for the other, the last ones."""
 CANCEL_PATIENCE_S = 0.2
 """How long a stage whose time is up may take to end itself."""
 
@@ -109,7 +112,10 @@ class StageRunner:
             failure = steps.mismatch or error
         else:
             crashpoint("stage.after_effect")
-            return self._finished(live, stage, attempt, output, redact, self._clock.monotonic() - began)
+            took_s = self._clock.monotonic() - began
+            if isinstance(output, TaskPlan) and live.run.nesting >= MAX_NESTING:
+                return await self._too_deep(live, stage, attempt, took_s)
+            return self._finished(live, stage, attempt, output, redact, took_s)
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
@@ -307,11 +313,6 @@ class StageRunner:
                 took_s=took_s,
                 printed=live.printed,
             )
-        if live.run.nesting >= MAX_NESTING:
-            reason = f"plans are nested more than {MAX_NESTING} deep: does a task plan itself?"
-            return StageFailed(
-                task=task, stage=stage, attempt=attempt, error_type="plan.too_deep", reason=reason, took_s=took_s
-            )
         live.planned = output.entries
         return StageFinished(
             task=task,
@@ -321,6 +322,22 @@ class StageRunner:
             took_s=took_s,
             children=output.planned,
             parallel=output.parallel,
+        )
+
+    async def _too_deep(self, live: LiveRun, stage: str, attempt: int, took_s: float) -> StageFailed:
+        """The end of a plan that has too many above it. Its reason names the tasks of the nearest ones, among which the
+        one stands that plans itself."""
+        tasks, parent = [live.run.task], live.run.parent_run_id
+        while parent is not None and len(tasks) < NAMED_OF_A_LINE:
+            run = fold(recorded.event for recorded in await self._log.read_stream(run_stream(RunId(parent))))
+            tasks, parent = [run.task, *tasks], run.parent_run_id
+        line = " → ".join(tasks if parent is None else ["…", *tasks])
+        reason = (
+            f"plans are nested more than {MAX_NESTING} deep ({line}): does a task plan itself? Let its plan() return "
+            "data, or nothing, where that is to end"
+        )
+        return StageFailed(
+            task=live.run.task, stage=stage, attempt=attempt, error_type="plan.too_deep", reason=reason, took_s=took_s
         )
 
     async def _failed(

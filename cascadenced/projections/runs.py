@@ -341,7 +341,7 @@ async def resolve_run_id(tables: Tables, given: str, among: Caller | None = None
         (given, given + "~", *values),
     )
     if not rows:
-        raise Unknown(f"no run {given[:64]!r}")
+        raise Unknown(f"no run {given[:64]!r}: the list of runs has those there are")
     if len(rows) > 1 and rows[0][0] != given:
         raise Invalid(f"several runs begin with {given!r}: give more of the id")
     return str(rows[0][0])

@@ -93,7 +93,8 @@ def test_a_run_is_cancelled_by_the_beginning_of_its_id(run, waiting):
     again = run("cancel", waiting)
     assert (again.code, again.err) == (
         1,
-        "error: the run has ended (cancelled): it cannot be cancelled any more\n",
+        "error: the run has ended (cancelled): it cannot be cancelled any more; "
+        "to do it again, fork it or ask for another\n",
     )
 
 
@@ -167,7 +168,7 @@ def test_a_signal_that_cannot_be_one_is_an_error(run, waiting):
 def test_unknown_runs_are_errors(run):
     for command in (("cancel",), ("signal", "--note", "x"), ("resolve", "retry")):
         ran = run(command[0], "f" * 32, *command[1:])
-        assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}'\n")
+        assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}': the list of runs has those there are\n")
 
 
 # ── what cannot go on here ───────────────────────────────────────────────────────────────────────────────────────

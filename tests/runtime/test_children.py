@@ -315,17 +315,24 @@ async def test_a_plan_that_makes_no_sense_ends_the_run_saying_why(plan: Any, err
     assert ended.run.error_type in (error_type, "Invalid", "plan.invalid")
 
 
-async def test_a_task_that_plans_itself_is_stopped() -> None:
-    class Endless:
-        name = "endless"
+async def test_a_task_that_plans_itself_is_stopped_and_named() -> None:
+    class Hen:
+        name = "hen"
 
         def plan(self) -> Any:
-            return [Endless()]
+            return [Egg()]
 
-    world = World(Endless)
+    class Egg:
+        name = "egg"
+
+        def plan(self) -> Any:
+            return [Hen()]
+
+    world = World(Hen)
     async with world.up() as instance:
-        ended = await run(instance, "endless")
+        ended = await run(instance, "hen")
     assert (ended.run.status, ended.run.error_type) == ("error", "plan.too_deep")
+    assert "(… → egg → hen → egg → hen → egg → hen): does a task plan itself?" in str(ended.run.reason)
     assert len(of_kids(world)) == MAX_NESTING
 
 
