@@ -282,7 +282,7 @@ class TaskHost:
         live = self._live
         if not isinstance(note, str):
             raise Invalid(f"a note must be text, not a {type(note).__name__}")
-        event = NoteRecorded(note=recordable(note), task=live.run.task, about_run_id=live.run_id)
+        event = NoteRecorded(note=recordable(note, "the note"), task=live.run.task, about_run_id=live.run_id)
         change = Change("notes", [event], None, live.change([]).context)
         await self._instance.log.append([change], source=f"note:{live.run_id}:{live.run.current}:{self._next()}")
 

@@ -262,9 +262,9 @@ class TaskPipeline:
 def _checked_args(args: Json) -> dict[str, Json]:
     """`args` as they will be read back, and nobody else's."""
     try:
-        args = recordable(args)
+        args = recordable(args, "args")
     except (Unserialisable, TooLarge) as error:
-        raise Invalid(f"args: {error}", code=error.code) from None
+        raise Invalid(str(error), code=error.code) from None
     if not isinstance(args, dict):
         raise Invalid(f"args must be a dict, not a {type(args).__name__}")
     return args
@@ -307,9 +307,9 @@ def _checked_payload(payload: Any) -> Json:
             payload = getattr(payload, export)()
             break
     try:
-        return checked_context(recordable(payload))
+        return checked_context(recordable(payload, "context"))
     except (Unserialisable, TooLarge) as error:
-        raise Invalid(f"context: {error}", code=error.code) from None
+        raise Invalid(str(error), code=error.code) from None
 
 
 def _no_run() -> Conflict:

@@ -778,14 +778,19 @@ def test_a_tuple_comes_back_as_a_list(run: Run) -> None:
     assert run(TaskPipeline(returning((1, (2,))))) == [1, [2]]
 
 
+RETURN_A_LIST = "to have them run, return a list of them, or ParallelPlan([...]) for at the same time"
+
+
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
         ([Small(), "data"], "a plan must hold either tasks or data: item 1 is a str, others are tasks"),
         (Small(), "plan() returned a task: to have it run, return it in a list"),
         ({"execution": "parallel", "tasks": [1]}, "a parallel plan must hold tasks, and this one holds data"),
+        ((Small(), Small()), f"plan() returned a tuple that holds tasks: {RETURN_A_LIST}"),
+        ({"tasks": [Small()]}, f"plan() returned a dict that holds tasks: {RETURN_A_LIST}"),
     ],
-    ids=["mixed", "bare", "parallel data"],
+    ids=["mixed", "bare", "parallel data", "tuple", "dict"],
 )
 def test_a_plan_that_is_neither_data_nor_tasks_is_refused_saying_so(run: Run, plan: Any, said: str) -> None:
     pipeline = TaskPipeline(SimpleNamespace(plan=lambda: plan, run=lambda: None))

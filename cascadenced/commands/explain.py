@@ -64,7 +64,7 @@ def _reason(reason: dict[str, Any]) -> str:
         rows = [
             (child["index"], child["task"], child["status"], child["run_id"], child["reason"]) for child in children
         ]
-        lines.append(table(("PLACE", "TASK", "STATUS", "RUN", "REASON"), rows, indent="     "))
+        lines.append(table(("ITEM", "TASK", "STATUS", "RUN", "REASON"), rows, indent="     "))
     remedies = reason.get("remedies") or []
     lines += [f"{'Do:  ' if n == 0 else '     '}{plain(remedy)}" for n, remedy in enumerate(remedies)]
     return "\n".join(lines)

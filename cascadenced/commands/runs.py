@@ -158,11 +158,18 @@ def _run(run: dict[str, Any]) -> str:
     parts = [head, table(("STAGE", "STATUS", "ATTEMPT", "TOOK", "OUTPUT"), _stages(run["stages"]))]
     if run["children"]:
         children = [
-            (child["index"] + 1, child["task"], child["run_id"], child["status"], child["attempt"] or None)
+            (child["index"], child["task"], child["run_id"], child["status"], child["attempt"] or None)
             for child in run["children"]
         ]
-        parts.append(table(("PLACE", "TASK", "RUN", "STATUS", "ATTEMPT"), children))
+        parts.append(table(("ITEM", "TASK", "RUN", "STATUS", "ATTEMPT"), children))
+    parts += [
+        f"printed by {stage['stage']}\n{_indented(stage['printed'])}" for stage in run["stages"] if stage["printed"]
+    ]
     return "\n\n".join(parts)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in plain(text.rstrip("\n")).split("\n"))
 
 
 def _stages(stages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

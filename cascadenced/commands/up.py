@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -168,6 +169,20 @@ def _announce(session: Session, found: wire.Note, how: str) -> None:
         indent="  ",
     )
     session.show(shown, f"cascadenced {found.version} {how} (process {found.pid})\n{text}")
+    for plugin, why in _rejected(session.config).items():
+        remark(f"warning: {plain(plugin)} is not loaded: {plain(why)}")
+
+
+def _rejected(config: Config) -> dict[str, str]:
+    """Plugins that the daemon could not use, and why: somebody who has just written one looks here first."""
+    try:
+        reply = wire.exchange(config, "/rpc/status", b"{}", 5.0)
+    except Unavailable:
+        return {}
+    if reply is None or reply[0] != 200:
+        return {}
+    rejected: dict[str, str] = json.loads(reply[1]).get("rejected", {})
+    return rejected
 
 
 # ── down ─────────────────────────────────────────────────────────────────────────────────────────────────────

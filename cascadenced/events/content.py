@@ -20,11 +20,14 @@ MAX_SHOWN_CHARS = 2048
 MAX_READ_CHARS = 64 * 1024
 """Of a text that is to be shown: more of it is not even looked at."""
 MAX_KEY_SHOWN_CHARS = 40
+MAX_PATH_CHARS = 80
+"""Of where in a value something is."""
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _SHORT = MAX_CONTENT_BYTES // 6 - 2
 """Characters of a text that is not too large, whatever it is spelled with: escaped, a character has six bytes."""
 _SCALARS = (str, int, float, bool, type(None))
+_JSON_HOLDS = "JSON holds text, numbers, true, false, None, lists, and dicts with text as keys"
 _name_of = type.__dict__["__name__"].__get__
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -42,32 +45,73 @@ class TooLarge(CascadenceError):
     code = "result.too_large"
 
 
-def recordable(value: Any) -> Json:
+def recordable(value: Any, what: str = "value") -> Json:
     """`value` as it will be read back: equal to it, tuples as lists. Raises Unserialisable or TooLarge.
 
     Strings, numbers, booleans, None, lists, tuples and dicts with string keys pass; 64-bit integers; finite floats;
     up to MAX_CONTENT_DEPTH levels.
+
+    what: the value's name in the error, which also says where in it the trouble is.
     """
     if value is None or type(value) is bool or (type(value) is str and len(value) <= _SHORT and value.isascii()):
         return value  # what most stages put out, and JSON changes nothing in it
     try:
         data = _encode(value)
         if len(data) > MAX_CONTENT_BYTES:
-            raise TooLarge(f"{len(data)} bytes as JSON; {MAX_CONTENT_BYTES} are allowed")
+            raise TooLarge(
+                f"{what} takes {len(data)} bytes as JSON; {MAX_CONTENT_BYTES} are allowed: "
+                "keep it elsewhere, and here only where it is"
+            )
         back = _decode(data)
         change = _change(value, back, 0)
     except TooLarge:
         raise
     except Exception as error:  # noqa: BLE001 -- the value's own methods run here, and a thread may be changing it
-        raise Unserialisable(f"a value of type {type_name(value)} cannot be JSON: {text_of(error)}") from None
+        change = _stray(value) or ("", f"is of type {type_name(value)}, which cannot be JSON: {text_of(error)}")
+        raise _unserialisable(what, change) from None
     if change:
-        raise Unserialisable(f"value{change[0]} {change[1]}")
+        raise _unserialisable(what, change)
     return back
+
+
+def _unserialisable(what: str, change: tuple[str, str]) -> Unserialisable:
+    where, why = change
+    return Unserialisable(f"{what}, at {cut(where, MAX_PATH_CHARS)}, {why}" if where else f"{what} {why}")
 
 
 def own_copy(value: Json) -> Json:
     """`value`, which is JSON, for somebody to do with as they like."""
     return _decode(_encode(value)) if type(value) in (dict, list) else value
+
+
+def _stray(value: Any) -> tuple[str, str] | None:
+    """(where, why) of the first thing in a value that JSON has no form for; None if it is something else."""
+    try:
+        return _strayed(value, 0)
+    except Exception:  # noqa: BLE001 -- as above
+        return None
+
+
+def _strayed(value: Any, depth: int) -> tuple[str, str] | None:
+    if depth > MAX_CONTENT_DEPTH:
+        return "", f"is nested more than {MAX_CONTENT_DEPTH} deep: does it hold itself?"
+    if isinstance(value, (list, tuple)):
+        for i, each in enumerate(value):
+            if found := _strayed(each, depth + 1):
+                return f"[{i}]{found[0]}", found[1]
+    elif type(value) is dict:
+        for key, each in value.items():
+            if type(key) is not str:
+                return "", f"has a key of type {type_name(key)}; JSON keys are strings"
+            if found := _strayed(each, depth + 1):
+                return f".{key[:MAX_KEY_SHOWN_CHARS]}{found[0]}", found[1]
+    elif type(value) is int and not _INT_MIN <= value <= _INT_MAX:
+        return "", "is an integer of more than 64 bits"
+    elif type(value) not in _SCALARS:
+        return "", f"is of type {type_name(value)}: {_JSON_HOLDS}"
+    elif type(value) is str and plain(value) != value[: MAX_READ_CHARS + 1]:
+        return "", "holds half of a surrogate pair, for which there are no bytes"
+    return None
 
 
 def _change(value: Any, back: Json, depth: int) -> tuple[str, str] | None:
@@ -86,8 +130,10 @@ def _change(value: Any, back: Json, depth: int) -> tuple[str, str] | None:
                 return f".{key[:MAX_KEY_SHOWN_CHARS]}{change[0]}", change[1]
     elif type(value) is int and not _INT_MIN <= value <= _INT_MAX:
         return "", "is an integer of more than 64 bits"
-    elif type(value) not in _SCALARS or value != back:
-        return "", f"is a {type_name(value)}, which JSON would change"
+    elif type(value) not in _SCALARS:
+        return "", f"is of type {type_name(value)}: {_JSON_HOLDS}"
+    elif value != back:
+        return "", f"is {value!r:.40}, which JSON would change"
     return None
 
 

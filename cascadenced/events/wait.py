@@ -10,7 +10,7 @@ class WaitStarted(Event, tag="wait.started", frozen=True, kw_only=True):
     """The stage stands still. kind: sleep, event or children; those have no place.
 
     name: of the event.  where: what the event's payload must hold, key by key.
-    until_us: wall clock, µs since 1970; None: as long as it takes.
+    until_us: wall clock, µs since 1970; None: as long as it takes.  printed: as of `stage.finished`, up to here.
     """
 
     task: str
@@ -20,6 +20,7 @@ class WaitStarted(Event, tag="wait.started", frozen=True, kw_only=True):
     name: str = ""
     where: dict[str, Json] = {}
     until_us: int | None = None
+    printed: str | None = None
 
 
 class WaitEnded(Event, tag="wait.ended", frozen=True, kw_only=True):

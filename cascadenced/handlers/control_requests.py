@@ -274,7 +274,7 @@ def _may(asker: Asker, live: LiveRun) -> bool:
 
 
 def _no_run(given: str) -> Unknown:
-    return Unknown(f"no run {given[:64]!r}")
+    return Unknown(f"no run {given[:64]!r}: the list of runs has those there are")
 
 
 def _outcome(run_id: str, done: Controlled) -> Outcome:

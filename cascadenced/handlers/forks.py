@@ -31,7 +31,7 @@ class Forks:
         """
         events = await self._log.read_stream(run_stream(run_id))
         if not events:
-            raise Unknown(f"no run {run_id[:64]!r}")
+            raise Unknown(f"no run {run_id[:64]!r}: the list of runs has those there are")
         first, last = events[0], events[-1]
         if first.group_hash != self._pseudonyms.group(identity.group_id):
             raise NotAllowed(f"the run {run_id} is another group's: only its own user may fork it", code="fork.group")

@@ -10,7 +10,7 @@ import msgspec
 from cascadenced.errors import Invalid
 from cascadenced.events.base import Json
 from cascadenced.events.child import Planned
-from cascadenced.events.content import Unserialisable, plain, recordable, type_name
+from cascadenced.events.content import MAX_CONTENT_DEPTH, Unserialisable, plain, recordable, type_name
 from cascadenced.plugins.base import ParallelPlan
 from cascadenced.plugins.describe import describe_once
 from cascadenced.runtime.children import MAX_CHILDREN
@@ -40,7 +40,13 @@ def read_plan(value: Any) -> Json | TaskPlan:
             raise Unserialisable("a parallel plan must hold tasks, and this one holds data", code="plan.mixed")
         if not isinstance(value, dict) and _is_task(value):
             raise Unserialisable("plan() returned a task: to have it run, return it in a list", code="plan.mixed")
-        return [] if parallel else recordable(value)
+        if _holds_tasks(value):
+            raise Unserialisable(
+                f"plan() returned a {type_name(value)} that holds tasks: to have them run, return a list of them, or "
+                "ParallelPlan([...]) for at the same time",
+                code="plan.mixed",
+            )
+        return [] if parallel else recordable(value, "what plan() returned")
     strays = [index for index, item in enumerate(items) if not _is_task(item)]
     if strays:
         stray = strays[0]
@@ -62,10 +68,19 @@ def _items(value: Any) -> tuple[list[Any] | None, bool]:
     return (value, False) if isinstance(value, list) else (None, False)
 
 
-def _is_task(item: Any) -> bool:
+def _holds_tasks(value: Any) -> bool:
+    """Whether it looks like a plan of tasks, and has not the form of one."""
+    values = value.values() if type(value) is dict else value if type(value) in (tuple, set, frozenset) else ()
+    return any(_is_task(each) or (type(each) is list and any(map(_is_task, each))) for each in values)
+
+
+def _is_task(item: Any, depth: int = 0) -> bool:
+    """A list that holds itself holds no tasks: what is data in it is refused as data."""
     if isinstance(item, ParallelPlan | list | dict):
         items, _ = _items(item)
-        return items is not None and any(map(_is_task, items))
+        if items is None or depth > MAX_CONTENT_DEPTH:
+            return False
+        return any(_is_task(each, depth + 1) for each in items)
     return callable(getattr(item, "run", None)) or callable(getattr(item, "plan", None))
 
 

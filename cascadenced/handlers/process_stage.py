@@ -35,9 +35,9 @@ _WISHES = frozenset({"add_note", "add_pointer"})
 class FailedThere(Exception):
     """How a stage failed in its process. lineage: `module:qualname` of the error's class and those above it."""
 
-    def __init__(self, said: Told, lineage: tuple[str, ...], printed: str | None) -> None:
+    def __init__(self, said: Told, lineage: tuple[str, ...]) -> None:
         super().__init__(said.reason)
-        self.said, self.lineage, self.printed = said, lineage, printed
+        self.said, self.lineage = said, lineage
 
 
 class ProcessStages:
@@ -51,8 +51,9 @@ class ProcessStages:
 
     async def output(
         self, live: LiveRun, stage: str, handed: Json, *, takes: bool, context: list[Json], steps: Steps, host: Host
-    ) -> tuple[Json, str | None]:
-        """What the hook put out, and what it printed. Raises FailedThere; Unwound if it waits."""
+    ) -> Json:
+        """What the hook put out. Raises FailedThere; Unwound if it waits. `live.printed` says what it printed, however
+        it ended."""
         assert live.entry is not None
         assert live.redact is not None
         limits = live.entry.policy.limits
@@ -65,20 +66,24 @@ class ProcessStages:
             return await steps.answer(ask)
 
         call = StageCall(stage=stage, attributes=attributes, argument=argument)
-        performed = await worker.perform(call, answer)
-        printed = printed_for_people(performed.printed, live.redact)
+        try:
+            performed = await worker.perform(call, answer)
+        except BaseException:
+            live.printed = printed_for_people(worker.printed(), live.redact)
+            raise
+        live.printed = printed_for_people(performed.printed, live.redact)
         match performed.outcome:
             case Returned(value=value):
                 if stage == "precheck":
                     _refuse(value)
                     value = None
-                return value, printed
+                return value
             case Suspended():
                 raise Unwound(f"the stage {stage} waits")
             case outcome:
                 lineage = outcome.lineage if isinstance(outcome, Raised) else ("builtins:Exception",)
                 said = told(outcome, live.redact, limits)
-                raise FailedThere(said, (*lineage, said.error_type), printed)
+                raise FailedThere(said, (*lineage, said.error_type))
 
     def let_go(self, live: LiveRun) -> None:
         worker = self._at_work.pop(live.run_id, None)

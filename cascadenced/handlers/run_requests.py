@@ -209,7 +209,7 @@ class RunRequests:
     async def emit(self, live: LiveRun, name: str, payload: dict[str, Json], nth: int) -> Dispatched:
         """A workflow under way dispatches its `nth` event: recorded once though the stage may run again."""
         assert live.identity is not None
-        value = recordable(payload)
+        value = recordable(payload, "payload")
         if not isinstance(value, dict):
             raise Invalid("the payload of an event must be a dict")
         origin = Origin(

@@ -7,8 +7,11 @@ import contextvars
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
+
+from msgspec.structs import replace
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
@@ -24,8 +27,9 @@ from cascadenced.handlers.process_stage import FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
+from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import doubt, may_have_happened
-from cascadenced.pipeline.model import Run
+from cascadenced.pipeline.model import STAGES, Run, fold
 from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
@@ -36,6 +40,8 @@ from cascadenced.runtime.tasks import TaskEntry
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
+NAMED_OF_A_LINE = 6
+"""Of runs that one asked for the other, the last ones."""
 CANCEL_PATIENCE_S = 0.2
 """How long a stage whose time is up may take to end itself."""
 
@@ -101,12 +107,15 @@ class StageRunner:
             raise
         except Suspended:
             assert steps.suspended is not None
-            return steps.suspended
+            return steps.suspended if live.printed is None else replace(steps.suspended, printed=live.printed)
         except Exception as error:  # noqa: BLE001 -- whatever a task raises is how its stage went
             failure = steps.mismatch or error
         else:
             crashpoint("stage.after_effect")
-            return self._finished(live, stage, attempt, output, redact, self._clock.monotonic() - began)
+            took_s = self._clock.monotonic() - began
+            if isinstance(output, TaskPlan) and live.run.nesting >= MAX_NESTING:
+                return await self._too_deep(live, stage, attempt, took_s)
+            return self._finished(live, stage, attempt, output, redact, took_s)
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
@@ -192,12 +201,12 @@ class StageRunner:
         """What is recorded of the stage: JSON as it will be read back, or a plan of tasks. Raises whatever the hook
         raises."""
         assert live.entry is not None
-        hook, keep = live.entry.hooks.get(stage), _KEPT.get(stage, recordable)
+        hook, keep = live.entry.hooks.get(stage), _KEPT[stage]
         children = live.run.children if stage == "run" else None
         if hook is None:
             if children is None:
                 raise _no_hook(stage)
-            return recordable(live.run.child_results)
+            return recordable(live.run.child_results, "what the runs of the plan returned")
         if live.instance is None and hook.is_async and not live.entry.inert:
             await self._spawner.call(self._make, live)  # its constructor may block; it is a plain function
         before = _FED_BY.get(stage)
@@ -244,7 +253,7 @@ class StageRunner:
         assert live.entry is not None
         stand_in = BaseTask()
         self._equip(stand_in, live)
-        value, live.printed = await self._processes.output(
+        value = await self._processes.output(
             live,
             stage,
             handed,
@@ -256,7 +265,7 @@ class StageRunner:
         return await self._answered(live, value) if stage == "research" else value
 
     async def _answered(self, live: LiveRun, query: Any) -> Json:
-        return await self._spawner.call(recordable, await self._answer(live, query))
+        return await self._spawner.call(recordable, await self._answer(live, query), "the answer to research")
 
     async def _answer(self, live: LiveRun, query: Any) -> Any:
         """To the question that `research` returned. Raises ResearchFailed."""
@@ -304,11 +313,6 @@ class StageRunner:
                 took_s=took_s,
                 printed=live.printed,
             )
-        if live.run.nesting >= MAX_NESTING:
-            reason = f"plans are nested more than {MAX_NESTING} deep: does a task plan itself?"
-            return StageFailed(
-                task=task, stage=stage, attempt=attempt, error_type="plan.too_deep", reason=reason, took_s=took_s
-            )
         live.planned = output.entries
         return StageFinished(
             task=task,
@@ -320,6 +324,22 @@ class StageRunner:
             parallel=output.parallel,
         )
 
+    async def _too_deep(self, live: LiveRun, stage: str, attempt: int, took_s: float) -> StageFailed:
+        """The end of a plan that has too many above it. Its reason names the tasks of the nearest ones, among which the
+        one stands that plans itself."""
+        tasks, parent = [live.run.task], live.run.parent_run_id
+        while parent is not None and len(tasks) < NAMED_OF_A_LINE:
+            run = fold(recorded.event for recorded in await self._log.read_stream(run_stream(RunId(parent))))
+            tasks, parent = [run.task, *tasks], run.parent_run_id
+        line = " → ".join(tasks if parent is None else ["…", *tasks])
+        reason = (
+            f"plans are nested more than {MAX_NESTING} deep ({line}): does a task plan itself? Let its plan() return "
+            "data, or nothing, where that is to end"
+        )
+        return StageFailed(
+            task=live.run.task, stage=stage, attempt=attempt, error_type="plan.too_deep", reason=reason, took_s=took_s
+        )
+
     async def _failed(
         self, live: LiveRun, stage: str, attempt: int, error: BaseException, redact: Redactor, took_s: float
     ) -> StageFailed:
@@ -327,7 +347,7 @@ class StageRunner:
         research_failed = stage == "research" and type(error) is ResearchFailed
         told = error.__cause__ if research_failed and error.__cause__ is not None else error
         if type(told) is FailedThere:
-            said, live.printed = told.said, told.printed
+            said = told.said
         else:
             said = tell(told, redact) if is_harmless(told) else await self._spawner.call(tell, told, redact)
         if not research_failed and issubclass(type(error), Exception) and type(error) is not FailedThere:
@@ -445,8 +465,13 @@ def _query(value: Any) -> Any:
     return value
 
 
-_KEPT: Mapping[str, Callable[[Any], Any]] = {"precheck": _passed, "plan": read_plan, "research": _query}
-"""Stage → what becomes of what its hook returned; of the others it is recorded as it is."""
+_KEPT: Mapping[str, Callable[[Any], Any]] = {
+    **{stage: partial(recordable, what=f"what {stage}() returned") for stage in STAGES},
+    "precheck": _passed,
+    "plan": read_plan,
+    "research": _query,
+}
+"""Stage → what becomes of what its hook returned; of most it is recorded as it is."""
 
 
 def _shown_if_changed(output: Json, redact: Redactor) -> str | None:

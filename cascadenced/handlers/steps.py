@@ -88,7 +88,7 @@ class Steps:
         began = self._clock.monotonic()
         within = _within.set(True)
         try:
-            output = recordable(function(*args, **kwargs))
+            output = recordable(function(*args, **kwargs), f"what the step {name!r} returned")
         except Exception as error:
             self._wait(self._failed(place, name, error, began))
             raise
@@ -113,7 +113,7 @@ class Steps:
         if mark is None:
             raise Suspended(f"the stage {self._stage} waits")
         if mark.timed_out:
-            raise TimeoutError(f"no event {event!r} came in time")
+            raise TimeoutError(f"no event {event!r} came within {timeout_s:g} s")
         return self._handed(own_copy(mark.output))
 
     # ── what a process of its own asks, which counts the places itself ───────────────────────────────────────
@@ -206,7 +206,7 @@ class Steps:
                 value = await function(*args, **kwargs)
             else:
                 value = await self._spawner.call(lambda: function(*args, **kwargs))
-            output = recordable(value)
+            output = recordable(value, f"what the step {name!r} returned")
         except Exception as error:
             await self._failed(place, name, error, began)
             raise
@@ -289,7 +289,7 @@ class Steps:
         checked_event_name(event)
         if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s <= LONGEST_S):
             raise Invalid(f"timeout_s must be a number of seconds from 0 to {LONGEST_S}, not {timeout_s!r}")
-        matching = recordable(where or {})
+        matching = recordable(where or {}, "where")
         if not isinstance(matching, dict):
             raise Invalid(f"where must be a dict, not a {type_name(where)}")
         place, mark = self._place("event", event, place)
@@ -327,7 +327,8 @@ class Steps:
     def _mismatch(self, what: str) -> StepMismatch:
         mismatch = StepMismatch(
             f"the stage {self._stage} does not do what it did before: {what}. Steps and waits must come in the same "
-            "order each time; put the old code back, or cancel the run, or fork it before this stage"
+            "order each time; to have the stage done from its start, fork the run from it (a task with "
+            "on_code_change = 'stop' waits for its old code instead)"
         )
         self.mismatch = self.mismatch or mismatch  # of several branches the first one's
         return self.mismatch

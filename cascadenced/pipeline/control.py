@@ -23,7 +23,7 @@ def unpause(run: Run, *, by: str | None) -> list[Event]:
     """The end of a pause. The run itself goes on as after a restart."""
     _refuse_ended(run, "resumed")
     if not run.paused:
-        raise Conflict(f"the run is {run.shown_status}, not paused", code="not_paused")
+        raise Conflict(f"the run is {run.shown_status}, not paused: there is nothing to resume", code="not_paused")
     return [RunResumed(task=run.task, by=by)]
 
 
@@ -62,4 +62,8 @@ def decide_resolution(run: Run, resolution: str, *, by: str | None, output: Json
 
 def _refuse_ended(run: Run, what: str) -> None:
     if run.status in ENDED:
-        raise Conflict(f"the run has ended ({run.status}): it cannot be {what} any more", code="run_ended")
+        raise Conflict(
+            f"the run has ended ({run.status}): it cannot be {what} any more; "
+            "to do it again, fork it or ask for another",
+            code="run_ended",
+        )

@@ -460,7 +460,7 @@ def _failed(story: _Story) -> Reason:
         detail=event.error_type,
         failure=failure,
         children=failed or None,
-        remedies=[*remedies, *story.fork(event.stage)],
+        remedies=[*remedies, *story.fork("plan" if event.error_type == "plan.changed" else event.stage)],
     )
 
 

@@ -84,6 +84,8 @@ _LAST_WAIT = (
 """And so is what it waits for."""
 MAX_STEPS_SHOWN = 100
 """Of one stage; the newest."""
+MAX_PRINTED_CHARS = 8 * 1024
+"""Of one stage; the newest."""
 
 _STATUS: dict[type[Event], str] = {
     RunRequested: "queued",
@@ -202,7 +204,8 @@ class StepView(msgspec.Struct):
 class StageView(msgspec.Struct):
     """status: pending (not reached), started, waiting, in_doubt, success, error, cancelled or skipped.
 
-    took_s: seconds of the last attempt.  steps: the newest 100 of n_steps.
+    took_s: seconds of the last attempt.  steps: the newest 100 of n_steps.  printed: by the last attempt, in a process
+    of its own; the end of it.
     """
 
     stage: str
@@ -213,6 +216,7 @@ class StageView(msgspec.Struct):
     output: Json = None
     n_steps: int = 0
     steps: list[StepView] = []
+    printed: str | None = None
 
 
 class ChildView(msgspec.Struct):
@@ -337,7 +341,7 @@ async def resolve_run_id(tables: Tables, given: str, among: Caller | None = None
         (given, given + "~", *values),
     )
     if not rows:
-        raise Unknown(f"no run {given[:64]!r}")
+        raise Unknown(f"no run {given[:64]!r}: the list of runs has those there are")
     if len(rows) > 1 and rows[0][0] != given:
         raise Invalid(f"several runs begin with {given!r}: give more of the id")
     return str(rows[0][0])
@@ -482,10 +486,14 @@ def _child_view(run: Run, index: int, child: Child) -> ChildView:
 
 
 def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
+    event = recorded.event
+    if isinstance(event, StageFinished | StageFailed | WaitStarted) and event.printed:
+        view = stages[event.stage]
+        view.printed = f"{view.printed or ''}{event.printed}"[-MAX_PRINTED_CHARS:]
     match recorded.event:
         case StageStarted(stage=stage, attempt=attempt):
             view = stages[stage]
-            view.status, view.attempt, view.started_at = "started", attempt, iso(recorded.at_us)
+            view.status, view.attempt, view.started_at, view.printed = "started", attempt, iso(recorded.at_us), None
         case StageFinished(stage=stage, output=output, took_s=took_s):
             view = stages[stage]
             view.status, view.output, view.took_s = "success", output, took_s

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Protocol
 
 from cascadenced.clock import Clock
@@ -184,12 +185,13 @@ class Children:
                 except PlanFailed as error:
                     why = f"plan() of {parent.run.task} failed when it was called again: {error}"
                     return _cannot_go_on(child.run, "plan.changed", why)
-                if not _are_planned(entries, parent.run):
+                if (difference := _difference(entries, parent.run)) is not None:
                     return _cannot_go_on(
                         child.run,
                         "plan.changed",
-                        f"plan() of {parent.run.task} gave other tasks when it was called again after a restart: it "
-                        "must give the same ones for the same run",
+                        f"plan() of {parent.run.task} gave other tasks when it was called again after a restart: "
+                        f"{difference}. It must give the same ones for the same run; to have these done, fork the "
+                        "run from its plan",
                     )
                 self._entries[parent.run_id] = entries
         return None if place is None else entries[place]
@@ -264,9 +266,21 @@ class Children:
         return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
 
 
-def _are_planned(entries: Sequence[TaskEntry], parent: Run) -> bool:
+def _difference(entries: Sequence[TaskEntry], parent: Run) -> str | None:
+    """The first place where the tasks are not those that the parent's plan had, in words; None if there is none."""
     now = [(entry.name, entry.class_name) for entry in entries]
-    return now == [(each.planned.name, each.planned.kind) for each in parent.children or ()]
+    before = [(each.planned.name, each.planned.kind) for each in parent.children or ()]
+    for index, (was, is_) in enumerate(zip_longest(before, now)):
+        if was != is_:
+            return f"item {index} was {_spelled(was)}, and is {_spelled(is_)} now"
+    return None
+
+
+def _spelled(task: tuple[str, str] | None) -> str:
+    if task is None:
+        return "nothing"
+    name, kind = task
+    return name if name == kind else f"{name} ({kind})"
 
 
 def _place(child: LiveRun, parent: LiveRun) -> int | None:

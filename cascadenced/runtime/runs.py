@@ -244,7 +244,7 @@ class Runs:
                 return await self._endings.of(run_id)
             events = await self._log.read_stream(run_stream(run_id))
             if not events:
-                raise Unknown(f"no run {run_id}")
+                raise Unknown(f"no run {run_id!r}: the list of runs has those there are")
             run = fold(recorded.event for recorded in events)
             if run.status in ENDED:
                 return Ended(run, None)
@@ -263,7 +263,7 @@ class Runs:
             live = LiveRun(RunId(run_id), Context())
             await live.read(self._log)
         if live.version == 0:
-            raise Unknown(f"no run {run_id}")
+            raise Unknown(f"no run {run_id!r}: the list of runs has those there are")
         return live
 
     def doing(self, asyncio_task: str) -> tuple[str, str, str | None] | None:

@@ -274,6 +274,10 @@ class Worker:
                 task.cancel()
         return Performed(outcome, self._output.take())
 
+    def printed(self) -> Printed:
+        """What was printed since a stage last came to an end: of one that was given up."""
+        return self._output.take()
+
     async def attach(self, item: object) -> None:
         """Add to the task's `context`. Before the first stage it is left to that one's attributes."""
         if self._has_begun and self.died is None:

@@ -82,7 +82,7 @@ class Host:
         began = time.monotonic()
         within = _within.set(True)
         try:
-            value = recordable(function(*args, **kwargs))
+            value = recordable(function(*args, **kwargs), f"what the step {name!r} returned")
         except BaseException as error:
             if not self.suspended:
                 self._ask(self._raised(place, name, error, began))
@@ -108,7 +108,7 @@ class Host:
         began = time.monotonic()
         within = _within.set(True)
         try:
-            value = recordable(await function(*args, **kwargs))
+            value = recordable(await function(*args, **kwargs), f"what the step {name!r} returned")
         except BaseException as error:
             if issubclass(type(error), Exception):  # else there is no time for it
                 await self._later(self._raised(place, name, error, began))
@@ -132,15 +132,15 @@ class Host:
             id=self._channel.next_id(),
             place=self._lanes.take(),
             name=name,
-            where=recordable(where or {}),
+            where=recordable(where or {}, "where"),
             timeout_s=timeout_s,
         )
         if _loop_runs():
             return self._awaited_event(question)
-        return _came(_value(self._ask(question)), name)
+        return _came(_value(self._ask(question)), question)
 
     async def _awaited_event(self, question: EventWanted) -> Json:
-        return _came(await self._awaited(question), question.name)
+        return _came(await self._awaited(question), question)
 
     async def add_note(self, note: str) -> None:
         await self._wish("add_note", note)
@@ -249,9 +249,9 @@ def _text(name: object, what: str) -> None:
         raise errors.Invalid(f"{what}: a name must be text, not {name!r}")
 
 
-def _came(payload: Json, name: str) -> Json:
+def _came(payload: Json, asked: EventWanted) -> Json:
     if payload is None:
-        raise TimeoutError(f"no event {name!r} came in time")
+        raise TimeoutError(f"no event {asked.name!r} came within {asked.timeout_s:g} s")
     return payload
 
 

@@ -192,7 +192,7 @@ def _kept(stage: str, value: Any) -> Json:
         return True if value is True else plain(value) if isinstance(value, str) and value else False
     if stage == "plan" and _is_plan_of_tasks(value):
         raise Unserialisable("a plan of task objects cannot leave a process of its own", code="plan.unsupported")
-    return recordable(value)
+    return recordable(value, f"what {stage}() returned")
 
 
 def _is_plan_of_tasks(value: object) -> bool:

@@ -71,6 +71,13 @@ class Whole(CronTask):
     def plan(self):
         return [Part(), Part()]
 
+class Apart(CronTask):
+    name = "apart"
+    isolation = "process"
+    def run(self):
+        print("first line")
+        print("second line")
+
 class Inside(CronTask):
     name = "inside"
     def run(self):
@@ -107,7 +114,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "own_tasks.py").write_text(TASKS)
     monkeypatch.syspath_prepend(str(tmp_path))
     paths = ",".join(
-        f"own_tasks:{name}" for name in ("Loud", "Boom", "Waits", "Patient", "Bills", "Part", "Whole", "Inside")
+        f"own_tasks:{name}"
+        for name in ("Loud", "Boom", "Waits", "Patient", "Bills", "Part", "Whole", "Inside", "Apart")
     )
     monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", paths)
     yield

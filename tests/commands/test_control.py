@@ -62,6 +62,11 @@ def test_a_list_of_runs_says_what_each_waits_for(run, waiting):
     assert (row["status"], row["waits_for"]["name"]) == ("paused", "go")
 
 
+def test_what_a_process_of_its_own_printed_is_shown_with_its_run(run, plugins):
+    run_id = run("run", "apart", *WHO, "--json").json["run_id"]
+    assert run("show", run_id).out.endswith("printed by run\n  first line\n  second line\n")
+
+
 def test_the_runs_of_a_plan_are_shown_and_end_with_it(run, plugins):
     run_id = run("run", "whole", *WHO, "--no-wait", "--json").json["run_id"]
     view = run("show", run_id, "--json").json
@@ -88,7 +93,8 @@ def test_a_run_is_cancelled_by_the_beginning_of_its_id(run, waiting):
     again = run("cancel", waiting)
     assert (again.code, again.err) == (
         1,
-        "error: the run has ended (cancelled): it cannot be cancelled any more\n",
+        "error: the run has ended (cancelled): it cannot be cancelled any more; "
+        "to do it again, fork it or ask for another\n",
     )
 
 
@@ -162,7 +168,7 @@ def test_a_signal_that_cannot_be_one_is_an_error(run, waiting):
 def test_unknown_runs_are_errors(run):
     for command in (("cancel",), ("signal", "--note", "x"), ("resolve", "retry")):
         ran = run(command[0], "f" * 32, *command[1:])
-        assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}'\n")
+        assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}': the list of runs has those there are\n")
 
 
 # ── what cannot go on here ───────────────────────────────────────────────────────────────────────────────────────

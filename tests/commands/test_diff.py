@@ -49,4 +49,4 @@ def test_how_long_it_took_is_told_if_asked(run, plugins):
 def test_a_run_that_is_not_there_cannot_be_compared(run, plugins):
     first = a_run(run, "loud", {})
     ran = run("diff", first, "f" * 32)
-    assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}'\n")
+    assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}': the list of runs has those there are\n")

@@ -119,7 +119,7 @@ def test_what_cannot_be_written_is_an_error_in_a_sentence(run, plugins, exported
     run_id, _ = exported()
     ran = run("export", run_id, "--to", tmp_path / "no" / "where.json")
     assert (ran.code, ran.err.split(": ", 1)[1].partition(" cannot")[0]) == (1, str(tmp_path / "no" / "where.json"))
-    assert run("export", "f" * 32).err == f"error: no run '{'f' * 32}'\n"
+    assert run("export", "f" * 32).err == f"error: no run '{'f' * 32}': the list of runs has those there are\n"
 
 
 def test_what_was_written_reads_back_as_it_was(plugins, exported, tmp_path):

@@ -65,6 +65,13 @@ def test_what_to_type_next_is_for_the_same_folder(run, daemon, tmp_path):
     assert f"  stop    {given} down\n" in ran.out
 
 
+def test_up_says_which_plugins_the_daemon_could_not_use(run, daemon):
+    daemon.answers["/rpc/list"] = (200, [])
+    daemon.answers["/rpc/status"] = (200, {"rejected": {"tasks:Report": "tasks has no Report"}})
+    ran = run("up", "--detach")
+    assert (ran.code, ran.err) == (0, "warning: tasks:Report is not loaded: tasks has no Report\n")
+
+
 def test_stopping_nothing_is_no_failure(run, folder):
     ran = run("down")
     assert (ran.code, ran.out) == (0, f"no daemon is up on {folder}\n")

@@ -231,8 +231,38 @@ def test_what_is_recorded_is_a_copy():
 
 
 def test_a_refusal_says_where():
-    with pytest.raises(Unserialisable, match=r"^value\.a\[1\]\.b is a bytes"):
+    with pytest.raises(Unserialisable, match=r"^value, at \.a\[1\]\.b, is of type bytes: JSON holds "):
         recordable({"a": [0, {"b": b"x"}]})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (object(), " is of type object: JSON holds text, numbers,"),
+        ({"a": [1, {2}]}, ", at .a[1], is of type set: JSON holds"),
+        ({"a": {(1, 2): 3}}, ", at .a, has a key of type tuple"),
+        ([1, 2**70], ", at [1], is an integer of more than 64 bits"),
+        ({"a": "half a \ud800 pair"}, ", at .a, holds half of a surrogate pair"),
+        ([float("nan")], ", at [0], is nan, which JSON would change"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_refusal_names_the_value_and_what_in_it_cannot_be_recorded(value: Any, said: str):
+    with pytest.raises(Unserialisable) as refused:
+        recordable(value, "what run() returned")
+    assert str(refused.value).startswith(f"what run() returned{said}")
+
+
+def test_a_value_that_holds_itself_is_told_so():
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(Unserialisable, match=r"deep: does it hold itself\?$"):
+        recordable(endless)
+
+
+def test_what_is_too_large_is_named_with_a_way_out():
+    with pytest.raises(TooLarge, match="^the note takes 524289 bytes as JSON; 524288 are allowed: keep it elsewhere"):
+        recordable("x" * (MAX_CONTENT_BYTES - 1), "the note")
 
 
 def test_a_refusal_is_short_even_when_keys_are_long():

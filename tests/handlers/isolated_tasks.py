@@ -35,6 +35,7 @@ class Journey(Isolated):
 
     def run(self, plan: Any) -> Any:
         one = self.step("one", self.note, "one")
+        print("tired")
         self.sleep(60)
         two = self.step("two", self.note, "two")
         paid = self.wait_for("paid", where={"n": 7})
@@ -73,6 +74,7 @@ class Loops(Isolated):
     timeout_s = 1.0
 
     def run(self) -> None:
+        print("round and round for", self.user_id)
         Path(str(self.args["calls"])).write_text(str(os.getpid()))
         while True:
             time.sleep(0.01)

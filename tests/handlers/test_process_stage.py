@@ -59,6 +59,7 @@ async def test_a_run_keeps_its_process_through_its_stages_and_has_none_while_it_
             ("intake", f"hello {ALICES}\n"),
             ("plan", None),
         ]
+        assert [e.printed for e in world.events(WaitStarted)] == ["tired\n"]
     async with up(world) as instance:  # another life
         await asleep(instance)
         await world.clock.advance(60)  # type: ignore[attr-defined]
@@ -92,7 +93,7 @@ async def test_a_wait_that_took_too_long_raises_a_timeout_error_there_too() -> N
         run_id = (await ask(instance, "times-out")).run_id
         await asleep(instance)
         await world.clock.advance(5)  # type: ignore[attr-defined]
-        assert (await instance.runs.ended(run_id)).run.result == "timed out: no event 'paid' came in time"
+        assert (await instance.runs.ended(run_id)).run.result == "timed out: no event 'paid' came within 5 s"
 
 
 async def test_a_stage_that_took_its_process_with_it_is_tried_again_in_another(tmp_path: Path) -> None:
@@ -108,6 +109,7 @@ async def test_a_stage_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     async with up(world) as instance:
         ended = await run(instance, "loops", args={"calls": str(tmp_path / "c")})
         assert ended.run.error_type == "timeout"
+        assert [e.printed for e in world.events(StageFailed)] == [f"round and round for {ALICES}\n"]
         pid = int((tmp_path / "c").read_text())
         await until(lambda: not is_alive(pid))
 

@@ -180,7 +180,9 @@ async def test_a_result_that_json_cannot_hold_is_the_steps_error_and_the_stages(
 
     world = World(task(hook))
     async with world.up() as instance:
-        assert (await run(instance, "t")).run.error_type == "result.unserialisable"
+        ended = (await run(instance, "t")).run
+    assert ended.error_type == "result.unserialisable"
+    assert "what the step 's' returned is of type set" in str(ended.reason)
     assert [e.error_type for e in world.events(StepFailed)] == ["result.unserialisable"]
 
 
@@ -412,7 +414,7 @@ async def test_code_that_asks_for_something_else_than_before_is_stopped_and_not_
         ended = await instance.runs.ended(run_id)
     assert (ended.run.status, ended.run.error_type) == ("error", "step.mismatch")
     assert said in str(ended.run.reason)
-    assert "put the old code back, or cancel the run, or fork it" in str(ended.run.reason)
+    assert "to have the stage done from its start, fork the run from it" in str(ended.run.reason)
     assert [e.retry_at_us for e in world.events(StageFailed)] == [None]
 
 
@@ -806,7 +808,7 @@ async def test_a_wait_that_took_too_long_raises_a_timeout_error() -> None:
         await idle()
         assert world.events(WaitEnded) == []
         await world.clock.advance(1)
-        assert (await instance.runs.ended(run_id)).run.result == "no event 'paid' came in time"
+        assert (await instance.runs.ended(run_id)).run.result == "no event 'paid' came within 60 s"
     assert [e.outcome for e in world.events(WaitEnded)] == ["timeout"]
 
 

@@ -85,7 +85,9 @@ def told(run: Run, payload: object = "x") -> list[Event]:
     ids=["pause", "resume", "cancel", "signal"],
 )
 def test_a_run_that_has_ended_cannot_be_asked_for_anything_any_more(status, events, ask, word):
-    with pytest.raises(Conflict, match=rf"^the run has ended \({status}\): it cannot be {word} any more$") as caught:
+    with pytest.raises(
+        Conflict, match=rf"^the run has ended \({status}\): it cannot be {word} any more; to do it"
+    ) as caught:
         ask(fold(events))
     assert caught.value.code == "run_ended"
 
@@ -116,7 +118,7 @@ def test_a_pause_that_is_over_leaves_the_run_as_it_was(events):
 @pytest.mark.parametrize("name", [name for name in STATES if "paused" not in name])
 def test_a_run_that_is_not_paused_cannot_be_resumed(name):
     run = fold(STATES[name])
-    with pytest.raises(Conflict, match=f"^the run is {run.status}, not paused$") as caught:
+    with pytest.raises(Conflict, match=f"^the run is {run.status}, not paused: there is nothing to resume$") as caught:
         unpause(run, by=None)
     assert caught.value.code == "not_paused"
 

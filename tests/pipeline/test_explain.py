@@ -269,6 +269,15 @@ def test_a_run_that_failed_with_a_child_points_to_it():
     assert reason.remedies[0] == "cascadenced explain run-of-a"
 
 
+def test_a_run_whose_plan_is_another_one_now_can_only_be_started_from_its_plan():
+    reason = why(
+        *PLANNED,
+        example(StageFailed, stage="run", error_type="plan.changed"),
+        example(RunFailed, stage="run", error_type="plan.changed"),
+    )
+    assert reason.remedies == [f"cascadenced fork {RUN_ID} --from plan --user-id ID --group-id ID"]
+
+
 def test_a_cancelled_run_says_by_whom_and_why():
     reason = why(*BEGUN, example(RunCancelled))
     assert (reason.code, reason.by) == ("cancelled", OTHER_HASH)

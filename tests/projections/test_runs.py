@@ -24,7 +24,7 @@ from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.policy import Policy
-from cascadenced.projections.runs import run_view
+from cascadenced.projections.runs import MAX_PRINTED_CHARS, run_view
 from tests.examples import AT, AT_US, GROUP_HASH, OTHER_HASH, RUN_ID, USER_HASH, example, recorded, run_of
 
 
@@ -354,6 +354,25 @@ def test_of_many_steps_the_newest_are_shown():
     [run] = [stage for stage in shown.stages if stage.stage == "run"]
     assert run.n_steps == 250
     assert [step.place for step in run.steps] == [str(n) for n in range(151, 251)]
+
+
+def test_a_stage_shows_what_its_last_attempt_printed_before_and_after_its_waits():
+    shown = view(
+        *run_of("run")[:2],
+        example(StageStarted, stage="run"),
+        example(StageFailed, stage="run", retry_at_us=AT_US, printed="of the first attempt\n"),
+        example(StageStarted, stage="run", attempt=2),
+        example(WaitStarted, stage="run", place="1", kind="sleep", printed="before\n"),
+        example(WaitEnded, stage="run", place="1", kind="sleep", outcome="elapsed"),
+        example(StageFinished, stage="run", attempt=2, printed="after\n"),
+    )
+    assert {stage.stage: stage.printed for stage in shown.stages if stage.printed} == {"run": "before\nafter\n"}
+
+
+def test_of_much_that_was_printed_the_end_is_shown():
+    shown = view(*run_of("run")[:2], example(StageFinished, stage="run", printed=f"{'x' * 10_000}the end\n"))
+    [stage] = [stage for stage in shown.stages if stage.stage == "run"]
+    assert (len(str(stage.printed)), str(stage.printed)[-8:]) == (MAX_PRINTED_CHARS, "the end\n")
 
 
 def test_the_runs_of_a_plan_are_shown_in_its_order():

@@ -288,6 +288,10 @@ class NoStages:
     plan = None
 
 
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
 @pytest.mark.parametrize(
     ("plan", "error_type", "said"),
     [
@@ -299,6 +303,8 @@ class NoStages:
         (lambda: [Kid(1)] * 1_001, "plan.too_long", "a plan has at most 1000 tasks, not 1001"),
         (lambda: [NoStages()], "result.unserialisable", "NoStages"),
         (lambda: [[Kid(1), [Kid(2), 7]]], "plan.mixed", "item 1 is a int"),
+        (lambda: ENDLESS, "result.unserialisable", "what plan() returned, at [0][0]"),
+        (lambda: {1, 2}, "result.unserialisable", "what plan() returned is of type set"),
     ],
 )
 async def test_a_plan_that_makes_no_sense_ends_the_run_saying_why(plan: Any, error_type: str, said: str) -> None:
@@ -309,17 +315,24 @@ async def test_a_plan_that_makes_no_sense_ends_the_run_saying_why(plan: Any, err
     assert ended.run.error_type in (error_type, "Invalid", "plan.invalid")
 
 
-async def test_a_task_that_plans_itself_is_stopped() -> None:
-    class Endless:
-        name = "endless"
+async def test_a_task_that_plans_itself_is_stopped_and_named() -> None:
+    class Hen:
+        name = "hen"
 
         def plan(self) -> Any:
-            return [Endless()]
+            return [Egg()]
 
-    world = World(Endless)
+    class Egg:
+        name = "egg"
+
+        def plan(self) -> Any:
+            return [Hen()]
+
+    world = World(Hen)
     async with world.up() as instance:
-        ended = await run(instance, "endless")
+        ended = await run(instance, "hen")
     assert (ended.run.status, ended.run.error_type) == ("error", "plan.too_deep")
+    assert "(… → egg → hen → egg → hen → egg → hen): does a task plan itself?" in str(ended.run.reason)
     assert len(of_kids(world)) == MAX_NESTING
 
 
@@ -568,11 +581,17 @@ class Other(Kid):
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [lambda gate: [gate(1), Other(2)], lambda gate: [gate(1)], lambda gate: [Other(2), gate(1)], lambda _: "data"],
-    ids=["another class", "fewer", "another order", "no plan of tasks"],
+    ("changed", "said"),
+    [
+        (lambda gate: [gate(1), Other(2)], "item 1 was Gate, and is Other now"),
+        (lambda gate: [gate(1)], "item 1 was Gate, and is nothing now"),
+        (lambda gate: [gate(1), gate(2), Other(3)], "item 2 was nothing, and is Other now"),
+        (lambda gate: [Other(2), gate(1)], "item 0 was Gate, and is Other now"),
+        (lambda _: "data", "item 0 was Gate, and is nothing now"),
+    ],
+    ids=["another class", "fewer", "more", "another order", "no plan of tasks"],
 )
-async def test_a_plan_that_is_another_one_now_is_a_clear_error(gate: type[Gate], changed: Any) -> None:
+async def test_a_plan_that_is_another_one_now_is_a_clear_error(gate: type[Gate], changed: Any, said: str) -> None:
     world = World(parent(lambda: [gate(1), gate(2)]))
     instance = await world.start()
     run_id = (await ask(instance, "parent")).run_id
@@ -582,6 +601,7 @@ async def test_a_plan_that_is_another_one_now_is_a_clear_error(gate: type[Gate],
         ended = await instance.runs.ended(run_id)
     assert (ended.run.status, ended.run.error_type) == ("error", "plan.changed")
     assert "plan() of parent gave other tasks when it was called again after a restart" in str(ended.run.reason)
+    assert said in str(ended.run.reason)
 
 
 async def test_a_plan_that_raises_when_it_is_called_again_is_told_without_naming_anybody(gate: type[Gate]) -> None:

@@ -298,6 +298,7 @@ async def test_a_step_whose_result_cannot_be_recorded_has_failed(b: Bench) -> No
     outcome = (await b.do(tasks.StepOddResult, asked=asked)).outcome
     assert isinstance(outcome, Raised)
     assert outcome.error_type == "result.unserialisable"
+    assert outcome.text.startswith("what the step 'odd' returned is of type ")
     assert [ask["ask"] for ask in asked.plainly()] == ["StepWanted", "StepRaised"]
 
 
