@@ -27,6 +27,7 @@ from cascadenced.events.base import Json
 from cascadenced.events.content import recordable, type_name
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.subjects import checked_event_name
+from cascadenced.identity import checked, checked_hash
 from cascadenced.recurrence.exclusions import parse_dates
 from cascadenced.schedules.calendar_node import checked_node
 from cascadenced.schedules.timetable import timetable
@@ -40,6 +41,7 @@ DEFAULT_POLL_S = 300.0
 MIN_POLL_S = 1.0
 
 _WHENS = ("expr", "rrule", "every_s", "at", "calendar_event")
+_IDS, _HASHES = {"user_id", "group_id"}, {"user_hash", "group_hash"}
 _WHO = ("user_id", "group_id", "user_hash", "group_hash")
 _KEYS = (
     *_WHENS,
@@ -182,7 +184,15 @@ def _args(value: Json) -> dict[str, Json]:
 def _who(given: Mapping[str, Json]) -> dict[str, str]:
     calendar = given.get("calendar_event")
     inner = calendar if isinstance(calendar, dict) else {}
-    return {key: _text({**given, **inner}, key) for key in _WHO if key in given or key in inner}
+    who = {key: _text({**given, **inner}, key) for key in _WHO if key in given or key in inner}
+    for key, id_or_hash in who.items():
+        (checked if key in _IDS else checked_hash)(id_or_hash, f"'{key}'")
+    named = who.keys()
+    if named & _IDS and named & _HASHES:  # one of them would be passed over
+        raise Invalid("'user_id' goes with 'group_id', and 'user_hash' with 'group_hash'; write one pair")
+    if named and not named & {"user_id", "user_hash"}:
+        raise Invalid("a group needs a user: add " + ("'user_id'" if named & _IDS else "'user_hash'"))
+    return who
 
 
 def _deps(value: Json) -> tuple[str, ...]:
