@@ -142,7 +142,7 @@ def load_schedules(session: Session, path: str) -> None:
     \b
     Example: cascadenced load-schedules night.yml
     """
-    result = session.ask("load_schedules", text=_text_of(path))
+    result = session.ask("load_schedules", text=_text_of(path), name=path)
     session.show(result, f"loaded schedules from {path}")
 
 
@@ -193,8 +193,10 @@ def schedules(
         if start is None or end is None or preview is not None:
             raise click.UsageError("--simulate needs --from and --to, and no --preview.")
         text = None if change is None else _text_of(change)
-        simulated = session.ask("simulate", start=start, end=end, change=text)
+        simulated = session.ask("simulate", start=start, end=end, change=text, name=change)
         session.show(simulated, _simulation(simulated))
+        for task in () if session.as_json else simulated["unknown_tasks"]:
+            remark(f"{change}: {task}: there is no such task; its entry does nothing until there is")
         return
     if preview is None:
         page = session.ask_all("schedules")

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -31,6 +32,7 @@ from cascadenced.projections.schedules import Stored
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.schedules.definition import Definition
 from cascadenced.schedules.file_text import MAX_FILE_BYTES, FileText, entry_of, read, written
+from cascadenced.schedules.model import Schedule
 
 _log = structlog.get_logger(__name__)
 
@@ -38,6 +40,9 @@ LOOK_EVERY_S = 0.25
 """How often the file's date and size are looked at. What is taken over at the second look only is in force within a
 second as well."""
 _NOTHING = object()
+_SHORT_BYTES, _LINE_BYTES = 4_096, 32
+P = ParamSpec("P")
+T = TypeVar("T")
 VIA = "file"
 """The door of what is set because the file says so."""
 MAX_PROBLEMS = 50
@@ -101,8 +106,7 @@ class ScheduleFile:
         async with self._syncing:
             look, data = _look_of(self._path), _content(self._path)  # who edits it from now on is noticed
             known = await schedules.everything(self._log.tables)
-            text = read(data)
-            definitions, problems = self._definitions(text)
+            text, definitions, problems = await _beside(len(data), self._understood, data)
             if not problems:
                 problems = await self._refused(self._news(text, definitions, known))
             if problems:
@@ -122,7 +126,7 @@ class ScheduleFile:
                 known = await schedules.everything(self._log.tables)
             self._shortened = None
             self._seen = look
-            self._write(self._path, data, text, definitions, known, await self._whose_strangers(definitions))
+            await self._write(self._path, data, text, definitions, known, await self._whose_strangers(definitions))
             return ()
 
     async def load(self, data: bytes) -> Sequence[str]:
@@ -130,7 +134,7 @@ class ScheduleFile:
 
         Raises Invalid with all that is wrong with it; then nothing was set.
         """
-        definitions, problems = self._definitions(read(data), "load")
+        _, definitions, problems = await _beside(len(data), self._understood, data, "load")
         unknown = [f"line {line}: Unknown task: {key}" for key, (name, line, _) in definitions.items() if name is None]
         problems = [*problems, *unknown, *await self._refused(definitions)]
         if problems:
@@ -141,12 +145,20 @@ class ScheduleFile:
         await self.sync()
         return [name for name, _, _ in definitions.values() if name is not None]
 
-    def rules(self, data: bytes) -> Mapping[str, ScheduleSet]:
-        """What a file would set, by task. Raises Invalid with all that is wrong with it."""
-        definitions, problems = self._definitions(read(data))
+    async def rules(self, data: bytes) -> tuple[Mapping[str, ScheduleSet], Sequence[str]]:
+        """By task, the rules of schedules that would fire if this file were all there is; and its entries that are of
+        no task. Raises Invalid with all that is wrong with it."""
+        _, definitions, problems = await _beside(len(data), self._understood, data)
+        problems = problems or await self._refused(definitions)
         if problems:
             raise Invalid("; ".join(problems), code="schedules_file")
-        return {name or key: definition.rule for key, (name, _, definition) in definitions.items()}
+        known = await schedules.everything(self._log.tables)
+        found = {
+            name: self._requests.continued(stored, definition)
+            for name, definition in _by_task(definitions).items()
+            if not (stored := known.get(name, Stored(Schedule()))).schedule.paused
+        }
+        return found, [key for key, (name, _, _) in definitions.items() if name is None]
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,10 +166,9 @@ class ScheduleFile:
         if any(type(recorded.event) in (ScheduleSet, ScheduleRemoved) for recorded in batch):
             self._changed.set()
 
-    def _definitions(
-        self, text: FileText, via: str = VIA
-    ) -> tuple[dict[str, tuple[str | None, int, Definition]], Sequence[str]]:
+    def _understood(self, data: bytes, via: str = VIA) -> tuple[FileText, Definitions, Sequence[str]]:
         """And what is wrong."""
+        text = read(data)
         found: dict[str, tuple[str | None, int, Definition]] = {}
         problems, key_of = list(text.problems), dict[str, str]()
         for key, entry in text.entries.items():
@@ -172,7 +183,7 @@ class ScheduleFile:
             if name is not None and (other := key_of.setdefault(name, key)) != key:
                 problems.append(f"line {entry.line}: {key}: is the same task as {other}")
             found[key] = (name, entry.line, definition)
-        return found, problems[:MAX_PROBLEMS]
+        return text, found, problems[:MAX_PROBLEMS]
 
     def _news(self, text: FileText, definitions: Definitions, known: Mapping[str, Stored]) -> Definitions:
         """Entries that are to be set, because they are not so already."""
@@ -213,7 +224,7 @@ class ScheduleFile:
                 await self._requests.set_defined(name, definition)
         self._strangers = frozenset(key for key, (name, _, _) in definitions.items() if name is None)
 
-    def _write(
+    async def _write(
         self,
         path: Path,
         data: bytes,
@@ -236,7 +247,10 @@ class ScheduleFile:
                 wanted[name] = self._entry_of(stored)
         if not wanted and not data:
             return
-        content = written(data, wanted, max((stored.position for stored in known.values()), default=0))
+        knows = max((stored.position for stored in known.values()), default=0)
+        content = await _beside(len(data) + _LINE_BYTES * len(wanted), written, data, wanted, knows)
+        if len(content) > MAX_FILE_BYTES:
+            raise Invalid(f"{path} would have {len(content)} bytes; {MAX_FILE_BYTES} are allowed: it stays as it was")
         if content == data or _content(path) != data:
             return  # somebody has edited it meanwhile, which the next look takes over
         write_atomically(path, content)
@@ -275,6 +289,13 @@ class ScheduleFile:
 def _is_newer(stored: Stored, text: FileText) -> bool:
     """Whether it was set or removed after the file was written; never, if that was not by us."""
     return text.knows is not None and stored.position > text.knows
+
+
+async def _beside(n_bytes: int, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """`work`, beside everything else that is to be done where the file is long enough to take a while."""
+    if n_bytes <= _SHORT_BYTES:
+        return work(*args, **options)
+    return await asyncio.to_thread(work, *args, **options)
 
 
 def _removed(text: FileText, definitions: Definitions, known: Mapping[str, Stored]) -> Sequence[str]:

@@ -276,7 +276,11 @@ class ScheduleRequests:
 
     def is_set_so(self, stored: Stored, definition: Definition) -> bool:
         """Whether the rule that is set is the one that was written."""
-        return stored.schedule.rule == _continued(stored.schedule, definition.rule)
+        return stored.schedule.rule == self.continued(stored, definition)
+
+    def continued(self, stored: Stored, definition: Definition) -> ScheduleSet:
+        """The rule, were it set now."""
+        return _continued(stored.schedule, definition.rule)
 
     def by(self, who: Identity | None) -> Context:
         """Whoever asks, by pseudonym."""

@@ -32,6 +32,7 @@ from cascadenced.schedules.explain import Record, TickExplanation, instants
 from cascadenced.schedules.explain import explain as explain_instant
 from cascadenced.schedules.preview import Previewed, preview
 from cascadenced.schedules.simulate import Difference, Simulation, difference, simulate
+from cascadenced.schedules.timetable import Timetable
 
 
 class TaskView(TaskRow):
@@ -223,13 +224,21 @@ class Answers:
             for task, each in stored.items()
             if each.schedule.rule is not None and not each.schedule.paused
         }
+        calendars = await self._excluding(rules)
         lasting = await runs.durations_s(self._tables, sorted({*rules, *(changed or ())}))
         # It is much to compute, and others are to be served meanwhile.
-        before = await asyncio.to_thread(simulate, rules, from_us=from_us, to_us=to_us, durations_s=lasting)
+        span = {"from_us": from_us, "to_us": to_us}
+        before = await asyncio.to_thread(simulate, rules, **span, durations_s=lasting, calendars=calendars)
         if changed is None:
             return before, None, []
-        after = await asyncio.to_thread(simulate, changed, from_us=from_us, to_us=to_us, durations_s=lasting)
+        calendars = await self._excluding(changed)
+        after = await asyncio.to_thread(simulate, changed, **span, durations_s=lasting, calendars=calendars)
         return before, after, difference(before, after, {**rules, **changed})
+
+    async def _excluding(self, rules: Mapping[str, ScheduleSet]) -> Mapping[str, Timetable | None]:
+        """What rules are due at that name a calendar not to fire during."""
+        naming = {task: rule for task, rule in rules.items() if rule.exclude_ics is not None}
+        return {task: await self._calendars.timetable(rule) for task, rule in naming.items()}
 
     async def ticks(self, task: str, **query: Any) -> Page:
         """What became of its due instants, newest first."""

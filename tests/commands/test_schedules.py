@@ -119,7 +119,7 @@ def test_a_file_with_anything_wrong_sets_nothing(run, tmp_path: Path) -> None:
     path.write_text('example: "0 9 * * *"\ncountdown: 7\n')
     ran = run("load-schedules", path)
     assert ran.code == 1
-    assert ran.err == "error: line 2: countdown: entry must be a string or mapping\n"
+    assert ran.err == f"error: {path}: line 2: countdown: entry must be a string or mapping\n"
     assert run("schedules").out == ""
 
 
@@ -166,6 +166,19 @@ def test_all_schedules_are_simulated_and_compared_with_a_file(run, tmp_path: Pat
     ]
     found = json.loads(run("schedules", *span, "--json").out)
     assert (found["simulation"]["n_instants"], found["changed"], found["differences"]) == (2, None, [])
+
+
+def test_the_present_file_would_change_nothing_and_what_is_of_no_task_is_told(run, folder: Path) -> None:
+    """Intervals go on counting from where they began, and a paused schedule stays so."""
+    run("schedule", "example", "--every", "7")
+    run("schedule", "countdown", "0 9 * * *")
+    run("schedule-pause", "countdown")
+    path = folder / "schedules.yml"
+    path.write_text(path.read_text().replace("example:", "gone: 0 1 * * *\nexample:"))
+    span = ("--simulate", "--from", "2027-01-01T00:00:00Z", "--to", "2027-01-01T00:10:00Z")
+    ran = run("schedules", *span, "--change", path)
+    assert ran.out.splitlines()[-1] == "no run would be at another time"
+    assert ran.err == f"{path}: gone: there is no such task; its entry does nothing until there is\n"
 
 
 @pytest.mark.parametrize(

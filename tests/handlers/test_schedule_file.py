@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from cascadenced.errors import Invalid
 from cascadenced.events.audit import audit_rows, stage_rows
 from cascadenced.events.base import Context
 from cascadenced.events.schedule import ScheduleFileRejected, ScheduleRemoved, ScheduleSet
+from cascadenced.handlers import schedule_file
 from cascadenced.handlers.schedule_file import ScheduleFile
 from cascadenced.handlers.schedule_requests import Node
 from cascadenced.instance import Instance
@@ -379,3 +381,21 @@ async def test_nobody_is_named_in_an_entry_of_a_task_that_is_not_there(folder: F
     assert "alice" not in text
     assert text.startswith(f"gone:  # for now\n  expr: 0 9 * * *\n  user_hash: {ALICES}\n  group_hash: {ENGS}\n")
     assert (await folder.vault.reveal(ALICES, ENGS)) == ALICE
+
+
+async def test_a_long_file_is_read_and_written_beside_everything_else(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of entries take seconds."""
+    loop, on_the_loop = threading.current_thread(), list[bool]()
+    for work in (schedule_file.read, schedule_file.written):
+
+        def watched(*args: Any, work: Any = work) -> Any:
+            on_the_loop.append(threading.current_thread() is loop)
+            return work(*args)
+
+        monkeypatch.setattr(schedule_file, work.__name__, watched)
+    folder.write("".join(f"gone{n}:\n  expr: 0 9 * * *\n  timezone: Europe/Berlin\n" for n in range(100)))
+    async with folder.life() as (_, file):
+        await file.sync()
+    assert on_the_loop == [False, False]
