@@ -290,8 +290,10 @@ def backfill(session: Session, task: str, start: str, end: str, missed_only: boo
     Example: cascadenced backfill report --from 2026-11-01T00:00:00Z --to 2026-11-30T23:59:59Z --missed-only
     """
     result = session.ask("backfill", task=task, start=start, end=end, missed_only=missed_only, max=most)
-    rows = [(row["at"], row["run_id"], "asked before" if row["duplicate"] else "") for row in result["items"]]
-    session.show(result, table(("DUE", "RUN", ""), rows) if rows else "nothing to run in that range")
+    rows = [
+        (row["at"], row["run_id"], row["status"], "asked before" if row["duplicate"] else "") for row in result["items"]
+    ]
+    session.show(result, table(("DUE", "RUN", "STATUS", ""), rows) if rows else "nothing to run in that range")
     for count, why in (
         (result["n_left_out"], "left out by the schedule"),
         (result["n_unsettled"], "not past yet for the schedule: the daemon fires or records them"),

@@ -41,12 +41,14 @@ VIA = "backfill"
 class BackfilledRun(msgspec.Struct, frozen=True):
     """at: the instant, ISO 8601 UTC.  run_id: None where an event was dispatched that nobody answers.
 
-    duplicate: whether it had been asked for before, in the same way.
+    duplicate: whether it had been asked for before, in the same way.  status: how the run ended; None if it was not
+    waited for.
     """
 
     at: str
     run_id: str | None
     duplicate: bool
+    status: str | None = None
 
 
 class Backfilled(msgspec.Struct, frozen=True):
@@ -146,9 +148,10 @@ class Backfills:
                 break
             except Overloaded:
                 await self._runs.room()
+        status = None
         if rule.overlap != "allow" and run_id:
-            await self._runs.ended(run_id)
-        return BackfilledRun(iso(due.at_us), run_id, is_duplicate)
+            status = (await self._runs.ended(run_id)).run.status
+        return BackfilledRun(iso(due.at_us), run_id, is_duplicate, status)
 
     async def _requested(
         self, stored: Stored, rule: ScheduleSet, due: Due, who: Identity, by: str | None

@@ -201,6 +201,7 @@ def test_due_instants_of_the_past_are_run_once(run) -> None:
     ran = run(*asked)
     assert (ran.code, len(ran.out.splitlines())) == (0, 3), ran.err
     assert ran.out.splitlines()[1].startswith("2026-01-05T09:00:00")
+    assert ran.out.splitlines()[1].endswith("success")
     assert run(*asked).out.count("asked before") == 2
     assert len(json.loads(run("runs", "--json").out)["items"]) == 2
     assert run(*asked, "--max", "1").err == "error: 2 instants are due in that range; 1 are allowed\n"
