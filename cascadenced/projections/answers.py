@@ -28,7 +28,7 @@ from cascadenced.projections.page import Page, checked_limit, checked_position
 from cascadenced.projections.runs import RunRow, RunView
 from cascadenced.projections.schedules import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
-from cascadenced.schedules.explain import Record, TickExplanation, instants
+from cascadenced.schedules.explain import Record, TickExplanation, instants, meant
 from cascadenced.schedules.explain import explain as explain_instant
 from cascadenced.schedules.preview import Previewed, preview
 from cascadenced.schedules.simulate import Difference, Simulation, difference, simulate
@@ -182,14 +182,20 @@ class Answers:
             raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
         rule = stored.schedule.rule
         table = None if rule is None else await self._calendars.shown(rule)
+        due = instants(table, asked)
+        others = () if due else meant(None if rule is None else rule.zone, asked)
         records = [
-            record
-            for at_us in instants(table, asked)
-            if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
+            record for at_us in due if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
         ]
+        for (
+            at_us
+        ) in others:  # of another rule that the schedule had: what is between a record's ends may not be its own
+            record = await schedules.tick_at(self._tables, task, at_us)
+            if record is not None and iso(at_us) in (record.at, record.until):
+                records.append(record)
         again = [
             run_id
-            for at_us in instants(table, asked)
+            for at_us in (*due, *others)
             if (run_id := await schedules.backfilled(self._tables, task, at_us)) is not None
         ]
         return explain_instant(
