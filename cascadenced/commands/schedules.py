@@ -73,7 +73,8 @@ def schedule(session: Session, /, task: str, **given: Any) -> None:
         "deps": list(given["deps"]) or None,
     }
     result = session.ask("schedule", task=task, **{key: value for key, value in asked.items() if value is not None})
-    due = f"{task} scheduled: {plain(str(next(iter(whens.values()))))}"
+    [(kind, value)] = whens.items()
+    due = f"{task} scheduled: {f'every {value:g} s' if kind == 'every_s' else plain(str(value))}"
     if result["unread"]:
         due += f"\nits calendar cannot be read now: {plain(result['unread'])}"
     session.show(result, due + (f"\nnext: {result['next_fire_at']}" if result["next_fire_at"] else ""))
@@ -305,8 +306,14 @@ def backfill(session: Session, task: str, start: str, end: str, missed_only: boo
 def _line(row: dict[str, Any], *, show_next: bool) -> str:
     columns = [cell(row["task"]), _value(row)]
     if show_next:
-        columns.append("paused" if row["paused"] else row["next_fire_at"] or "never")
+        columns.append("paused" if row["paused"] else row["next_fire_at"] or _never(row))
     return "\t".join(columns)
+
+
+def _never(row: dict[str, Any]) -> str:
+    """A node that was never read may say anything."""
+    has_rule = any(row[name] is not None for name in ("expr", "rrule", "every_s", "at"))
+    return "never" if has_rule else f"unknown: {plain(row['unread'] or 'its calendar was not read yet')}"
 
 
 def _value(row: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ import msgspec
 
 from cascadenced.errors import CascadenceError, Invalid
 from cascadenced.events.base import Json
-from cascadenced.events.content import recordable, type_name
+from cascadenced.events.content import Unserialisable, recordable, type_name
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.subjects import checked_event_name
 from cascadenced.identity import checked, checked_hash
@@ -109,7 +109,7 @@ def _defined(task: str, entry: Json, *, now_us: int, timezone: str, via: str) ->
         exclude=_exclude(given.get("exclude", ())),
         exclude_ics=None if "exclude_ics" not in given else _text(given, "exclude_ics"),
         deps=_deps(given.get("deps", [])),
-        recurrence=recordable(given.get("recurrence")),
+        recurrence=_recordable("recurrence", given.get("recurrence")),
         via=via,
         **{key: given[key] for key in whens},
     )
@@ -175,10 +175,18 @@ def _exclude(value: Json) -> tuple[str, ...]:
 
 
 def _args(value: Json) -> dict[str, Json]:
-    value = recordable(value)
+    value = _recordable("args", value)
     if not isinstance(value, dict):
         raise Invalid("'args' must be a mapping")
     return value
+
+
+def _recordable(key: str, value: Json) -> Json:
+    try:
+        return recordable(value)
+    except Unserialisable as error:
+        reason = str(error).replace("value", key, 1)
+        raise Invalid(reason + ("; write it in quotes" if " is a date" in reason else ""), code=error.code) from None
 
 
 def _who(given: Mapping[str, Json]) -> dict[str, str]:

@@ -41,7 +41,7 @@ def test_all_that_a_schedule_may_say_can_be_said(run) -> None:
         *("--within", "600", "--overlap", "queue", "--jitter", "3", "--exclude", "2026-12-25"),
         *("--args", '{"n": 1}', "--event", "tea.time"),
     )
-    assert ran.code == 0, ran.err
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "example scheduled: every 90 s"), ran.err
     row = rows(run)["example"]
     assert (row["every_s"], row["gap"], row["fold"], row["misfire"], row["misfire_max"]) == (
         90,
@@ -88,6 +88,7 @@ def test_a_node_of_a_calendar_needs_a_calendar(run, monkeypatch: pytest.MonkeyPa
     ran = run("schedule", "example", "--calendar-event", "plans/7")
     assert ran.code == 0
     assert ran.out == "example scheduled: plans/7\nits calendar cannot be read now: it cannot be reached\n"
+    assert run("schedules", "--next").out.endswith("\tunknown: it cannot be reached\n")
 
 
 def test_the_base_scheduler_has_none(run, monkeypatch: pytest.MonkeyPatch) -> None:

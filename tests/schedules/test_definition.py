@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -166,3 +167,10 @@ def test_whatever_is_written_is_read_or_refused_with_a_reason(entry: Any) -> Non
     except Invalid as error:
         said = str(error)
     assert said.startswith("report: ")
+
+
+def test_what_cannot_be_kept_as_it_is_says_where_it_is_and_what_to_do() -> None:
+    for key in ("recurrence", "args"):
+        with pytest.raises(Invalid) as refused:
+            read({"expr": "0 9 * * *", key: {"until": [date(2026, 12, 25)]}})
+        assert str(refused.value) == (f"report: {key}.until[0] is a date, which JSON would change; write it in quotes")
