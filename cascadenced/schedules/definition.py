@@ -139,6 +139,7 @@ def _calendar_event(given: Mapping[str, Json]) -> dict[str, Json] | None:
     if isinstance(event, dict):
         if "node" not in event:
             raise Invalid("calendar_event missing 'node'")
+        _mapping("calendar_event", event, ("node", "poll", *_WHO))
         poll = event.get("poll", poll)
         event = event["node"]
         if not isinstance(event, str):

@@ -104,6 +104,7 @@ def test_whom_a_calendar_event_is_for_may_be_said_there_and_that_counts() -> Non
         ({"calendar_event": ""}, "calendar_event node is required"),
         ({"calendar_event": {"node": " "}}, "calendar_event node is required"),
         ({"calendar_event": {"node": 7}}, "calendar_event node must be a text"),
+        ({"calendar_event": {"node": "n", "pol": 5}}, "'calendar_event' must be a mapping of node, poll, user_id, .*"),
         ({"calendar_event": 123}, "'calendar_event' must be string or mapping"),
         ({"calendar_event": "n", "poll": 0}, "'poll' must be a number from 1 to .*"),
         ({"calendar_event": "n", "poll": True}, "'poll' must be a number from 1 to .*"),
