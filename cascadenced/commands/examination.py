@@ -151,7 +151,7 @@ async def _look_at_log(config: Config, report: Report) -> None:
 def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: Report) -> None:
     """The file as a daemon would read it now: it takes over all of it or nothing. Calendars are not asked."""
     from cascadenced.clock import SystemClock
-    from cascadenced.handlers.schedule_file import understood
+    from cascadenced.handlers.schedule_file import VIA, understood
     from cascadenced.schedules.definition import Definition, defined
     from cascadenced.schedules.file_text import MAX_FILE_BYTES, read
 
@@ -164,7 +164,7 @@ def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: R
         return key if key in tasks else named[0] if len(named) == 1 else None
 
     def define(task: str, entry: Json) -> Definition:
-        return defined(task, entry, now_us=now_us, timezone=config.timezone, via="file")
+        return defined(task, entry, now_us=now_us, timezone=config.timezone, via=VIA)
 
     try:
         with path.open("rb") as file:

@@ -87,7 +87,8 @@ def schedule(session: Session, /, task: str, **given: Any) -> None:
         "deps": list(given["deps"]) or None,
     }
     result = session.ask("schedule", task=task, **{key: value for key, value in asked.items() if value is not None})
-    due = f"{task} scheduled: {plain(str(next(iter(whens.values()))))}"
+    [(kind, value)] = whens.items()
+    due = f"{task} scheduled: {f'every {value:g} s' if kind == 'every_s' else plain(str(value))}"
     if result["unread"]:
         due += f"\nits calendar cannot be read now: {plain(result['unread'])}"
     session.show(result, due + (f"\nnext: {result['next_fire_at']}" if result["next_fire_at"] else ""))
@@ -156,7 +157,7 @@ def load_schedules(session: Session, path: str) -> None:
     \b
     Example: cascadenced load-schedules night.yml
     """
-    result = session.ask("load_schedules", text=_text_of(path))
+    result = session.ask("load_schedules", text=_text_of(path), name=path)
     session.show(result, f"loaded schedules from {path}")
 
 
@@ -207,8 +208,10 @@ def schedules(
         if start is None or end is None or preview is not None:
             raise click.UsageError("--simulate needs --from and --to, and no --preview.")
         text = None if change is None else _text_of(change)
-        simulated = session.ask("simulate", start=start, end=end, change=text)
+        simulated = session.ask("simulate", start=start, end=end, change=text, name=change)
         session.show(simulated, _simulation(simulated))
+        for task in () if session.as_json else simulated["unknown_tasks"]:
+            remark(f"{change}: {task}: there is no such task; its entry does nothing until there is")
         return
     if preview is None:
         page = session.ask_all("schedules")
@@ -302,8 +305,10 @@ def backfill(session: Session, task: str, start: str, end: str, missed_only: boo
     Example: cascadenced backfill report --from 2026-11-01T00:00:00Z --to 2026-11-30T23:59:59Z --missed-only
     """
     result = session.ask("backfill", task=task, start=start, end=end, missed_only=missed_only, max=most)
-    rows = [(row["at"], row["run_id"], "asked before" if row["duplicate"] else "") for row in result["items"]]
-    session.show(result, table(("DUE", "RUN", ""), rows) if rows else "nothing to run in that range")
+    rows = [
+        (row["at"], row["run_id"], row["status"], "asked before" if row["duplicate"] else "") for row in result["items"]
+    ]
+    session.show(result, table(("DUE", "RUN", "STATUS", ""), rows) if rows else "nothing to run in that range")
     for count, why in (
         (result["n_left_out"], "left out by the schedule"),
         (result["n_unsettled"], "not past yet for the schedule: the daemon fires or records them"),
@@ -315,8 +320,14 @@ def backfill(session: Session, task: str, start: str, end: str, missed_only: boo
 def _line(row: dict[str, Any], *, show_next: bool) -> str:
     columns = [cell(row["task"]), _value(row)]
     if show_next:
-        columns.append("paused" if row["paused"] else row["next_fire_at"] or "never")
+        columns.append("paused" if row["paused"] else row["next_fire_at"] or _never(row))
     return "\t".join(columns)
+
+
+def _never(row: dict[str, Any]) -> str:
+    """A node that was never read may say anything."""
+    has_rule = any(row[name] is not None for name in ("expr", "rrule", "every_s", "at"))
+    return "never" if has_rule else f"unknown: {plain(row['unread'] or 'its calendar was not read yet')}"
 
 
 def _value(row: dict[str, Any]) -> str:

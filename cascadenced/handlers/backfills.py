@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -18,12 +19,14 @@ from cascadenced.clock import Clock, iso
 from cascadenced.errors import Conflict, Invalid, NotAllowed, Overloaded, Unknown
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context
+from cascadenced.events.run import RunRefused
 from cascadenced.events.schedule import ScheduleSet, TickBackfilled
 from cascadenced.handlers.run_requests import Origin, RunRequests
 from cascadenced.handlers.ticks import schedule_stream, whose
 from cascadenced.identity import Identity
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
+from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.schedules.decide import Due
@@ -38,12 +41,14 @@ VIA = "backfill"
 class BackfilledRun(msgspec.Struct, frozen=True):
     """at: the instant, ISO 8601 UTC.  run_id: None where an event was dispatched that nobody answers.
 
-    duplicate: whether it had been asked for before, in the same way.
+    duplicate: whether it had been asked for before, in the same way.  status: how the run ended; None if it was not
+    waited for.
     """
 
     at: str
     run_id: str | None
     duplicate: bool
+    status: str | None = None
 
 
 class Backfilled(msgspec.Struct, frozen=True):
@@ -139,18 +144,37 @@ class Backfills:
             if rule.event is None and (refusal := self._tasks.refusal(rule.task)) is not None:
                 raise Conflict(refusal[1], code=refusal[0])
             try:
-                run_id, is_duplicate = await self._request(stored, rule, due, who, by)
+                run_id, is_duplicate = await self._requested(stored, rule, due, who, by)
                 break
             except Overloaded:
                 await self._runs.room()
+        status = None
         if rule.overlap != "allow" and run_id:
-            await self._runs.ended(run_id)
-        return BackfilledRun(iso(due.at_us), run_id, is_duplicate)
+            status = (await self._runs.ended(run_id)).run.status
+        return BackfilledRun(iso(due.at_us), run_id, is_duplicate, status)
 
-    async def _request(
+    async def _requested(
         self, stored: Stored, rule: ScheduleSet, due: Due, who: Identity, by: str | None
     ) -> tuple[str | None, bool]:
+        """(run, whether it had been asked for before). One that was refused, because what it needs had failed, has
+        done nothing, and is asked for again under another source."""
         source = f"tick:{rule.task}:{due.at_us}:backfill"
+        for nth in count(1):
+            run_id, is_duplicate = await self._request(
+                source if nth == 1 else f"{source}:{nth}", stored, rule, due, who, by
+            )
+            if not is_duplicate:
+                return run_id, False
+            told = [] if run_id is None else await self._log.read_stream(run_stream(run_id))
+            if not told:
+                return None, True  # the event was dispatched, and nobody answered
+            if not any(isinstance(recorded.event, RunRefused) for recorded in told):
+                return run_id, True
+        raise AssertionError
+
+    async def _request(
+        self, source: str, stored: Stored, rule: ScheduleSet, due: Due, who: Identity, by: str | None
+    ) -> tuple[str | None, bool]:
         is_answered = rule.event is None or self._tasks.listener(rule.event) is not None
         run_id = self._runs.new_run_id(source, due.at_us)
         event = TickBackfilled(task=rule.task, due_us=due.at_us, run_id=run_id if is_answered else "", by=by)
@@ -159,10 +183,10 @@ class Backfills:
         if rule.event is not None:
             origin = Origin(via=VIA, source=source, at_us=due.at_us)
             dispatched = await self._requests.dispatch(rule.event, rule.args, who, origin, before=before)
-            return dispatched.run_id, dispatched.duplicate
+            return run_id if dispatched.duplicate else dispatched.run_id, dispatched.duplicate
         request = Request(task=rule.task, identity=who, via=VIA, args=rule.args, source=source, at_us=due.at_us)
         try:
             accepted = await self._requests.after_others(request, run_id=run_id, before=before)
-        except Unknown:  # an event was dispatched in its place, when the schedule was another one
-            return None, True
+        except Unknown:  # what was recorded first under this source is the record of the schedule
+            return run_id, True
         return accepted.run_id, accepted.duplicate

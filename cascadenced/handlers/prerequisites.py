@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cascadenced.errors import Invalid
 from cascadenced.eventlog.base import EventLog
@@ -29,17 +29,16 @@ class Prerequisites:
 
     def of(self, task: str) -> Sequence[str]:
         """What it needs directly."""
-        entry = self._tasks.get(task)
-        by_class = () if entry is None else entry.policy.dependencies
-        return tuple(dict.fromkeys((*by_class, *self._of_schedules.get(task, ()))))
+        return self._needs(task, None)
 
     def graph(self, task: str) -> Graph:
         """Raises Invalid for a cycle."""
         return graph(task, self.of)
 
-    def check(self, task: str, deps: Sequence[str]) -> None:
-        """Raises Invalid if the task would need itself, were these added to what it needs."""
-        graph(task, lambda name: (*self.of(name), *deps) if name == task else self.of(name))
+    def check(self, task: str, deps: Mapping[str, Sequence[str]]) -> None:
+        """Raises Invalid if the task would need itself, were `deps` what the schedules of these tasks say."""
+        if deps.get(task):  # a new way round leads through what is new
+            graph(task, lambda name: self._needs(name, deps.get(name)))
 
     async def ask(
         self,
@@ -73,6 +72,12 @@ class Prerequisites:
             )
             runs[name] = (await self._runs.request(request)).run_id
         return tuple(runs[needed] for needed in found.edges[task])
+
+    def _needs(self, task: str, deps: Sequence[str] | None) -> Sequence[str]:
+        """deps: what its schedule says; None: what it says now."""
+        entry = self._tasks.get(task)
+        by_class = () if entry is None else entry.policy.dependencies
+        return tuple(dict.fromkeys((*by_class, *(self._of_schedules.get(task, ()) if deps is None else deps))))
 
     def _hear(self, batch: Sequence[Recorded]) -> None:
         for recorded in batch:

@@ -2,7 +2,9 @@
 there.
 
 Whose change is the newer one is told by the mark at the file's end. Of a schedule that was set or removed since, the
-log is right and the file is written; of any other the file is, and what differs in it is a person's doing.
+log is right and the file is written; of any other the file is, and what differs in it is a person's doing. A file
+without the mark is somebody's own, put in the place of ours: what such a file has set, and this one does not name, is
+removed; what was set elsewhere is not.
 
 A file with anything wrong in it changes nothing. What is wrong is said once, in an event and in the daemon's log.
 """
@@ -13,6 +15,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -29,13 +32,22 @@ from cascadenced.projections.schedules import Stored
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.schedules.definition import Definition
 from cascadenced.schedules.file_text import MAX_FILE_BYTES, FileText, entry_of, read, written
+from cascadenced.schedules.model import Schedule
 
 _log = structlog.get_logger(__name__)
 
-LOOK_EVERY_S = 0.5
-"""How often the file's date and size are looked at."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOOK_EVERY_S = 0.25
+"""How often the file's date and size are looked at. What is taken over at the second look only is in force within a
+second as well."""
 MAX_PROBLEMS = 50
 """Said of one file."""
+VIA = "file"
+"""The door of what is set because the file says so."""
+_SHORT_BYTES, _LINE_BYTES = 4_096, 32
+_NOTHING = object()
 
 Definitions = Mapping[str, tuple[str | None, int, Definition]]
 """Of a file, by key: the task, None if there is no such; the line; what it says."""
@@ -60,26 +72,31 @@ class ScheduleFile:
         self._syncing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rejected: bytes | None = None  # the content that was complained about
+        self._shortened: bytes | None = None  # the content that was waited with, because it may be half a file
+        self._seen: object = _NOTHING  # what the file that is in step with the log looks like
+        self._complaint = ""
+        self._strangers: frozenset[str] = frozenset()  # entries that are of no task
 
     async def run(self) -> None:
         """For ever: whenever the file or a schedule has changed."""
         if self._path is None:
             return
         self._log.observe(self._hear)
-        seen: object = None
         while True:
-            if self._changed.is_set() or seen != _seen(self._path):
+            if self._changed.is_set() or self._seen != _look_of(self._path):
                 self._changed.clear()
                 await self.catch_up()
-                seen = _seen(self._path)
             await self._clock.sleep(LOOK_EVERY_S)
 
     async def catch_up(self) -> None:
-        """As `sync`; a file that cannot be written is a matter of its own, and told of in the log."""
+        """As `sync`; a disk that does not let it be done is a matter of its own, and told of in the log."""
         try:
             await self.sync()
+            self._complaint = ""
         except CascadenceError as error:
-            _log.error("schedules_file_not_written", error=str(error))
+            if str(error) != self._complaint:  # it is tried again at every look
+                self._complaint = str(error)
+                _log.error("schedules_file_not_in_step", error=str(error))
 
     async def sync(self) -> Sequence[str]:
         """Take over what people changed, and write what the log says. Returns what is wrong with the file, if anything
@@ -87,20 +104,29 @@ class ScheduleFile:
         if self._path is None:
             return ()
         async with self._syncing:
-            data = _content(self._path)
+            look, data = _look_of(self._path), _content(self._path)  # who edits it from now on is noticed
             known = await schedules.everything(self._log.tables)
-            text = read(data)
-            definitions, problems = self._definitions(text)
+            text, definitions, problems = await _beside(len(data), self._understood, data)
             if not problems:
-                problems = await self._unreadable(text, definitions, known)
+                problems = await self._refused(self._news(text, definitions, known))
             if problems:
                 await self._reject(data, [f"{self._name}: {problem}" for problem in problems])
+                self._seen = look
                 return problems
             self._rejected = None
             if data:
+                removed = _removed(text, definitions, known)
+                if removed and text.knows is None and data != self._shortened:
+                    self._shortened = data  # an editor may be about to write the rest of it
+                    return ()
                 await self._take_over(text, definitions, known)
+                for name in removed:
+                    by = Context(user_hash=known[name].user_hash, group_hash=known[name].group_hash)
+                    await self._requests.remove(name, by=by)
                 known = await schedules.everything(self._log.tables)
-            self._write(self._path, data, text, definitions, known)
+            self._shortened = None
+            self._seen = look
+            await self._write(self._path, data, text, definitions, known, await self._whose_strangers(definitions))
             return ()
 
     async def load(self, data: bytes) -> Sequence[str]:
@@ -108,15 +134,9 @@ class ScheduleFile:
 
         Raises Invalid with all that is wrong with it; then nothing was set.
         """
-        definitions, problems = self._definitions(read(data))
-        problems = [*problems]
-        for key, (name, line, definition) in definitions.items():
-            try:
-                if name is None:
-                    raise Invalid(f"Unknown task: {key}")
-                await self._requests.refuse_unreadable(definition)
-            except Invalid as error:
-                problems.append(f"line {line}: {error}")
+        _, definitions, problems = await _beside(len(data), self._understood, data, "load")
+        unknown = [f"line {line}: Unknown task: {key}" for key, (name, line, _) in definitions.items() if name is None]
+        problems = [*problems, *unknown, *await self._refused(definitions)]
         if problems:
             raise Invalid("; ".join(problems[:MAX_PROBLEMS]), code="schedules_file")
         for name, _, definition in definitions.values():
@@ -125,12 +145,20 @@ class ScheduleFile:
         await self.sync()
         return [name for name, _, _ in definitions.values() if name is not None]
 
-    def rules(self, data: bytes) -> Mapping[str, ScheduleSet]:
-        """What a file would set, by task. Raises Invalid with all that is wrong with it."""
-        definitions, problems = self._definitions(read(data))
+    async def rules(self, data: bytes) -> tuple[Mapping[str, ScheduleSet], Sequence[str]]:
+        """By task, the rules of schedules that would fire if this file were all there is; and its entries that are of
+        no task. Raises Invalid with all that is wrong with it."""
+        _, definitions, problems = await _beside(len(data), self._understood, data)
+        problems = problems or await self._refused(definitions)
         if problems:
             raise Invalid("; ".join(problems), code="schedules_file")
-        return {name or key: definition.rule for key, (name, _, definition) in definitions.items()}
+        known = await schedules.everything(self._log.tables)
+        found = {
+            name: self._requests.continued(stored, definition)
+            for name, definition in _by_task(definitions).items()
+            if not (stored := known.get(name, Stored(Schedule()))).schedule.paused
+        }
+        return found, [key for key, (name, _, _) in definitions.items() if name is None]
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -138,26 +166,39 @@ class ScheduleFile:
         if any(type(recorded.event) in (ScheduleSet, ScheduleRemoved) for recorded in batch):
             self._changed.set()
 
-    def _definitions(self, text: FileText) -> tuple[Definitions, Sequence[str]]:
-        return understood(text, self._tasks.resolve, lambda task, value: self._requests.defined(task, value, "file"))
+    def _understood(self, data: bytes, via: str = VIA) -> tuple[FileText, Definitions, Sequence[str]]:
+        """And what is wrong."""
+        text = read(data)
 
-    async def _unreadable(
-        self,
-        text: FileText,
-        definitions: Definitions,
-        known: Mapping[str, Stored],
-    ) -> Sequence[str]:
-        """What is wrong with the calendars that changed entries name."""
-        problems = []
+        def define(task: str, entry: Json) -> Definition:
+            return self._requests.defined(task, entry, via)
+
+        definitions, problems = understood(text, self._tasks.resolve, define)
+        return text, definitions, problems
+
+    def _news(self, text: FileText, definitions: Definitions, known: Mapping[str, Stored]) -> Definitions:
+        """Entries that are to be set, because they are not so already."""
+
+        def is_settled(stored: Stored | None, definition: Definition) -> bool:
+            return stored is not None and (_is_newer(stored, text) or self._requests.is_set_so(stored, definition))
+
+        return {
+            key: (name, line, definition)
+            for key, (name, line, definition) in definitions.items()
+            if name is None or not is_settled(known.get(name), definition)
+        }
+
+    async def _refused(self, definitions: Definitions) -> list[str]:
+        """What is wrong with the calendars that these name, and with what they are to run after."""
+        problems, by_task = [], _by_task(definitions)
         for key, (name, line, definition) in definitions.items():
-            stored = None if name is None else known.get(name)
-            if stored is not None and (_is_newer(stored, text) or self._requests.is_set_so(stored, definition)):
-                continue
             try:
                 await self._requests.refuse_unreadable(definition)
+                if name is not None:
+                    self._requests.refuse_cycle(name, by_task)
             except Invalid as error:
                 problems.append(f"line {line}: {key}: {error}")
-        return problems
+        return problems[:MAX_PROBLEMS]
 
     async def _take_over(
         self,
@@ -165,34 +206,30 @@ class ScheduleFile:
         definitions: Definitions,
         known: Mapping[str, Stored],
     ) -> None:
-        named = set[str]()
         for key, (name, line, definition) in definitions.items():
             if name is None:
-                _log.warning("schedule_of_unknown_task", file=self._name, line=line, task=key)
-                continue
-            named.add(name)
-            if name in known and _is_newer(known[name], text):
-                continue
-            await self._requests.set_defined(name, definition)
-        for name, stored in known.items():
-            is_gone = text.knows is not None and name not in named and not _is_newer(stored, text)
-            if stored.schedule.is_set and is_gone:
-                by = Context(user_hash=stored.user_hash, group_hash=stored.group_hash)
-                await self._requests.remove(name, by=by)
+                if key not in self._strangers:
+                    says = "there is no such task; the entry waits until there is"
+                    _log.warning("schedule_of_unknown_task", file=self._name, line=line, task=key, says=says)
+            elif name not in known or not _is_newer(known[name], text):
+                await self._requests.set_defined(name, definition)
+        self._strangers = frozenset(key for key, (name, _, _) in definitions.items() if name is None)
 
-    def _write(
+    async def _write(
         self,
         path: Path,
         data: bytes,
         text: FileText,
         definitions: Definitions,
         known: Mapping[str, Stored],
+        strangers: Mapping[str, Context],
     ) -> None:
+        """strangers: whom the entries are for that are of no task."""
         wanted: dict[str, Json] = {}
         written_names = set[str]()
         for key, (name, _, definition) in definitions.items():
             if name is None:
-                wanted[key] = text.entries[key].value  # of a task that may come back
+                wanted[key] = _by_pseudonym(text.entries[key].value, definition, strangers[key])  # it may come back
             elif name in known and known[name].schedule.is_set:
                 written_names.add(name)
                 wanted[key] = self._entry(known[name], text.entries[key].value, definition)
@@ -201,24 +238,28 @@ class ScheduleFile:
                 wanted[name] = self._entry_of(stored)
         if not wanted and not data:
             return
-        content = written(data, wanted, max((stored.position for stored in known.values()), default=0))
-        if content != data:
-            write_atomically(path, content)
+        knows = max((stored.position for stored in known.values()), default=0)
+        content = await _beside(len(data) + _LINE_BYTES * len(wanted), written, data, wanted, knows)
+        if len(content) > MAX_FILE_BYTES:
+            raise Invalid(f"{path} would have {len(content)} bytes; {MAX_FILE_BYTES} are allowed: it stays as it was")
+        if content == data or _content(path) != data:
+            return  # somebody has edited it meanwhile, which the next look takes over
+        write_atomically(path, content)
+        look = _look_of(path)
+        if _content(path) == content:
+            self._seen = look
 
     def _entry(self, stored: Stored, value: Json, definition: Definition) -> Json:
         """As it was written, with pseudonyms in the place of ids, if that is what is set; else as we write it."""
         if not self._requests.is_set_so(stored, definition):
             return self._entry_of(stored)
-        if not definition.who:
-            return value
-        entry: dict[str, Json] = {"expr": value} if isinstance(value, str) else dict(value)
-        if isinstance(entry.get("calendar_event"), dict):
-            entry["calendar_event"] = _nameless(entry["calendar_event"])
-        entry = _nameless(entry)
-        return entry | {
-            name: value
-            for name, value in (("user_hash", stored.user_hash), ("group_hash", stored.group_hash))
-            if value is not None
+        return _by_pseudonym(value, definition, Context(user_hash=stored.user_hash, group_hash=stored.group_hash))
+
+    async def _whose_strangers(self, definitions: Definitions) -> Mapping[str, Context]:
+        return {
+            key: await self._requests.whom(definition)
+            for key, (name, _, definition) in definitions.items()
+            if name is None
         }
 
     def _entry_of(self, stored: Stored) -> Json:
@@ -266,6 +307,42 @@ def _is_newer(stored: Stored, text: FileText) -> bool:
     return text.knows is not None and stored.position > text.knows
 
 
+async def _beside(n_bytes: int, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """`work`, beside everything else that is to be done where the file is long enough to take a while."""
+    if n_bytes <= _SHORT_BYTES:
+        return work(*args, **options)
+    return await asyncio.to_thread(work, *args, **options)
+
+
+def _removed(text: FileText, definitions: Definitions, known: Mapping[str, Stored]) -> Sequence[str]:
+    """Schedules that were in the file, and that somebody has taken out of it."""
+    named = {name for name, _, _ in definitions.values()}
+    return [
+        name
+        for name, stored in known.items()
+        if name not in named
+        and stored.schedule.rule is not None
+        and not _is_newer(stored, text)
+        and (text.knows is not None or stored.schedule.rule.via == VIA)
+    ]
+
+
+def _by_task(definitions: Definitions) -> dict[str, Definition]:
+    return {name: definition for name, _, definition in definitions.values() if name is not None}
+
+
+def _by_pseudonym(value: Json, definition: Definition, whom: Context) -> Json:
+    """An entry, with pseudonyms in the place of ids."""
+    if not definition.who:
+        return value
+    assert isinstance(value, dict)
+    entry = _nameless(value)
+    if isinstance(entry.get("calendar_event"), dict):
+        entry["calendar_event"] = _nameless(entry["calendar_event"])
+    hashes = (("user_hash", whom.user_hash), ("group_hash", whom.group_hash))
+    return entry | {name: pseudonym for name, pseudonym in hashes if pseudonym is not None}
+
+
 def _nameless(entry: Mapping[str, Json]) -> dict[str, Json]:
     return {key: value for key, value in entry.items() if key not in ("user_id", "group_id", "user_hash", "group_hash")}
 
@@ -281,7 +358,7 @@ def _content(path: Path) -> bytes:
         raise DiskError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _seen(path: Path) -> object:
+def _look_of(path: Path) -> object:
     """What changes when the file does."""
     try:
         found = os.stat(path)

@@ -7,7 +7,7 @@ is never fired by the new one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -32,7 +32,7 @@ from cascadenced.events.schedule import (
 from cascadenced.handlers.calendar_nodes import NOT_CONFIGURED
 from cascadenced.handlers.prerequisites import Prerequisites
 from cascadenced.handlers.ticks import schedule_stream
-from cascadenced.identity import Identity, Pseudonyms, checked, checked_hash
+from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
 from cascadenced.runtime.tasks import Tasks
@@ -117,6 +117,7 @@ class ScheduleRequests:
         """
         definition = self.defined(task, entry, via)
         await self.refuse_unreadable(definition)
+        self.refuse_cycle(task, {task: definition})
         return await self.set_defined(task, definition, who=who, source=source)
 
     async def refuse_unreadable(self, definition: Definition) -> None:
@@ -126,15 +127,18 @@ class ScheduleRequests:
             raise Invalid(NOT_CONFIGURED, code="not_configured")
         await self._calendars.check(definition.rule)
 
+    def refuse_cycle(self, task: str, definitions: Mapping[str, Definition]) -> None:
+        """Raises Invalid if `task` would have to run before itself, were all of these set, by task."""
+        self._prerequisites.check(task, {name: each.rule.deps for name, each in definitions.items()})
+
     async def set_defined(
         self, task: str, definition: Definition, *, who: Identity | None = None, source: str | None = None
     ) -> ScheduleChanged:
-        """As `set`, of an entry that was read before."""
+        """As `set`, of an entry that was read before and that nothing refuses."""
         self._refuse_base()
         if definition.rule.event is None and self._tasks.get(task) is None:
             raise Unknown(f"Unknown task: {task}", code="unknown_task")
-        self._prerequisites.check(task, definition.rule.deps)
-        context = await self._context(definition, who)
+        context = await self.whom(definition, who)
 
         def change(stored: Stored, owed: Sequence[Due]) -> list[Event]:
             rule = _continued(stored.schedule, definition.rule)
@@ -148,6 +152,17 @@ class ScheduleRequests:
             return [*dropped, *pass_all(task, owed, "suppressed", "changed"), rule]
 
         return await self._change(task, change, context, source)
+
+    async def whom(self, definition: Definition, who: Identity | None = None) -> Context:
+        """Whom it is for, by pseudonym; raw ids are in the vault then."""
+        named = definition.who
+        if "user_id" in named:
+            who = Identity(named["user_id"], named.get("group_id", named["user_id"]))
+        elif "user_hash" in named:
+            return Context(user_hash=named["user_hash"], group_hash=named.get("group_hash"))
+        if who is not None:
+            await self._vault.remember([who], self._pseudonyms)
+        return self.by(who)
 
     async def remove(
         self, task: str, *, by: Context, source: str | None = None, even_if_unset: bool = False
@@ -261,30 +276,17 @@ class ScheduleRequests:
 
     def is_set_so(self, stored: Stored, definition: Definition) -> bool:
         """Whether the rule that is set is the one that was written."""
-        return stored.schedule.rule == _continued(stored.schedule, definition.rule)
+        return stored.schedule.rule == self.continued(stored, definition)
+
+    def continued(self, stored: Stored, definition: Definition) -> ScheduleSet:
+        """The rule, were it set now."""
+        return _continued(stored.schedule, definition.rule)
 
     def by(self, who: Identity | None) -> Context:
         """Whoever asks, by pseudonym."""
         if who is None:
             return Context()
         return Context(user_hash=self._pseudonyms.user(who.user_id), group_hash=self._pseudonyms.group(who.group_id))
-
-    async def _context(self, definition: Definition, who: Identity | None) -> Context:
-        """Whom it is for, by pseudonym; raw ids are in the vault then."""
-        named = definition.who
-        if "user_id" in named:
-            user_id = checked(named["user_id"], "user_id")
-            who = Identity(user_id, checked(named.get("group_id", user_id), "group_id"))
-        elif "user_hash" in named:
-            return Context(
-                user_hash=checked_hash(named["user_hash"], "user_hash"),
-                group_hash=checked_hash(named["group_hash"], "group_hash") if "group_hash" in named else None,
-            )
-        elif "group_id" in named or "group_hash" in named:
-            raise Invalid(f"{definition.rule.task}: a group needs a user: add 'user_id'")
-        if who is not None:
-            await self._vault.remember([who], self._pseudonyms)
-        return self.by(who)
 
     def _refuse_base(self) -> None:
         if not self._enabled:

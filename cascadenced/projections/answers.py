@@ -28,10 +28,11 @@ from cascadenced.projections.page import Page, checked_limit, checked_position
 from cascadenced.projections.runs import RunRow, RunView
 from cascadenced.projections.schedules import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
-from cascadenced.schedules.explain import Record, TickExplanation, instants
+from cascadenced.schedules.explain import Record, TickExplanation, instants, meant
 from cascadenced.schedules.explain import explain as explain_instant
 from cascadenced.schedules.preview import Previewed, preview
 from cascadenced.schedules.simulate import Difference, Simulation, difference, simulate
+from cascadenced.schedules.timetable import Timetable
 
 
 class TaskView(TaskRow):
@@ -181,14 +182,20 @@ class Answers:
             raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
         rule = stored.schedule.rule
         table = None if rule is None else await self._calendars.shown(rule)
+        due = instants(table, asked)
+        others = () if due else meant(None if rule is None else rule.zone, asked)
         records = [
-            record
-            for at_us in instants(table, asked)
-            if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
+            record for at_us in due if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
         ]
+        for (
+            at_us
+        ) in others:  # of another rule that the schedule had: what is between a record's ends may not be its own
+            record = await schedules.tick_at(self._tables, task, at_us)
+            if record is not None and iso(at_us) in (record.at, record.until):
+                records.append(record)
         again = [
             run_id
-            for at_us in instants(table, asked)
+            for at_us in (*due, *others)
             if (run_id := await schedules.backfilled(self._tables, task, at_us)) is not None
         ]
         return explain_instant(
@@ -223,13 +230,21 @@ class Answers:
             for task, each in stored.items()
             if each.schedule.rule is not None and not each.schedule.paused
         }
+        calendars = await self._excluding(rules)
         lasting = await runs.durations_s(self._tables, sorted({*rules, *(changed or ())}))
         # It is much to compute, and others are to be served meanwhile.
-        before = await asyncio.to_thread(simulate, rules, from_us=from_us, to_us=to_us, durations_s=lasting)
+        span = {"from_us": from_us, "to_us": to_us}
+        before = await asyncio.to_thread(simulate, rules, **span, durations_s=lasting, calendars=calendars)
         if changed is None:
             return before, None, []
-        after = await asyncio.to_thread(simulate, changed, from_us=from_us, to_us=to_us, durations_s=lasting)
+        calendars = await self._excluding(changed)
+        after = await asyncio.to_thread(simulate, changed, **span, durations_s=lasting, calendars=calendars)
         return before, after, difference(before, after, {**rules, **changed})
+
+    async def _excluding(self, rules: Mapping[str, ScheduleSet]) -> Mapping[str, Timetable | None]:
+        """What rules are due at that name a calendar not to fire during."""
+        naming = {task: rule for task, rule in rules.items() if rule.exclude_ics is not None}
+        return {task: await self._calendars.timetable(rule) for task, rule in naming.items()}
 
     async def ticks(self, task: str, **query: Any) -> Page:
         """What became of its due instants, newest first. Raises Unknown for a schedule that never was."""

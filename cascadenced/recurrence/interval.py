@@ -25,7 +25,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 def parse_interval(every_s: object, *, anchor_us: int) -> Interval:
     """every_s: a number of seconds, from 1 to 366 days' worth. Raises Invalid (every.type, every.range)."""
     if isinstance(every_s, bool) or not isinstance(every_s, int | float):
-        raise Invalid("'every' must be a number of seconds", code="every.type")
+        raise Invalid("'every_s' must be a number of seconds", code="every.type")
     if not 1 <= every_s <= MAX_S:  # which NaN is not either
-        raise Invalid(f"'every' must be 1 to {MAX_S} seconds", code="every.range")
+        raise Invalid(f"'every_s' must be 1 to {MAX_S} seconds", code="every.range")
     return Interval(round(every_s * SECOND_US), anchor_us)

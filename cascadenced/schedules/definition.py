@@ -24,9 +24,10 @@ import msgspec
 
 from cascadenced.errors import CascadenceError, Invalid
 from cascadenced.events.base import Json
-from cascadenced.events.content import recordable, type_name
+from cascadenced.events.content import Unserialisable, recordable, type_name
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.subjects import checked_event_name
+from cascadenced.identity import checked, checked_hash
 from cascadenced.recurrence.exclusions import parse_dates
 from cascadenced.schedules.calendar_node import checked_node
 from cascadenced.schedules.timetable import timetable
@@ -40,6 +41,7 @@ DEFAULT_POLL_S = 300.0
 MIN_POLL_S = 1.0
 
 _WHENS = ("expr", "rrule", "every_s", "at", "calendar_event")
+_IDS, _HASHES = {"user_id", "group_id"}, {"user_hash", "group_hash"}
 _WHO = ("user_id", "group_id", "user_hash", "group_hash")
 _KEYS = (
     *_WHENS,
@@ -107,7 +109,7 @@ def _defined(task: str, entry: Json, *, now_us: int, timezone: str, via: str) ->
         exclude=_exclude(given.get("exclude", ())),
         exclude_ics=None if "exclude_ics" not in given else _text(given, "exclude_ics"),
         deps=_deps(given.get("deps", [])),
-        recurrence=recordable(given.get("recurrence")),
+        recurrence=_recordable("recurrence", given.get("recurrence")),
         via=via,
         **{key: given[key] for key in whens},
     )
@@ -137,6 +139,7 @@ def _calendar_event(given: Mapping[str, Json]) -> dict[str, Json] | None:
     if isinstance(event, dict):
         if "node" not in event:
             raise Invalid("calendar_event missing 'node'")
+        _mapping("calendar_event", event, ("node", "poll", *_WHO))
         poll = event.get("poll", poll)
         event = event["node"]
         if not isinstance(event, str):
@@ -173,16 +176,32 @@ def _exclude(value: Json) -> tuple[str, ...]:
 
 
 def _args(value: Json) -> dict[str, Json]:
-    value = recordable(value)
+    value = _recordable("args", value)
     if not isinstance(value, dict):
         raise Invalid("'args' must be a mapping")
     return value
 
 
+def _recordable(key: str, value: Json) -> Json:
+    try:
+        return recordable(value)
+    except Unserialisable as error:
+        reason = str(error).replace("value", key, 1)
+        raise Invalid(reason + ("; write it in quotes" if " is a date" in reason else ""), code=error.code) from None
+
+
 def _who(given: Mapping[str, Json]) -> dict[str, str]:
     calendar = given.get("calendar_event")
     inner = calendar if isinstance(calendar, dict) else {}
-    return {key: _text({**given, **inner}, key) for key in _WHO if key in given or key in inner}
+    who = {key: _text({**given, **inner}, key) for key in _WHO if key in given or key in inner}
+    for key, id_or_hash in who.items():
+        (checked if key in _IDS else checked_hash)(id_or_hash, f"'{key}'")
+    named = who.keys()
+    if named & _IDS and named & _HASHES:  # one of them would be passed over
+        raise Invalid("'user_id' goes with 'group_id', and 'user_hash' with 'group_hash'; write one pair")
+    if named and not named & {"user_id", "user_hash"}:
+        raise Invalid("a group needs a user: add " + ("'user_id'" if named & _IDS else "'user_hash'"))
+    return who
 
 
 def _deps(value: Json) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from cascadenced.recurrence.one_off import OneOff, parse_one_off
+from cascadenced.recurrence.walls import SECOND_US
+from cascadenced.recurrence.zones import zone
 from cascadenced.schedules.decide import Due
 from cascadenced.schedules.model import Schedule
 from cascadenced.schedules.timetable import Timetable
@@ -37,6 +40,7 @@ class TickExplanation(msgspec.Struct, frozen=True):
     records: Sequence[Record]
 
 
+_UNSET = "The task {} is not scheduled now."
 _WHY: Mapping[str | None, str] = {
     "too_late": "it came later than the schedule allows, because nothing ticked at the time",
     "late": "it came late, because nothing ticked at the time, and a later one stands for it",
@@ -73,7 +77,9 @@ def explain(
         f"It was asked for later: {f'run {run_id}' if run_id else 'the event was dispatched'}." for run_id in again
     ]
     if table is None:
-        why = f"The task {task} is not scheduled now." if not schedule.is_set else "Its calendar was not read yet."
+        why = _UNSET.format(task) if not schedule.is_set else "Its calendar was not read yet."
+        if not told and not isinstance(parse_one_off(asked), OneOff):
+            why += " To see what became of it before, ask for the instant, with Z or an offset."
         return TickExplanation(task, asked, "unset", [why, *told], records)
     answer = table.why(asked)
     reasons = [answer.sentence]
@@ -98,8 +104,19 @@ def explain(
 
 
 def instants(table: Timetable | None, asked: str) -> Sequence[int]:
-    """The instants that are asked about, µs since 1970. Raises Invalid for what is no time."""
+    """The instants that fire on account of a time, µs since 1970. Raises Invalid for what is no time."""
     return () if table is None else table.why(asked).fires_us
+
+
+def meant(zone_name: str | None, asked: str) -> Sequence[int]:
+    """The instants that a time names, whatever is due then; none where it is a local time and there is no zone.
+
+    Raises Invalid for what is no time.
+    """
+    when = parse_one_off(asked)
+    if isinstance(when, OneOff):
+        return (when.at_us,)
+    return () if zone_name is None else [at_s * SECOND_US for at_s in zone(zone_name).instants(when.wall_s)]
 
 
 def _told(record: Record) -> str:

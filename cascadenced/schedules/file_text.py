@@ -20,6 +20,8 @@ from cascadenced.plain_yaml import entries
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 _KNOWS = re.compile(rb"^# cascadenced: in step with the log up to event (\d{1,18})\b.*\n?", re.MULTILINE)
+_KEY_WITHIN = re.compile(r"^( +)[^\s#\-][^\n]*:", re.MULTILINE)
+_FIRST_ITEM = re.compile(r"^( *)[^\s#\-][^\n]*:[ ]*(?:#[^\n]*)?\n(?:[ ]*(?:#[^\n]*)?\n)*( *)- ", re.MULTILINE)
 _DEFAULTS = ScheduleSet(task="")
 
 
@@ -65,6 +67,7 @@ def written(data: bytes, wanted: Mapping[str, Json], knows: int) -> bytes:
     yaml.preserve_quotes = True
     yaml.width = 4_096
     text = _KNOWS.sub(b"", data).decode("utf-8-sig")
+    yaml.indent(**_indents(text))
     root: Any = yaml.load(text) or {}
     if not root:
         kept = text if not text or text.endswith("\n") else text + "\n"  # comments alone
@@ -74,7 +77,7 @@ def written(data: bytes, wanted: Mapping[str, Json], knows: int) -> bytes:
     for key in [key for key in root if key not in wanted]:
         del root[key]
     for key, value in wanted.items():
-        if key not in root or _plain(root[key]) != value:
+        if key not in root or _plain(root[key]) != _plain(value):
             _put(root, key, value)
     out = io.StringIO()
     if root:
@@ -83,6 +86,14 @@ def written(data: bytes, wanted: Mapping[str, Json], knows: int) -> bytes:
     if body and not body.endswith("\n"):
         body += "\n"
     return f"{body}# cascadenced: in step with the log up to event {knows} (leave this line)\n".encode()
+
+
+def _indents(text: str) -> dict[str, int]:
+    """How far its mappings and lists are moved in, so that what does not change looks as it did."""
+    mapping = min((len(found[1]) for found in _KEY_WITHIN.finditer(text)), default=2)
+    first = _FIRST_ITEM.search(text)
+    offset = max(0, len(first[2]) - len(first[1])) if first else 0
+    return {"mapping": mapping, "sequence": offset + 2, "offset": offset}
 
 
 def _put(root: Any, key: str, value: Json) -> None:
@@ -94,7 +105,7 @@ def _put(root: Any, key: str, value: Json) -> None:
     for name in [name for name in old if name not in value]:
         del old[name]
     for name, inner in value.items():
-        if name not in old or _plain(old[name]) != inner:
+        if name not in old or _plain(old[name]) != _plain(inner):
             _put(old, name, inner)
 
 

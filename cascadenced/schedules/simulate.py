@@ -16,7 +16,7 @@ from cascadenced.events.schedule import ScheduleSet, TickFired, TickQueued, Tick
 from cascadenced.recurrence.jitter import jitter_us
 from cascadenced.schedules.decide import settle
 from cascadenced.schedules.model import Schedule, evolve
-from cascadenced.schedules.timetable import Timetable, timetable, timetable_now
+from cascadenced.schedules.timetable import Timetable, shown, timetable_now
 
 MAX_INSTANTS = 200_000
 """Of all schedules together."""
@@ -61,6 +61,10 @@ class Simulation(msgspec.Struct, frozen=True):
     n_instants: int
 
 
+_NO_CALENDARS: Mapping[str, Timetable | None] = {}
+_EXCLUDED = {"excluded.date": "The day is excluded.", "excluded.span": "A calendar excludes it."}
+
+
 class Difference(msgspec.Struct, frozen=True):
     """Of one schedule: runs that only one of two simulations has; at: the first of them, with the zone's offset."""
 
@@ -72,9 +76,16 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def simulate(
-    rules: Mapping[str, ScheduleSet], *, from_us: int, to_us: int, durations_s: Mapping[str, float]
+    rules: Mapping[str, ScheduleSet],
+    *,
+    from_us: int,
+    to_us: int,
+    durations_s: Mapping[str, float],
+    calendars: Mapping[str, Timetable | None] = _NO_CALENDARS,
 ) -> Simulation:
     """All of them from `from_us` (exclusive) to `to_us`. durations_s: of runs, by task; 0 where it is not known.
+
+    calendars: the timetables of those for which a calendar says more than the rule.
 
     Raises Invalid where there are more than MAX_INSTANTS.
     """
@@ -82,7 +93,7 @@ def simulate(
         raise Invalid("the end must be after the beginning")
     world = _World(from_us, to_us, durations_s)
     for name in sorted(rules):
-        world.add(name, rules[name])
+        world.add(name, rules[name], calendars[name] if name in calendars else timetable_now(rules[name]))
     world.run()
     return world.outcome()
 
@@ -94,11 +105,9 @@ def difference(before: Simulation, after: Simulation, rules: Mapping[str, Schedu
     for task in sorted(fires[0].keys() | fires[1].keys()):
         old, new = fires[0].get(task, set()), fires[1].get(task, set())
         if old != new:
-            table = timetable(rules[task])
-            assert table is not None
             lost, gained = sorted(old - new), sorted(new - old)
-            shown = [[table.shown(at) for at in some[:MAX_SHOWN]] for some in (lost, gained)]
-            found.append(Difference(task, len(lost), len(gained), *shown))
+            first = [[shown(at, rules[task].zone) for at in some[:MAX_SHOWN]] for some in (lost, gained)]
+            found.append(Difference(task, len(lost), len(gained), *first))
     return found
 
 
@@ -132,8 +141,7 @@ class _World:
         self._spans: list[tuple[int, int]] = []  # of runs
         self._n = 0
 
-    def add(self, name: str, rule: ScheduleSet) -> None:
-        table = timetable_now(rule)
+    def add(self, name: str, rule: ScheduleSet, table: Timetable | None) -> None:
         if table is not None:
             self._lanes[name] = lane = _Lane(rule, table, self._from_us, self._to_us)
             self._push(name, lane)
@@ -165,9 +173,7 @@ class _World:
         given = lane.table.due(lane.state.settled_us, lane.next[0], 10) if due and lane.next is not None else []
         for each in given:
             if each.code is not None and len(lane.oddities) < MAX_SHOWN:
-                why = (
-                    "The day is excluded." if each.code.startswith("excluded") else lane.table.why(each.at_us).sentence
-                )
+                why = _EXCLUDED.get(each.code) or lane.table.why(each.at_us).sentence
                 lane.oddities.append(Oddity(lane.table.shown(each.at_us), why))
         while True:
             rest = [each for each in given if each.at_us > lane.state.settled_us]

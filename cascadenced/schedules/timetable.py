@@ -80,7 +80,7 @@ class Timetable:
 
     def shown(self, at_us: int) -> str:
         """ISO 8601 with the zone's offset at that instant."""
-        return datetime.fromtimestamp(at_us // 1_000_000, ZoneInfo(self._zone.name)).isoformat()
+        return shown(at_us, self._zone.name)
 
     def _due(self, occurrence: Occurrence) -> Due:
         code: str | None = occurrence.note
@@ -88,6 +88,11 @@ class Timetable:
         if fires and (excluded := self._exclusions.reason(occurrence)) is not None:
             code, fires = excluded.code, False
         return Due(occurrence.at_us, occurrence.local, code, fires, occurrence.missing_local)
+
+
+def shown(at_us: int, zone: str) -> str:
+    """ISO 8601 with the offset that the zone has at that instant."""
+    return datetime.fromtimestamp(at_us // 1_000_000, ZoneInfo(zone)).isoformat()
 
 
 def timetable(rule: ScheduleSet) -> Timetable | None:

@@ -270,14 +270,20 @@ async def _show(instance: Instance, asked: ShowArguments) -> Any:
     return await instance.answers.run(asked.run)
 
 
-_TICK = re.compile(r"(.+)@(\d{4}-\d\d-\d\d.*)")
+_TICK = re.compile(r"(.+)@([^@]*)", re.DOTALL)
 """A due instant of a schedule: `report@2026-11-30T09:00`."""
 
 
 async def _explain(instance: Instance, asked: ShowArguments) -> Any:
     if (tick := _TICK.fullmatch(asked.run)) is not None:
         task, when = tick.groups()
-        return await instance.answers.explain_tick(task, when, now_us=instance.clock.now_us())
+        try:
+            return await instance.answers.explain_tick(task, when, now_us=instance.clock.now_us())
+        except Unknown:
+            if when[:1].isdigit():  # else it need not be meant as a time
+                raise
+        except Invalid as error:
+            raise Invalid(str(error).replace("'at'", "what follows @", 1), code=error.code) from None
 
     def policy(task: str) -> Policy | None:
         entry = instance.catalogue.tasks.get(task)

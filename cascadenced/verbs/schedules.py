@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -85,17 +87,20 @@ class PreviewArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
 
 
 class SimulateArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """start, end: instants with an offset.  change: text of a file like schedules.yml, that would be all there is."""
+    """start, end: instants with an offset.  change: text of a file like schedules.yml, that would be all there is.
+    name: of that file, to say where something is wrong."""
 
     start: str
     end: str
     change: str | None = None
+    name: str | None = None
 
 
 class LoadArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """text: of a file like schedules.yml."""
+    """text: of a file like schedules.yml.  name: what that is called, to say where something is wrong."""
 
     text: str
+    name: str | None = None
 
 
 class Loaded(msgspec.Struct):
@@ -105,11 +110,15 @@ class Loaded(msgspec.Struct):
 
 
 class SimulationResult(msgspec.Struct):
-    """changed, differences: of the file that was given; null and empty without one."""
+    """changed, differences: of the file that was given; null and empty without one.
+
+    unknown_tasks: entries of that file which are of no task, and therefore of no effect.
+    """
 
     simulation: Simulation
     changed: Simulation | None
     differences: list[Difference]
+    unknown_tasks: list[str] = []
 
 
 class Preview(msgspec.Struct):
@@ -198,13 +207,15 @@ async def _preview(instance: Instance, asked: PreviewArguments) -> Preview:
 
 
 async def _simulate(instance: Instance, asked: SimulateArguments) -> SimulationResult:
-    changed = None
+    changed, unknown = None, list[str]()
     if asked.change is not None:
-        changed = instance.schedule_file.rules(asked.change.encode())
+        with _of_file(asked.name):
+            changed, strangers = await instance.schedule_file.rules(asked.change.encode())
+        unknown = [*strangers]
     before, after, differences = await instance.answers.simulate(
         from_us=_instant("start", asked.start), to_us=_instant("end", asked.end), changed=changed
     )
-    return SimulationResult(_shown(before), None if after is None else _shown(after), differences)
+    return SimulationResult(_shown(before), None if after is None else _shown(after), differences, unknown)
 
 
 def _shown(simulation: Simulation) -> Simulation:
@@ -232,7 +243,19 @@ async def _backfill(instance: Instance, asked: BackfillArguments) -> Backfilled:
 
 
 async def _load(instance: Instance, asked: LoadArguments) -> Loaded:
-    return Loaded(list(await instance.schedule_file.load(asked.text.encode())))
+    with _of_file(asked.name):
+        return Loaded(list(await instance.schedule_file.load(asked.text.encode())))
+
+
+@contextmanager
+def _of_file(name: str | None) -> Iterator[None]:
+    """What is wrong with a file begins with its name."""
+    try:
+        yield
+    except Invalid as error:
+        if name is None:
+            raise
+        raise Invalid(f"{name}: {error}", code=error.code) from None
 
 
 VERBS = (

@@ -41,7 +41,7 @@ def test_all_that_a_schedule_may_say_can_be_said(run) -> None:
         *("--within", "600", "--overlap", "queue", "--jitter", "3", "--exclude", "2026-12-25"),
         *("--args", '{"n": 1}', "--event", "tea.time"),
     )
-    assert ran.code == 0, ran.err
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "example scheduled: every 90 s"), ran.err
     row = rows(run)["example"]
     assert (row["every_s"], row["gap"], row["fold"], row["misfire"], row["misfire_max"]) == (
         90,
@@ -88,6 +88,7 @@ def test_a_node_of_a_calendar_needs_a_calendar(run, monkeypatch: pytest.MonkeyPa
     ran = run("schedule", "example", "--calendar-event", "plans/7")
     assert ran.code == 0
     assert ran.out == "example scheduled: plans/7\nits calendar cannot be read now: it cannot be reached\n"
+    assert run("schedules", "--next").out.endswith("\tunknown: it cannot be reached\n")
 
 
 def test_the_base_scheduler_has_none(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_a_file_with_anything_wrong_sets_nothing(run, tmp_path: Path) -> None:
     path.write_text('example: "0 9 * * *"\ncountdown: 7\n')
     ran = run("load-schedules", path)
     assert ran.code == 1
-    assert ran.err == "error: line 2: countdown: entry must be a string or mapping\n"
+    assert ran.err == f"error: {path}: line 2: countdown: entry must be a string or mapping\n"
     assert run("schedules").out == ""
 
 
@@ -168,6 +169,19 @@ def test_all_schedules_are_simulated_and_compared_with_a_file(run, tmp_path: Pat
     assert (found["simulation"]["n_instants"], found["changed"], found["differences"]) == (2, None, [])
 
 
+def test_the_present_file_would_change_nothing_and_what_is_of_no_task_is_told(run, folder: Path) -> None:
+    """Intervals go on counting from where they began, and a paused schedule stays so."""
+    run("schedule", "example", "--every", "7")
+    run("schedule", "countdown", "0 9 * * *")
+    run("schedule-pause", "countdown")
+    path = folder / "schedules.yml"
+    path.write_text(path.read_text().replace("example:", "gone: 0 1 * * *\nexample:"))
+    span = ("--simulate", "--from", "2027-01-01T00:00:00Z", "--to", "2027-01-01T00:10:00Z")
+    ran = run("schedules", *span, "--change", path)
+    assert ran.out.splitlines()[-1] == "no run would be at another time"
+    assert ran.err == f"{path}: gone: there is no such task; its entry does nothing until there is\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -188,6 +202,7 @@ def test_due_instants_of_the_past_are_run_once(run) -> None:
     ran = run(*asked)
     assert (ran.code, len(ran.out.splitlines())) == (0, 3), ran.err
     assert ran.out.splitlines()[1].startswith("2026-01-05T09:00:00")
+    assert ran.out.splitlines()[1].endswith("success")
     assert run(*asked).out.count("asked before") == 2
     assert len(json.loads(run("runs", "--json").out)["items"]) == 2
     assert run(*asked, "--max", "1").err == "error: 2 instants are due in that range; 1 are allowed\n"

@@ -9,7 +9,7 @@ import pytest
 
 from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown
 from cascadenced.events.base import Context
-from cascadenced.events.run import RunFinished, RunRequested
+from cascadenced.events.run import RunFinished, RunRefused, RunRequested
 from cascadenced.events.schedule import ScheduleSet, TickBackfilled, TickFired
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.backfills import Backfills
@@ -58,13 +58,14 @@ async def test_the_same_again_asks_for_nothing_twice() -> None:
     world = Night()
     async with world.up() as instance:
         await set_(instance)
-        await backfill(instance, "08:50:00", "08:52:00")
+        first = await backfill(instance, "08:50:00", "08:52:00")
         again = await backfill(instance, "08:51:00", "08:53:00")
         assert [(item.at[11:16], item.duplicate) for item in again.items] == [
             ("08:51", True),
             ("08:52", True),
             ("08:53", False),
         ]
+        assert [item.run_id for item in again.items[:2]] == [item.run_id for item in first.items[1:]]
     assert len(world.events(RunRequested)) == len(world.events(TickBackfilled)) == 4
 
 
@@ -82,6 +83,38 @@ async def test_after_a_crash_it_goes_on_where_it_was() -> None:
         result = await backfill(instance, "08:50:00", "08:52:00", "slow")
     assert [item.duplicate for item in result.items] == [True, False, False]
     assert len(world.events(RunRequested)) == len(world.events(RunFinished)) == 3
+
+
+async def test_one_that_was_refused_because_what_it_needs_failed_is_asked_for_again() -> None:
+    world = Night()
+    async with world.up() as instance:
+        await instance.schedules.set("slow", {"expr": "* * * * *", "deps": ["report"]}, via="cli", who=ALICE)
+        Slow.gate.set()
+        Report.fails = True
+        await backfill(instance, "08:50:00", "08:50:00", "slow")
+        assert [event.task for event in world.events(RunRefused)] == ["slow"]
+        Report.fails = False
+        again = await backfill(instance, "08:50:00", "08:50:00", "slow")
+        assert [item.duplicate for item in again.items] == [False]
+        assert [event.task for event in world.events(RunFinished)] == ["report", "slow"]
+        assert [item.duplicate for item in (await backfill(instance, "08:50:00", "08:50:00", "slow")).items] == [True]
+
+
+async def test_after_a_crash_it_waits_for_the_run_that_goes_on() -> None:
+    world = Night()
+    async with world.up() as instance:
+        await set_(instance, "slow")
+        under_way = asyncio.create_task(backfill(instance, "08:50:00", "08:51:00", "slow"))
+        await until(lambda: world.events(TickBackfilled))
+        world.crash(instance)
+        under_way.cancel()
+    Slow.gate = asyncio.Event()
+    async with world.up() as instance:
+        under_way = asyncio.create_task(backfill(instance, "08:50:00", "08:51:00", "slow"))
+        await world.quiet(instance)
+        assert len(world.events(TickBackfilled)) == 1
+        Slow.gate.set()
+        assert len((await under_way).items) == 2
 
 
 @pytest.mark.parametrize(("overlap", "n_at_once"), [("skip", 1), ("queue", 1), ("cancel_previous", 1), ("allow", 3)])

@@ -194,7 +194,7 @@ async def test_without_a_calendar_it_is_refused() -> None:
     async with world.polling() as instance:
         with pytest.raises(Invalid, match="^UME_BASE_URL not configured$"):
             await schedule(instance)
-        with pytest.raises(Invalid, match="^line 1: UME_BASE_URL not configured$"):
+        with pytest.raises(Invalid, match="^line 1: report: UME_BASE_URL not configured$"):
             await instance.schedule_file.load(b"report: {calendar_event: plans/7}")
         assert world.events(ScheduleSet) == []
 
@@ -446,3 +446,14 @@ async def test_a_slow_calendar_keeps_no_schedule_from_firing(calendar: Calendar)
         await world.pass_time(60)
         assert len(world.events(TickFired)) == 1
     held.close()
+
+
+async def test_a_simulated_change_keeps_what_the_node_said(calendar: Calendar) -> None:
+    calendar.has({"cron": "5 9 * * *"})
+    async with Polled(calendar).polling() as instance:
+        await schedule(instance)
+        asked = {"start": "2026-11-26T00:00:00Z", "end": "2026-11-27T00:00:00Z"}
+        same = await perform(VERBS["simulate"], instance, {**asked, "change": "report: {calendar_event: /plans/7}"})
+        assert (same.changed.schedules[0].n_fired, same.differences) == (1, [])
+        other = await perform(VERBS["simulate"], instance, {**asked, "change": "report: {calendar_event: /plans/8}"})
+        assert [(each.n_only_before, each.n_only_after) for each in other.differences] == [(1, 0)]

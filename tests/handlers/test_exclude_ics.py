@@ -171,3 +171,15 @@ async def test_the_rule_for_misfires_knows_what_is_excluded(home: Home) -> None:
     async with home.ticking() as instance:
         await home.settled(instance, 2)
     assert home.ledger() == ["fired 26 09:01", "suppressed 26 09:02 to 26 09:03 (2) excluded.span"]
+
+
+async def test_a_simulation_knows_the_calendar_too(home: Home) -> None:
+    async with home.up() as instance:
+        await schedule(instance)
+        span = {"start": "2026-11-26T09:00:00Z", "end": "2026-11-26T09:05:00Z"}
+        change = "report: {expr: '* * * * *', exclude_ics: days.ics, exclude: [2026-11-26]}"
+        found = await perform(VERBS["simulate"], instance, {**span, "change": change})
+        [before], [after] = found.simulation.schedules, found.changed.schedules
+        assert (before.n_fired, before.left_out) == (3, {"excluded.span": 2})
+        assert {odd.why for odd in before.oddities} == {"A calendar excludes it."}
+        assert after.n_fired == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from cascadenced.errors import Invalid
 from cascadenced.events.audit import audit_rows, stage_rows
 from cascadenced.events.base import Context
 from cascadenced.events.schedule import ScheduleFileRejected, ScheduleRemoved, ScheduleSet
+from cascadenced.handlers import schedule_file
 from cascadenced.handlers.schedule_file import ScheduleFile
 from cascadenced.handlers.schedule_requests import Node
 from cascadenced.instance import Instance
@@ -288,3 +290,112 @@ async def test_nothing_to_write_makes_no_file(folder: Folder) -> None:
     async with folder.life() as (_, file):
         await file.sync()
     assert not folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "report: {expr: 0 8 * * *, deps: [load]}\nload: {expr: 0 7 * * *, deps: [report]}\n",
+            "schedules.yml: line 1: report: Cyclic dependency detected: report -> load -> report",
+        ),
+        ("report: 0 8 * * *\nload: {expr: 0 7 * * *, deps: [load]}\n", "schedules.yml: line 2: load: Cyclic"),
+        ("report: 0 8 * * *\nload: {expr: 0 7 * * *, group_id: eng}\n", "schedules.yml: line 2: load: a group needs a"),
+        ("report: 0 8 * * *\nload: {expr: 0 7 * * *, user_hash: x}\n", "schedules.yml: line 2: load: 'user_hash' must"),
+        ('report: 0 8 * * *\nload: {expr: 0 7 * * *, user_id: "a\\0"}\n', "schedules.yml: line 2: load: 'user_id' con"),
+        (
+            f"report: 0 8 * * *\nload: {{expr: 0 7 * * *, user_id: bob, group_hash: {ENGS}}}\n",
+            "schedules.yml: line 2: load: 'user_id' goes with 'group_id'",
+        ),
+    ],
+)
+async def test_no_entry_is_taken_over_before_all_are_known_to_be_good(folder: Folder, text: str, says: str) -> None:
+    async with folder.life() as (instance, file):
+        await instance.schedules.set("report", "0 9 * * *", via="cli")
+        await file.sync()
+        folder.write(text)
+        assert await file.sync()
+        assert await folder.schedules(instance) == {"report": "0 9 * * *"}
+        [rejected] = folder.events(ScheduleFileRejected)
+        assert rejected.problems[0].startswith(says)
+        with pytest.raises(Invalid) as refused:
+            await file.load(text.encode())
+        assert says.removeprefix("schedules.yml: ")[:30] in str(refused.value)
+        assert await folder.schedules(instance) == {"report": "0 9 * * *"}
+
+
+async def test_what_needs_the_other_may_be_turned_round_in_one_edit(folder: Folder) -> None:
+    folder.write("report: 0 9 * * *\nload: {expr: 0 8 * * *, deps: [report]}\n")
+    async with folder.life() as (instance, file):
+        assert await file.sync() == ()
+        folder.write("report: {expr: 0 9 * * *, deps: [load]}\nload: 0 8 * * *\n")
+        assert await file.sync() == ()
+        assert instance.prerequisites.graph("report").order == ["load", "report"]
+
+
+async def test_what_is_edited_while_the_file_is_read_is_not_written_over(folder: Folder) -> None:
+    folder.write("report: {expr: 0 9 * * *, user_id: alice}\n")
+    async with folder.life() as (instance, file):
+        edits = ["report: 0 10 * * *\n"]
+        instance.log.observe(lambda _: folder.write(edits.pop()) if edits else None)
+        await file.sync()
+        assert folder.text_of_file() == "report: 0 10 * * *\n"
+        await file.sync()
+        assert await folder.schedules(instance) == {"report": "0 10 * * *"}
+
+
+async def test_a_file_put_in_the_place_of_ours_removes_what_the_file_before_it_had_set(folder: Folder) -> None:
+    """As a deployment does it, that knows nothing of our mark; what was set elsewhere is not its business."""
+    folder.write("report: 0 9 * * *\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        await instance.schedules.set("load", "30 2 * * *", via="cli")
+        await file.sync()
+        folder.path.write_text("{}\n")
+        await file.sync()
+        assert sorted(await folder.schedules(instance)) == ["load", "report"]  # an editor may write the rest of it now
+        await file.sync()
+        assert await folder.schedules(instance) == {"load": "30 2 * * *"}
+    assert "load: 30 2 * * *" in folder.text_of_file()
+    assert "report" not in folder.text_of_file()
+
+
+async def test_half_a_file_removes_nothing(folder: Folder) -> None:
+    whole = "report: 0 9 * * *\nload: 30 2 * * *\n"
+    folder.write(whole)
+    async with folder.life() as (instance, file):
+        await file.sync()
+        folder.path.write_text("report: 0 9 * * *\n")
+        await file.sync()
+        folder.path.write_text(whole)
+        await file.sync()
+        assert sorted(await folder.schedules(instance)) == ["load", "report"]
+    assert folder.events(ScheduleRemoved) == []
+
+
+async def test_nobody_is_named_in_an_entry_of_a_task_that_is_not_there(folder: Folder) -> None:
+    folder.write("gone:  # for now\n  expr: 0 9 * * *\n  user_id: alice\n  group_id: eng\n")
+    async with folder.life() as (_, file):
+        assert await file.sync() == ()
+    text = folder.text_of_file()
+    assert "alice" not in text
+    assert text.startswith(f"gone:  # for now\n  expr: 0 9 * * *\n  user_hash: {ALICES}\n  group_hash: {ENGS}\n")
+    assert (await folder.vault.reveal(ALICES, ENGS)) == ALICE
+
+
+async def test_a_long_file_is_read_and_written_beside_everything_else(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of entries take seconds."""
+    loop, on_the_loop = threading.current_thread(), list[bool]()
+    for work in (schedule_file.read, schedule_file.written):
+
+        def watched(*args: Any, work: Any = work) -> Any:
+            on_the_loop.append(threading.current_thread() is loop)
+            return work(*args)
+
+        monkeypatch.setattr(schedule_file, work.__name__, watched)
+    folder.write("".join(f"gone{n}:\n  expr: 0 9 * * *\n  timezone: Europe/Berlin\n" for n in range(100)))
+    async with folder.life() as (_, file):
+        await file.sync()
+    assert on_the_loop == [False, False]

@@ -821,6 +821,29 @@ async def test_a_local_time_that_did_not_exist_is_said_to_be_none() -> None:
     assert second == "It is still to come."
 
 
+async def test_what_became_of_an_instant_is_told_when_the_schedule_is_another_one_or_gone() -> None:
+    world = Night()
+    async with world.ticking() as instance:
+        await set_(instance)
+        await world.pass_time(instance, 1)
+        fired = f"It fired: run {world.events(TickFired)[0].run_id}."
+        await instance.schedules.set("report", "0 5 * * *", via="cli")
+        for asked in ("report@2026-11-26T09:01", "report@2026-11-26T10:01+01:00"):
+            assert (await explained(instance, asked))[1:] == [fired, "The schedule was another one then."]
+        await instance.schedules.remove("report", by=Context())
+        assert await explained(instance, "report@2026-11-26T09:01Z") == ["The task report is not scheduled now.", fired]
+        [local] = await explained(instance, "report@2026-11-26T09:01")
+        assert local.endswith("ask for the instant, with Z or an offset.")
+
+
+async def test_what_is_no_time_cannot_be_explained() -> None:
+    async with Night().up() as instance:
+        await set_(instance)
+        for asked in ("report@", "report@nine", "report@2026-13-29T02:30", "report@2026-11-26"):
+            with pytest.raises(Invalid, match="^what follows @ must be a date and a time, such as "):
+                await explained(instance, asked)
+
+
 async def test_a_schedule_that_never_was_cannot_be_explained() -> None:
     async with Night().up() as instance:
         with pytest.raises(Unknown, match="^Unknown schedule: report$"):

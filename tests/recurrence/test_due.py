@@ -203,7 +203,7 @@ def test_an_interval_is_due_strictly_after():
 
 @pytest.mark.parametrize("every", [0, 0.5, -1, float("nan"), float("inf"), 1e12, True, "60", None])
 def test_an_interval_of_less_than_a_second_or_more_than_a_year_is_refused(every):
-    with pytest.raises(Invalid, match="'every' must be"):
+    with pytest.raises(Invalid, match="'every_s' must be"):
         parse_interval(every, anchor_us=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -103,6 +104,7 @@ def test_whom_a_calendar_event_is_for_may_be_said_there_and_that_counts() -> Non
         ({"calendar_event": ""}, "calendar_event node is required"),
         ({"calendar_event": {"node": " "}}, "calendar_event node is required"),
         ({"calendar_event": {"node": 7}}, "calendar_event node must be a text"),
+        ({"calendar_event": {"node": "n", "pol": 5}}, "'calendar_event' must be a mapping of node, poll, user_id, .*"),
         ({"calendar_event": 123}, "'calendar_event' must be string or mapping"),
         ({"calendar_event": "n", "poll": 0}, "'poll' must be a number from 1 to .*"),
         ({"calendar_event": "n", "poll": True}, "'poll' must be a number from 1 to .*"),
@@ -166,3 +168,10 @@ def test_whatever_is_written_is_read_or_refused_with_a_reason(entry: Any) -> Non
     except Invalid as error:
         said = str(error)
     assert said.startswith("report: ")
+
+
+def test_what_cannot_be_kept_as_it_is_says_where_it_is_and_what_to_do() -> None:
+    for key in ("recurrence", "args"):
+        with pytest.raises(Invalid) as refused:
+            read({"expr": "0 9 * * *", key: {"until": [date(2026, 12, 25)]}})
+        assert str(refused.value) == (f"report: {key}.until[0] is a date, which JSON would change; write it in quotes")

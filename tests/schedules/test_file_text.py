@@ -74,6 +74,32 @@ def test_what_is_as_it_should_be_stays_as_it_was_written() -> None:
     assert written(FILE, values(FILE), 7) == FILE + MARK.format(7).encode()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "report:\n  expr: 0 9 * * *\n  exclude: [2026-12-24, 2026-12-25]  # at home\n  deps: []\n",
+        "report:\n  expr: 0 9 * * *\n  deps:\n    # both\n    - load\n    - sort  # slow\n",
+        "report:\n    expr: 0 9 * * *\n    deps:\n    - load\n    dst: {gap: skip}\n",
+        "report:\n    expr: 0 9 * * *\n    exclude:\n        - 2026-12-24\n    dst:\n        gap: skip\n",
+    ],
+)
+def test_an_entry_looks_as_it_did_where_another_one_is_written(text: str) -> None:
+    wanted = {**{key: entry.value for key, entry in read(text.encode()).entries.items()}, "sum": "0 8 * * *"}
+    assert written(text.encode(), wanted, 3).decode().startswith(f"{text}sum: 0 8 * * *\n# cascadenced:")
+
+
+def test_a_key_beside_a_date_may_change() -> None:
+    text = "report:\n  exclude: [2026-12-24]  # at home\n  expr: 0 9 * * *\n  user_id: alice\n"
+    [entry] = read(text.encode()).entries.values()
+    assert isinstance(entry.value, dict)
+    wanted = {key: value for key, value in entry.value.items() if key != "user_id"} | {"user_hash": "a" * 64}
+    assert (
+        written(text.encode(), {"report": wanted}, 3)
+        .decode()
+        .startswith(f"report:\n  exclude: [2026-12-24]  # at home\n  expr: 0 9 * * *\n  user_hash: {'a' * 64}\n")
+    )
+
+
 def test_the_mark_is_replaced_and_read_again() -> None:
     once = written(FILE, values(FILE), 7)
     assert read(once).knows == 7
