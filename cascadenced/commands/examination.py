@@ -151,8 +151,9 @@ async def _look_at_log(config: Config, report: Report) -> None:
 def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: Report) -> None:
     """The file as a daemon would read it now: it takes over all of it or nothing. Calendars are not asked."""
     from cascadenced.clock import SystemClock
-    from cascadenced.handlers.schedule_file import VIA, understood
+    from cascadenced.handlers.schedule_file import VIA
     from cascadenced.schedules.definition import Definition, defined
+    from cascadenced.schedules.file_entries import understood
     from cascadenced.schedules.file_text import MAX_FILE_BYTES, read
 
     path, now_us = config.schedules_file, SystemClock().now_us()

@@ -31,6 +31,7 @@ from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.schedules.definition import Definition
+from cascadenced.schedules.file_entries import MAX_PROBLEMS, Definitions, by_pseudonym, by_task, understood
 from cascadenced.schedules.file_text import MAX_FILE_BYTES, FileText, entry_of, read, written
 from cascadenced.schedules.model import Schedule
 
@@ -42,15 +43,10 @@ T = TypeVar("T")
 LOOK_EVERY_S = 0.25
 """How often the file's date and size are looked at. What is taken over at the second look only is in force within a
 second as well."""
-MAX_PROBLEMS = 50
-"""Said of one file."""
 VIA = "file"
 """The door of what is set because the file says so."""
 _SHORT_BYTES, _LINE_BYTES = 4_096, 32
 _NOTHING = object()
-
-Definitions = Mapping[str, tuple[str | None, int, Definition]]
-"""Of a file, by key: the task, None if there is no such; the line; what it says."""
 
 
 class ScheduleFile:
@@ -155,7 +151,7 @@ class ScheduleFile:
         known = await schedules.everything(self._log.tables)
         found = {
             name: self._requests.continued(stored, definition)
-            for name, definition in _by_task(definitions).items()
+            for name, definition in by_task(definitions).items()
             if not (stored := known.get(name, Stored(Schedule()))).schedule.paused
         }
         return found, [key for key, (name, _, _) in definitions.items() if name is None]
@@ -190,12 +186,12 @@ class ScheduleFile:
 
     async def _refused(self, definitions: Definitions) -> list[str]:
         """What is wrong with the calendars that these name, and with what they are to run after."""
-        problems, by_task = [], _by_task(definitions)
+        problems, per_task = [], by_task(definitions)
         for key, (name, line, definition) in definitions.items():
             try:
                 await self._requests.refuse_unreadable(definition)
                 if name is not None:
-                    self._requests.refuse_cycle(name, by_task)
+                    self._requests.refuse_cycle(name, per_task)
             except Invalid as error:
                 problems.append(f"line {line}: {key}: {error}")
         return problems[:MAX_PROBLEMS]
@@ -229,7 +225,7 @@ class ScheduleFile:
         written_names = set[str]()
         for key, (name, _, definition) in definitions.items():
             if name is None:
-                wanted[key] = _by_pseudonym(text.entries[key].value, definition, strangers[key])  # it may come back
+                wanted[key] = by_pseudonym(text.entries[key].value, definition, strangers[key])  # it may come back
             elif name in known and known[name].schedule.is_set:
                 written_names.add(name)
                 wanted[key] = self._entry(known[name], text.entries[key].value, definition)
@@ -253,7 +249,7 @@ class ScheduleFile:
         """As it was written, with pseudonyms in the place of ids, if that is what is set; else as we write it."""
         if not self._requests.is_set_so(stored, definition):
             return self._entry_of(stored)
-        return _by_pseudonym(value, definition, Context(user_hash=stored.user_hash, group_hash=stored.group_hash))
+        return by_pseudonym(value, definition, Context(user_hash=stored.user_hash, group_hash=stored.group_hash))
 
     async def _whose_strangers(self, definitions: Definitions) -> Mapping[str, Context]:
         return {
@@ -275,31 +271,6 @@ class ScheduleFile:
             _log.error("schedules_file_rejected", problem=problem)
         told = tuple(cut(problem) for problem in problems)
         await self._log.append([Change("system", [ScheduleFileRejected(problems=told)])])
-
-
-def understood(
-    text: FileText, resolve: Callable[[str], str | None], define: Callable[[str, Json], Definition]
-) -> tuple[Definitions, Sequence[str]]:
-    """What the entries of a file set, and what is wrong with it. Pure.
-
-    resolve: the task that a key names, None if there is no such.  define: as `schedules.definition.defined`, of a task
-    and its entry.
-    """
-    found: dict[str, tuple[str | None, int, Definition]] = {}
-    problems, key_of = list(text.problems), dict[str, str]()
-    for key, entry in text.entries.items():
-        name = resolve(key)
-        try:
-            definition = define(name or key, entry.value)
-        except Invalid as error:
-            problems.append(f"line {entry.line}: {error}")
-            continue
-        if definition.rule.event is not None:
-            name = key
-        if name is not None and (other := key_of.setdefault(name, key)) != key:
-            problems.append(f"line {entry.line}: {key}: is the same task as {other}")
-        found[key] = (name, entry.line, definition)
-    return found, problems[:MAX_PROBLEMS]
 
 
 def _is_newer(stored: Stored, text: FileText) -> bool:
@@ -325,26 +296,6 @@ def _removed(text: FileText, definitions: Definitions, known: Mapping[str, Store
         and not _is_newer(stored, text)
         and (text.knows is not None or stored.schedule.rule.via == VIA)
     ]
-
-
-def _by_task(definitions: Definitions) -> dict[str, Definition]:
-    return {name: definition for name, _, definition in definitions.values() if name is not None}
-
-
-def _by_pseudonym(value: Json, definition: Definition, whom: Context) -> Json:
-    """An entry, with pseudonyms in the place of ids."""
-    if not definition.who:
-        return value
-    assert isinstance(value, dict)
-    entry = _nameless(value)
-    if isinstance(entry.get("calendar_event"), dict):
-        entry["calendar_event"] = _nameless(entry["calendar_event"])
-    hashes = (("user_hash", whom.user_hash), ("group_hash", whom.group_hash))
-    return entry | {name: pseudonym for name, pseudonym in hashes if pseudonym is not None}
-
-
-def _nameless(entry: Mapping[str, Json]) -> dict[str, Json]:
-    return {key: value for key, value in entry.items() if key not in ("user_id", "group_id", "user_hash", "group_hash")}
 
 
 def _content(path: Path) -> bytes:

@@ -112,7 +112,11 @@ def value_of(value: Json) -> Html:
     encoded = msgspec.json.encode(value)
     text = msgspec.json.format(encoded, indent=0 if len(encoded) <= MAX_LINE_CHARS else 2).decode()
     cut = len(text) > MAX_SHOWN_CHARS
-    return tag("pre", tag("code", text[:MAX_SHOWN_CHARS] + ("\n… (cut; all of it is in the events)" if cut else "")))
+    return verbatim(text[:MAX_SHOWN_CHARS] + ("\n… (cut; all of it is in the events)" if cut else ""))
+
+
+def verbatim(text: str) -> Html:
+    return tag("pre", tag("code", text))
 
 
 def stopped_at(since: str | None) -> Html | None:

@@ -21,6 +21,7 @@ from cascadenced.http.cells import (
     task_link,
     took,
     value_of,
+    verbatim,
 )
 from cascadenced.http.health import alive
 from cascadenced.http.html import Child, Html, tag
@@ -122,6 +123,7 @@ def run_page(run: RunView) -> str:
         ),
         tag("section", tag("h2", "Error"), failure(error.type, error.message)) if error else None,
         tag("section", tag("h2", "Stages"), _stages(run.stages), aria_label="Stages"),
+        [_printed(view.stage, view.printed) for view in run.stages if view.printed],
         tag("section", tag("h2", "Runs of its plan"), _children(run.children), aria_label="Runs of its plan")
         if run.children
         else None,
@@ -295,6 +297,10 @@ def _stages(stages: Sequence[StageView]) -> Html:
     )
 
 
+def _printed(stage: str, text: str) -> Html:
+    return tag("section", tag("h2", f"Printed by {stage}"), verbatim(text))
+
+
 def _steps(steps: Sequence[StepView], n_steps: int) -> Html | None:
     """In the order of the code: what is done, and where it stands."""
     if not steps:
@@ -319,10 +325,10 @@ def _steps(steps: Sequence[StepView], n_steps: int) -> Html | None:
 
 def _children(children: Sequence[ChildView]) -> Html:
     return table(
-        ("Place", "Task", "Run", "Status", "Attempt"),
+        ("Item", "Task", "Run", "Status", "Attempt"),
         [
             (
-                child.index + 1,
+                child.index,
                 child.task,
                 run_link(child.run_id),
                 state_of(child.status),

@@ -24,7 +24,7 @@ import msgspec
 
 from cascadenced.errors import CascadenceError, Invalid
 from cascadenced.events.base import Json
-from cascadenced.events.content import Unserialisable, recordable, type_name
+from cascadenced.events.content import TooLarge, Unserialisable, recordable, type_name
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.subjects import checked_event_name
 from cascadenced.identity import checked, checked_hash
@@ -184,10 +184,10 @@ def _args(value: Json) -> dict[str, Json]:
 
 def _recordable(key: str, value: Json) -> Json:
     try:
-        return recordable(value)
-    except Unserialisable as error:
-        reason = str(error).replace("value", key, 1)
-        raise Invalid(reason + ("; write it in quotes" if " is a date" in reason else ""), code=error.code) from None
+        return recordable(value, key)
+    except (Unserialisable, TooLarge) as error:
+        quotes = "; write it in quotes" if " is of type date" in str(error) else ""
+        raise Invalid(f"{error}{quotes}", code=error.code) from None
 
 
 def _who(given: Mapping[str, Json]) -> dict[str, str]:

@@ -18,8 +18,9 @@ WHO = ("--user-id", "alice", "--group-id", "eng")
 
 
 async def ticks(daemon: Daemon, task: str) -> list[dict[str, Any]]:
-    """Its ledger, oldest first."""
-    return (await daemon.get(f"/schedules/{task}/ticks?limit=1000"))["items"][::-1]
+    """Its ledger, oldest first; none as long as there is no such schedule."""
+    page: dict[str, Any] = await daemon.get(f"/schedules/{task}/ticks?limit=1000")
+    return page.get("items", [])[::-1]
 
 
 async def until_fired(daemon: Daemon, task: str, n: int) -> list[dict[str, Any]]:

@@ -208,3 +208,14 @@ async def test_steps_and_the_runs_of_a_plan_are_text(world: World):
     assert page.count("&lt;script&gt;x") == 4
     assert "200 before" in page
     assert f'href="/runs/{"f" * 32}"' in page
+
+
+async def test_what_a_process_printed_is_shown_with_its_stage(world: World):
+    run = await world.instance.answers.run(await world.run())
+    assert "Printed by" not in run_page(run)
+    stages = [
+        msgspec.structs.replace(view, printed="<b>1 of 2\n" if view.stage == "run" else None) for view in run.stages
+    ]
+    page = run_page(msgspec.structs.replace(run, stages=stages))
+    assert page.count("Printed by") == 1
+    assert "<h2>Printed by run</h2><pre><code>&lt;b&gt;1 of 2\n</code></pre>" in page

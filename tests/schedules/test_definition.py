@@ -174,4 +174,12 @@ def test_what_cannot_be_kept_as_it_is_says_where_it_is_and_what_to_do() -> None:
     for key in ("recurrence", "args"):
         with pytest.raises(Invalid) as refused:
             read({"expr": "0 9 * * *", key: {"until": [date(2026, 12, 25)]}})
-        assert str(refused.value) == (f"report: {key}.until[0] is a date, which JSON would change; write it in quotes")
+        assert str(refused.value) == (
+            f"report: {key}, at .until[0], is of type date: JSON holds text, numbers, true, false, None, lists, and "
+            "dicts with text as keys; write it in quotes"
+        )
+
+
+def test_what_is_too_large_to_be_kept_is_refused_as_anything_else_that_is_wrong() -> None:
+    with pytest.raises(Invalid, match="report: args takes 1048587 bytes as JSON; 524288 are allowed"):
+        read({"expr": "0 9 * * *", "args": {"text": "x" * 1024 * 1024}})
