@@ -187,9 +187,8 @@ class Answers:
         records = [
             record for at_us in due if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
         ]
-        for (
-            at_us
-        ) in others:  # of another rule that the schedule had: what is between a record's ends may not be its own
+        for at_us in others:
+            # Of another rule that the schedule had: what is between a record's ends may not be its own.
             record = await schedules.tick_at(self._tables, task, at_us)
             if record is not None and iso(at_us) in (record.at, record.until):
                 records.append(record)
