@@ -165,13 +165,14 @@ def _tick(event: object, position: int) -> tuple[Any, ...] | None:
 # ── what the loop reads ──────────────────────────────────────────────────────────────────────────────────────
 
 _CHUNK = 2_000
+"""Schedules read at once: each time the reader's thread is asked takes as long as reading a hundred of them."""
 
 
 async def stored(tables: Tables, tasks: Sequence[str]) -> dict[str, Stored]:
     """These schedules; one that never was is not there, one that was removed is with `rule` None."""
     found: dict[str, Stored] = {}
-    for start in range(0, len(tasks), 500):
-        some = tasks[start : start + 500]
+    for start in range(0, len(tasks), _CHUNK):
+        some = tasks[start : start + _CHUNK]
         rows = await tables.fetch(
             f"SELECT {_STORED} FROM schedules WHERE task IN ({', '.join('?' * len(some))})",  # noqa: S608 -- marks only
             some,
