@@ -24,6 +24,7 @@ from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, DiskF
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.place import Place
 from cascadenced.events.base import Event
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import DaemonStarted, DaemonStopped
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
@@ -297,7 +298,7 @@ class Daemon:
         """What becomes of NATS before there is anybody else to tell. A full disk is told of elsewhere."""
         if event is not None:
             with suppress(DiskFull):
-                await instance.log.append([Change("system", [event])])
+                await instance.log.append([Change(SYSTEM_STREAM, [event])])
 
     async def _serve_http(self, stack: AsyncExitStack, instance: Instance) -> str:
         from cascadenced.http.app import serve as serve_http
@@ -308,7 +309,7 @@ class Daemon:
         """What happens once, when everything is connected: recovery, then being found."""
         n_unfinished = len(await instance.log.unfinished())
         started = DaemonStarted(version=__version__, pid=os.getpid(), n_unfinished_runs=n_unfinished)
-        await instance.log.append([Change("system", [started])])
+        await instance.log.append([Change(SYSTEM_STREAM, [started])])
         await instance.runs.recover()
         n_read = await instance.dead_letters.redrive_parked()
         if n_read:
@@ -416,7 +417,7 @@ class Daemon:
             async with asyncio.timeout(grace_s + FLUSH_WITHIN_S):
                 n_interrupted = await instance.runs.stop(grace_s, self._stop.hurry)
                 stopped = DaemonStopped(reason="asked to", n_interrupted=n_interrupted)
-                await instance.log.append([Change("system", [stopped])])
+                await instance.log.append([Change(SYSTEM_STREAM, [stopped])])
             async with asyncio.timeout(FLUSH_WITHIN_S):
                 await outbox.drained()
         except (TimeoutError, CascadenceError) as error:

@@ -25,6 +25,7 @@ from cascadenced.events.base import Json
 from cascadenced.events.content import recordable
 from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.inbound import UpdatePointer
+from cascadenced.events.streams import NOTES_STREAM, SYSTEM_STREAM
 from cascadenced.events.subjects import checked_reported_name
 from cascadenced.events.task import TaskRejected
 from cascadenced.handlers.backfills import Backfills
@@ -215,7 +216,7 @@ class Instance:
         for event in rejected:
             _log.error("plugin_rejected", plugin=event.plugin, reason=event.reason)
         if rejected:
-            await self.log.append([Change("system", rejected)])
+            await self.log.append([Change(SYSTEM_STREAM, rejected)])
 
     async def status(self) -> Status:
         """How the instance is; without a database read."""
@@ -283,7 +284,7 @@ class TaskHost:
         if not isinstance(note, str):
             raise Invalid(f"a note must be text, not a {type(note).__name__}")
         event = NoteRecorded(note=recordable(note, "the note"), task=live.run.task, about_run_id=live.run_id)
-        change = Change("notes", [event], None, live.change([]).context)
+        change = Change(NOTES_STREAM, [event], None, live.change([]).context)
         await self._instance.log.append([change], source=f"note:{live.run_id}:{live.run.current}:{self._next()}")
 
     async def add_pointer(self, task: str, user_id: str, run_id: str, group_id: str | None) -> bool:

@@ -15,13 +15,13 @@ from cascadenced.events.outbound import messages
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunStarted
 from cascadenced.events.stage import StageFinished, StageStarted
+from cascadenced.events.streams import run_stream
 from cascadenced.events.task import TaskRegistered
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Identity
 from cascadenced.instance import Instance
 from cascadenced.plugins.discover import collect
-from cascadenced.runtime.record import run_stream
 from cascadenced.workflows import subscribe
 from tests.doubles import ALICE, BOB, PSEUDONYMS, World, ask, idle, run, until
 

@@ -21,12 +21,12 @@ from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context
 from cascadenced.events.run import RunRefused
 from cascadenced.events.schedule import ScheduleSet, TickBackfilled
+from cascadenced.events.streams import run_stream, schedule_stream
 from cascadenced.handlers.run_requests import Origin, RunRequests
-from cascadenced.handlers.ticks import schedule_stream, whose
+from cascadenced.handlers.ticks import whose
 from cascadenced.identity import Identity
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
-from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.schedules.decide import Due

@@ -8,9 +8,9 @@ from cascadenced.errors import NotAllowed, Unknown
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Json
 from cascadenced.events.run import RunRequested
+from cascadenced.events.streams import run_stream
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.pipeline.fork import inherited
-from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Accepted, Request, Runs
 from cascadenced.runtime.tasks import Tasks
 

@@ -29,9 +29,9 @@ from cascadenced.events.schedule import (
     ScheduleSet,
     TicksPassed,
 )
+from cascadenced.events.streams import schedule_stream
 from cascadenced.handlers.calendar_nodes import NOT_CONFIGURED
 from cascadenced.handlers.prerequisites import Prerequisites
-from cascadenced.handlers.ticks import schedule_stream
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored

@@ -17,6 +17,7 @@ from cascadenced.errors import Conflict, Unknown
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
 from cascadenced.events.schedule import ScheduleSet
+from cascadenced.events.streams import run_stream
 from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
 from cascadenced.pipeline.model import fold
 from cascadenced.pipeline.policy import Policy
@@ -266,9 +267,9 @@ class Answers:
 
     async def _events_of(self, given: str) -> list[Recorded]:
         # A whole id needs no table: the run's own stream is asked, also while the table of runs is frozen.
-        events = await self._read_stream(f"run-{given}", 0)
+        events = await self._read_stream(run_stream(given), 0)
         if not events:
-            events = await self._read_stream(f"run-{await runs.resolve_run_id(self._tables, given)}", 0)
+            events = await self._read_stream(run_stream(await runs.resolve_run_id(self._tables, given)), 0)
         return events
 
     async def _page(self, projection: str, listing: Awaitable[Page]) -> Page:

@@ -34,6 +34,7 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
+from cascadenced.events.streams import run_id_of, workflow_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.access import Caller
@@ -375,7 +376,7 @@ async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) 
     if wait is None or wait.kind != "event":
         return None
     since, found = max(since, run.heard.get(wait.name, 0)), None
-    for position, group, data in await tables.fetch(_NEWEST_EVENTS, (f"workflow-{wait.name}",)):
+    for position, group, data in await tables.fetch(_NEWEST_EVENTS, (workflow_stream(wait.name),)):
         if position <= since:
             break
         event = decode(data)
@@ -455,7 +456,7 @@ def run_view(events: Sequence[Recorded]) -> RunView:
     waits = run.wait is not None or run.in_doubt is not None
     waits_for = next(filter(None, (_wait_of(recorded.event) for recorded in reversed(events))), None) if waits else None
     return RunView(
-        run_id=first.run_id or first.stream.removeprefix("run-"),
+        run_id=first.run_id or run_id_of(first.stream),
         task=run.task,
         status=run.shown_status,
         stage=last_stage,

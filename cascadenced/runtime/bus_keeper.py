@@ -20,6 +20,7 @@ from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import DiskError, DiskFull, LogCorrupt, Unavailable
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Event
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import EpochBroken, EpochRepaired
 from cascadenced.runtime.outages import Outages
 from cascadenced.runtime.outbox import CHECKPOINT as OUTBOX
@@ -192,7 +193,7 @@ class BusKeeper:
         attempt = 0
         while event is not None:
             try:
-                await self._log.append([Change("system", [event])])
+                await self._log.append([Change(SYSTEM_STREAM, [event])])
                 return
             except (DiskFull, Unavailable) as error:
                 attempt += 1

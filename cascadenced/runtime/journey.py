@@ -17,6 +17,7 @@ from cascadenced.events.base import Event
 from cascadenced.events.content import type_name
 from cascadenced.events.run import RunHeld, RunRefused, RunReleased, RunStarted
 from cascadenced.events.stage import StageFailed
+from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
@@ -24,7 +25,7 @@ from cascadenced.pipeline.model import ENDED, Run
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.first_of import first_of
 from cascadenced.runtime.perform import Perform
-from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, workflow_stream
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record
 from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import VaultPort
 

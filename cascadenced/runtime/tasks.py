@@ -11,6 +11,7 @@ import msgspec
 from cascadenced.errors import Unknown, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context
+from cascadenced.events.streams import task_stream
 from cascadenced.events.task import TaskRegistered
 from cascadenced.pipeline.admission import Switch, TaskState, decide_switch, evolve_task, refusal
 from cascadenced.pipeline.model import STAGES
@@ -48,10 +49,6 @@ class TaskEntry(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def stages(self) -> tuple[str, ...]:
         return tuple(stage for stage in STAGES if stage in self.hooks)
-
-
-def task_stream(name: str) -> str:
-    return f"task-{name}"
 
 
 class Tasks:

@@ -10,6 +10,7 @@ import msgspec
 from cascadenced.errors import Conflict, Invalid, Refused, RunFailedError, Unknown
 from cascadenced.events.base import Json
 from cascadenced.events.inbound import MAX_PRIORITY
+from cascadenced.events.streams import run_stream
 from cascadenced.handlers.control_requests import Asker, Outcome
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import checked
@@ -19,7 +20,6 @@ from cascadenced.pipeline.contexts import checked_context, checked_kind
 from cascadenced.pipeline.model import STAGES, Run
 from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.runs import resolve_run_id
-from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Accepted
 from cascadenced.verbs.base import ListArguments, Somebody, Someone, hashed, verb
 
