@@ -9,7 +9,7 @@ import msgspec
 
 from cascadenced.errors import Conflict, Invalid, Refused, RunFailedError, Unknown
 from cascadenced.events.base import Json
-from cascadenced.events.inbound import MAX_PRIORITY
+from cascadenced.events.received import MAX_PRIORITY
 from cascadenced.events.streams import run_stream
 from cascadenced.handlers.control_requests import Asker, Outcome
 from cascadenced.handlers.run_requests import Origin
