@@ -21,12 +21,7 @@ from cascadenced.errors import CascadenceError, ConfigError, Conflict, Invalid
 from cascadenced.eventlog.base import Change, EventLog, ProjectionState
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
-from cascadenced.events.base import Json
-from cascadenced.events.content import recordable
-from cascadenced.events.idea import NoteRecorded
-from cascadenced.events.inbound import UpdatePointer
-from cascadenced.events.streams import NOTES_STREAM, SYSTEM_STREAM
-from cascadenced.events.subjects import checked_reported_name
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.task import TaskRejected
 from cascadenced.handlers.backfills import Backfills
 from cascadenced.handlers.calendar_nodes import CalendarNodes
@@ -38,13 +33,14 @@ from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.forks import Forks
 from cascadenced.handlers.prerequisites import Prerequisites
 from cascadenced.handlers.recurring import Recurring
-from cascadenced.handlers.run_requests import Dispatched, RunRequests
+from cascadenced.handlers.run_requests import RunRequests
 from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.handlers.schedule_file import ScheduleFile
 from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.handlers.sources import Sources
+from cascadenced.handlers.task_host import TaskHost
 from cascadenced.handlers.ticks import Ticks
-from cascadenced.identity import Pseudonyms, checked, nameless
+from cascadenced.identity import Pseudonyms, nameless
 from cascadenced.ids import Ids, SystemIds
 from cascadenced.pipeline.graph import graph
 from cascadenced.plugins.base import BaseTask
@@ -263,51 +259,11 @@ class Instance:
     def _equip(self, task: Any, live: LiveRun) -> None:
         if live.redact is not None:
             nameless.set(live.redact)  # of this run's own asyncio task, and the threads it starts
-        host = TaskHost(self, live)
+        host = TaskHost(self.log, self.requests, self.facts, live)
         if isinstance(task, BaseTask):
             task._host = host
         if live.entry is not None and live.entry.listens_to is not None:
             task.dispatch = host.dispatch
-
-
-class TaskHost:
-    """What one run's code may ask of the daemon (`plugins.base.Host`). Each wish is recorded once per run and place:
-    the n-th wish of a stage that runs again after a crash is the n-th wish of its first attempt."""
-
-    def __init__(self, instance: Instance, live: LiveRun) -> None:
-        self._instance, self._live = instance, live
-        self._stage: str | None = None
-        self._n = 0
-
-    async def add_note(self, note: str) -> None:
-        live = self._live
-        if not isinstance(note, str):
-            raise Invalid(f"a note must be text, not a {type(note).__name__}")
-        event = NoteRecorded(note=recordable(note, "the note"), task=live.run.task, about_run_id=live.run_id)
-        change = Change(NOTES_STREAM, [event], None, live.change([]).context)
-        await self._instance.log.append([change], source=f"note:{live.run_id}:{live.run.current}:{self._next()}")
-
-    async def add_pointer(self, task: str, user_id: str, run_id: str, group_id: str | None) -> bool:
-        update = UpdatePointer(
-            task=checked_reported_name(task),
-            run_id=checked(run_id, "run_id"),
-            user_id=checked(user_id, "user_id"),
-            user_hash=None,
-            group_id=None if group_id is None else checked(group_id, "group_id"),
-            group_hash=None,
-        )
-        receipt = await self._instance.facts.pointer(update, "python")
-        return not receipt.duplicate
-
-    async def dispatch(self, name: str, payload: dict[str, Json] | None = None) -> Dispatched:
-        """Emit an event from a workflow: recorded, published, and answered by the workflow registered for it."""
-        return await self._instance.requests.emit(self._live, name, payload or {}, self._next())
-
-    def _next(self) -> int:
-        if self._stage != self._live.run.current:
-            self._stage, self._n = self._live.run.current, 0
-        self._n += 1
-        return self._n
 
 
 async def assemble(
