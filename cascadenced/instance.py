@@ -17,7 +17,7 @@ from cascadenced.backup import refuse_half_restored
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, ConfigError, Conflict, Invalid
+from cascadenced.errors import CascadenceError, ConfigError, Invalid
 from cascadenced.eventlog.base import Change, EventLog, ProjectionState
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
@@ -51,6 +51,7 @@ from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
 from cascadenced.runtime.controls import Controls
 from cascadenced.runtime.counting import RefusalCounter
+from cascadenced.runtime.orphans import Orphans
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Runs
 from cascadenced.runtime.spawn import Spawner, ThreadSpawner
@@ -151,7 +152,8 @@ class Instance:
             max_queued=config.max_queued_runs,
         )
         self.controls = Controls(log, clock, self.runs, vault, pseudonyms)
-        self.runs.on_orphan = self._orphaned
+        self.orphans = Orphans(self.controls)
+        self.runs.on_orphan = self.orphans.cancel_soon
         self.sources = sources = Sources(log, pseudonyms)
         self.prerequisites = Prerequisites(log, self.runs, self.tasks)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources, self.prerequisites)
@@ -192,7 +194,6 @@ class Instance:
         self._rejected = {plugin.plugin: plugin.reason for plugin in catalogue.rejected}
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""
-        self._cancelling: set[asyncio.Task[None]] = set()
         self.backing_up = asyncio.Lock()
         """Held while a backup is made."""
         self.answers = Answers(log.tables, log.read_stream, self._projection_states, self.calendars)
@@ -235,26 +236,6 @@ class Instance:
 
     async def _projection_states(self) -> Sequence[ProjectionState]:
         return self.log.projection_states()
-
-    def _orphaned(self, run_id: str) -> None:
-        """A run whose parent has ended is nobody's any more."""
-        why = "the run whose plan asked for it has ended"
-        cancelling = asyncio.get_running_loop().create_task(self._cancel(run_id, why), name=f"cancel-{run_id}")
-        self._cancelling.add(cancelling)
-        cancelling.add_done_callback(self._cancelling.discard)
-
-    async def orphans_cancelled(self) -> None:
-        """Return when runs whose parent has ended are ended as well."""
-        while self._cancelling:
-            await asyncio.wait(self._cancelling)
-
-    async def _cancel(self, run_id: str, why: str) -> None:
-        try:
-            await self.controls.cancel(run_id, via="plan", by=None, reason=why)
-        except Conflict:
-            pass  # it has ended by itself
-        except CascadenceError as error:
-            _log.error("orphan_not_cancelled", run_id=run_id, error=str(error))
 
     def _equip(self, task: Any, live: LiveRun) -> None:
         if live.redact is not None:

@@ -193,7 +193,7 @@ async def write(config: Config, name: str, arguments: dict[str, Json]) -> Any:
                 # Its error must not keep the runs it has started from their end.
                 waiting.append(asyncio.ensure_future(own.ended()))
                 await asyncio.wait(waiting[1:], return_when=asyncio.FIRST_COMPLETED)
-            await instance.orphans_cancelled()
+            await instance.orphans.cancelled()
         finally:
             for each in waiting:
                 each.cancel()
