@@ -52,6 +52,10 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     where: dict[str, Json] = {}
     before: Wait | None = None
 
+    def is_met_by(self, payload: Mapping[str, Json]) -> bool:
+        """Whether the payload of an event of its name holds what it must."""
+        return all(key in payload and payload[key] == value for key, value in self.where.items())
+
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
     """A step or a wait that has ended. kind: step, sleep or event.  output: what the code is handed.

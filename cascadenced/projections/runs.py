@@ -380,11 +380,7 @@ async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) 
         if position <= since:
             break
         event = decode(data)
-        if (
-            isinstance(event, EventDispatched)
-            and group == group_hash
-            and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
-        ):
+        if isinstance(event, EventDispatched) and group == group_hash and wait.is_met_by(event.payload):
             found = int(position)
     return found
 

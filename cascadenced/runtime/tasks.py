@@ -51,6 +51,14 @@ class TaskEntry(msgspec.Struct, frozen=True, dict=True):
         return tuple(stage for stage in STAGES if stage in self.hooks)
 
 
+def resolve(key: str, entries: Mapping[str, TaskEntry]) -> str | None:
+    """The name of the task that is there under `key`, or whose class is called so, if only one is."""
+    if key in entries:
+        return key
+    named = [name for name, entry in entries.items() if entry.class_name == key]
+    return named[0] if len(named) == 1 else None
+
+
 class Tasks:
     """Entries by name with their folded state; the only place that changes a switch."""
 
@@ -80,11 +88,8 @@ class Tasks:
         return self._entries.get(name)
 
     def resolve(self, key: str) -> str | None:
-        """The name of the task that is registered under `key`, or whose class is called so, if only one is."""
-        if key in self._entries:
-            return key
-        named = [name for name, entry in self._entries.items() if entry.class_name == key]
-        return named[0] if len(named) == 1 else None
+        """See the function of that name."""
+        return resolve(key, self._entries)
 
     def names(self) -> list[str]:
         """In order of registration."""
