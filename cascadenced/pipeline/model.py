@@ -138,6 +138,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """What people are told: a pause covers everything but the end."""
         return "paused" if self.paused and self.status not in ENDED else self.status
 
+    def has_part_in(self, stage: str) -> bool:
+        """Whether there is something to do in `stage`: code of the task, or the runs of its plan."""
+        return stage in self.stages or (stage == "run" and self.children is not None)
+
     @property
     def child_results(self) -> list[Json]:
         """What the runs of its plan returned, in the plan's order."""

@@ -121,7 +121,7 @@ class _Summary:
         run = self.run
         if run.stages or run.status in ENDED:
             for stage, summary in self.stages.items():
-                if stage not in run.stages and not (stage == "run" and run.children is not None):
+                if not run.has_part_in(stage):
                     summary.status = "skipped"
         run_id = events[0].run_id or run_id_of(events[0].stream)
         self.side = Side(run_id, run.task, run.shown_status, run.code or None)

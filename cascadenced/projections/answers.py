@@ -26,7 +26,7 @@ from cascadenced.projections import audit_trail, dead_letters, followups, pointe
 from cascadenced.projections.audit_trail import Category, Partial
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.page import Page, checked_limit, checked_position
-from cascadenced.projections.runs import RunRow, RunView
+from cascadenced.projections.run_view import RunRow, RunView, run_view
 from cascadenced.projections.schedules import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
 from cascadenced.schedules.explain import Record, TickExplanation, instants, meant
@@ -111,7 +111,7 @@ class Answers:
 
     async def run(self, given: str) -> RunView:
         """A run by its id or the beginning of it. Raises Unknown, Invalid if it is ambiguous."""
-        return runs.run_view(await self._events_of(given))
+        return run_view(await self._events_of(given))
 
     async def run_events(self, given: str, *, limit: int = 100, after: str | None = None) -> Page:
         """The events of a run, oldest first; the cursor is a version."""
