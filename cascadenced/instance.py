@@ -119,6 +119,9 @@ class Status(msgspec.Struct):
 class Instance:
     """Everything below the faces, open. Made by `open_instance`, or by `assemble` on ports of your choice."""
 
+    goes_on = True
+    """Whether runs go on here: not where there is only a folder to read in (commands/shelf.py)."""
+
     def __init__(
         self,
         config: Config,

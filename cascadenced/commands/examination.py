@@ -15,7 +15,7 @@ import msgspec
 from cascadenced import __version__
 from cascadenced.commands import door, wire
 from cascadenced.commands.folder import has_log
-from cascadenced.commands.offline import open_shelf
+from cascadenced.commands.shelf import open_shelf
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError
 from cascadenced.events.base import Json

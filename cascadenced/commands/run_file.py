@@ -13,8 +13,8 @@ import msgspec
 
 from cascadenced import __version__
 from cascadenced.clock import SystemClock, iso
-from cascadenced.commands.offline import Shelf, open_shelf
 from cascadenced.commands.quiet import quiet
+from cascadenced.commands.shelf import Shelf, open_shelf
 from cascadenced.config import Config
 from cascadenced.errors import BadMessage, ConfigError, Invalid, Unknown
 from cascadenced.events import run_file

@@ -289,11 +289,8 @@ async def _explain(instance: Instance, asked: ShowArguments) -> Any:
         entry = instance.catalogue.tasks.get(task)
         return None if entry is None else entry.policy
 
-    # What reads without a daemon is no Instance, and goes on with nothing.
-    is_up, limit = isinstance(instance, Instance), instance.config.max_concurrent_runs
-    return await instance.answers.explain(
-        asked.run, limit=limit, policy=policy, is_up=is_up, now_us=instance.clock.now_us()
-    )
+    limit, now_us = instance.config.max_concurrent_runs, instance.clock.now_us()
+    return await instance.answers.explain(asked.run, limit=limit, policy=policy, is_up=instance.goes_on, now_us=now_us)
 
 
 async def _diff(instance: Instance, asked: DiffArguments) -> Any:
