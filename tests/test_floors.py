@@ -1,9 +1,13 @@
-"""Imports go down only. A climb found here is a question to the author; the answers that were given stand below."""
+"""Imports go down only, and the maps are complete. A climb found here is a question to the author; the answers that
+were given stand below."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
+
+import pytest
 
 import cascadenced
 
@@ -108,3 +112,16 @@ def test_only_the_log_and_the_vault_know_sqlite_and_only_the_bus_knows_nats() ->
                 ):
                     strangers.append(f"{path.relative_to(PACKAGE)} imports {name}")
     assert strangers == []
+
+
+_PACKAGES = sorted({path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")})
+
+
+@pytest.mark.parametrize("package", _PACKAGES, ids=str)
+def test_the_map_of_a_package_names_its_modules_and_no_others(package: Path) -> None:
+    folder = PACKAGE / package
+    told = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    there = {path.name for path in folder.glob("*.py")} - {"__init__.py", "__main__.py"}
+    there |= {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+    named = set(re.findall(r"(?<![\w/*])[a-z0-9]\w*(?:\.py\b|/(?!\w))", told))
+    assert (there - named, {name for name in named - there if name.endswith(".py")}) == (set(), set())
