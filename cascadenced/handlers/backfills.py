@@ -16,7 +16,7 @@ import msgspec
 
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, iso
-from cascadenced.errors import Conflict, Invalid, NotAllowed, Overloaded, Unknown
+from cascadenced.errors import Conflict, Invalid, NotAllowed, Overloaded, Unknown, no_schedule
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context
 from cascadenced.events.run import RunRefused
@@ -105,7 +105,7 @@ class Backfills:
         async with turn:
             stored = (await schedules.stored(self._log.tables, [task])).get(task)
             if stored is None or stored.schedule.rule is None:
-                raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+                raise no_schedule(task)
             rule = stored.schedule.rule
             due, n_left_out, n_unsettled = await self._due(stored, rule, first_us, last_us)
             if missed_only:

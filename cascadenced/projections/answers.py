@@ -13,7 +13,7 @@ import msgspec
 
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import iso
-from cascadenced.errors import Conflict, Unknown
+from cascadenced.errors import Conflict, Unknown, no_schedule
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
 from cascadenced.events.schedule import ScheduleSet
@@ -180,7 +180,7 @@ class Answers:
         instant with an offset. Raises Unknown for a schedule that never was, Invalid for what is no time."""
         stored = (await schedules.stored(self._tables, [task])).get(task)
         if stored is None:
-            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+            raise no_schedule(task)
         rule = stored.schedule.rule
         table = None if rule is None else await self._calendars.shown(rule)
         due = instants(table, asked)
@@ -213,7 +213,7 @@ class Answers:
         the file whose events it excludes cannot be."""
         stored = (await schedules.stored(self._tables, [task])).get(task)
         if stored is None or stored.schedule.rule is None:
-            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+            raise no_schedule(task)
         table = await self._calendars.timetable(stored.schedule.rule)
         if table is None:
             raise Conflict(f"the calendar of {task} was not read yet", code="calendar_unread")
@@ -250,7 +250,7 @@ class Answers:
         """What became of its due instants, newest first. Raises Unknown for a schedule that never was."""
         page = await self._page("schedules", schedules.list_ticks(self._tables, task, **query))
         if not page.items and task not in await schedules.stored(self._tables, [task]):
-            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+            raise no_schedule(task)
         return page
 
     async def followups(self, **query: Any) -> Page:

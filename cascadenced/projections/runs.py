@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cascadenced.clock import iso
-from cascadenced.errors import Invalid, Unknown
+from cascadenced.errors import Invalid, Unknown, no_run
 from cascadenced.eventlog.base import Connection, Row, Tables
 from cascadenced.eventlog.bulk import insert_many
 from cascadenced.events.base import Event, Recorded
@@ -211,7 +211,7 @@ async def resolve_run_id(tables: Tables, given: str, among: Caller | None = None
         (given, given + "~", *values),
     )
     if not rows:
-        raise Unknown(f"no run {given[:64]!r}: the list of runs has those there are")
+        raise no_run(given)
     if len(rows) > 1 and rows[0][0] != given:
         raise Invalid(f"several runs begin with {given!r}: give more of the id")
     return str(rows[0][0])

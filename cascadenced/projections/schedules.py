@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ from cascadenced.events.schedule import (
     TicksPassed,
 )
 from cascadenced.pipeline.model import ENDED
-from cascadenced.projections.page import Page, checked_limit, checked_position, page
+from cascadenced.projections.page import Page, checked_end, checked_limit, page
 from cascadenced.schedules.model import Schedule, evolve
 from cascadenced.schedules.timetable import Timetable
 
@@ -349,10 +349,10 @@ _TICK = (
 async def list_ticks(tables: Tables, task: str, *, limit: int = 100, after: str | None = None) -> Page:
     """Newest first. after: an instant, µs since 1970."""
     checked_limit(limit)
-    before = checked_position(after)
+    end = checked_end(after)
     rows = await tables.fetch(
         f"SELECT {_TICK} FROM ticks WHERE task = ? AND first_us < ? ORDER BY first_us DESC LIMIT ?",  # noqa: S608
-        (task, 2**62 if before is None else before, limit + 1),
+        (task, end, limit + 1),
     )
     return page(rows, limit, _tick_row, lambda row: str(row[1]))
 
@@ -386,8 +386,3 @@ async def backfilled(tables: Tables, task: str, due_us: int) -> str | None:
     """The run that was asked for later at an instant; empty where an event was dispatched, None if there is none."""
     rows = await tables.fetch("SELECT run_id FROM backfills WHERE task = ? AND due_us = ?", (task, due_us))
     return rows[0][0] if rows else None
-
-
-def tasks_of(batch: Iterable[Recorded]) -> set[str]:
-    """The schedules that these events are about."""
-    return {recorded.event.task for recorded in batch if isinstance(recorded.event, _OF_SCHEDULES)}

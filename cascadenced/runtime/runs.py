@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from cascadenced.clock import Clock
-from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown
+from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, no_run
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Json
 from cascadenced.events.followup import FollowupRequested
@@ -245,7 +245,7 @@ class Runs:
                 return await self._endings.of(run_id)
             events = await self._log.read_stream(run_stream(run_id))
             if not events:
-                raise Unknown(f"no run {run_id!r}: the list of runs has those there are")
+                raise no_run(run_id)
             run = fold(recorded.event for recorded in events)
             if run.status in ENDED:
                 return Ended(run, None)
@@ -264,7 +264,7 @@ class Runs:
             live = LiveRun(RunId(run_id), Context())
             await live.read(self._log)
         if live.version == 0:
-            raise Unknown(f"no run {run_id!r}: the list of runs has those there are")
+            raise no_run(run_id)
         return live
 
     def doing(self, asyncio_task: str) -> tuple[str, str, str | None] | None:

@@ -14,7 +14,7 @@ from cascadenced.errors import Invalid
 from cascadenced.recurrence import due as due_module
 from cascadenced.recurrence.cron_text import parse_cron
 from cascadenced.recurrence.dst import Dst, parse_dst
-from cascadenced.recurrence.due import between, following, latest_due, next_due, next_occurrence
+from cascadenced.recurrence.due import between, following, next_due, next_occurrence
 from cascadenced.recurrence.interval import parse_interval
 from cascadenced.recurrence.one_off import parse_one_off
 from cascadenced.recurrence.zones import zone
@@ -287,13 +287,6 @@ def test_between_is_following_cut_off(text, name, rule, after_us, length_us):
             break
         cut.append(due)
     assert list(between(read, at, rule, after_us=after_us, until_us=until_us)) == cut
-
-
-@given(_EXPRESSIONS, _ZONES, _RULES, _INSTANTS, st.integers(0, 3 * 86_400_000_000))
-def test_the_latest_is_the_last_of_those_between(text, name, rule, after_us, length_us):
-    read, at, until_us = parse_cron(text), zone(name), after_us + length_us
-    fired = [due for due in between(read, at, rule, after_us=after_us, until_us=until_us) if due.fires]
-    assert latest_due(read, at, rule, after_us=after_us, until_us=until_us) == (fired[-1] if fired else None)
 
 
 @given(_EXPRESSIONS, _ZONES, _RULES, _INSTANTS)
