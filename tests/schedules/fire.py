@@ -150,8 +150,7 @@ class Life(Mortal):
         super().die(how)
         if self.instance is not None:
             log: Any = self.instance.log
-            log._closed = True
-            log._waiting.clear()
+            log.die()
 
     def passes(self, name: str) -> None:
         if name == self.crash_point:

@@ -73,8 +73,7 @@ class DaemonLife(Life):
         super().die(how)
         if self.log is not None:
             self.keep_tables()
-            self.log._closed = True
-            self.log._waiting.clear()
+            self.log.die()
         bus = self.world.broker.bus
         if isinstance(bus, SimBus) and bus.life is self:
             bus.cut()

@@ -280,7 +280,7 @@ def _surroundings(loop: SimLoop) -> Iterator[list[str]]:
 
     def listen(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
         life = OF.get()
-        is_over = isinstance(life, DaemonLife) and (not life.alive or life.log is None or life.log._closed)
+        is_over = isinstance(life, DaemonLife) and (not life.alive or life.log is None or life.log.is_over)
         if not is_over:  # after a stop, what did not end in time finds the log closed
             error = sys.exc_info()[1] if event.get("exc_info") else event.get("error", "")
             said.append(f"the daemon's log: {event.get('event')} {error!r}")
