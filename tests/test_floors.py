@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
             "sd_notify",
             "garbage",
             "in_either_world",
+            "job_thread",
             "events",
         ),
         0,

@@ -12,7 +12,7 @@ import msgspec
 from cascadenced.backup import Summary, make
 from cascadenced.errors import BadMessage, Conflict, Unavailable, Unknown
 from cascadenced.instance import Instance
-from cascadenced.vault_file import JobThread
+from cascadenced.job_thread import JobThread
 from cascadenced.verbs.base import ListArguments, Nothing, verb
 
 
