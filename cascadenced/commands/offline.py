@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -60,8 +60,8 @@ async def read(config: Config, name: str, arguments: dict[str, Json]) -> Any:
     async with open_shelf(config) as shelf:
         if name in ("list", "status"):
             await shelf.know_the_tasks()
-        # The reading verbs use of an instance exactly what a shelf has.
-        return _as_json(await perform(verb, cast(Instance, shelf), arguments))
+        assert verb.reads
+        return _as_json(await perform(verb, shelf, arguments))
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────

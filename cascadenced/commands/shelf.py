@@ -51,7 +51,7 @@ async def open_shelf(config: Config) -> AsyncIterator[Shelf]:
 
 
 class Shelf:
-    """Of an `Instance`, what reading takes."""
+    """Of an `Instance`, what reading takes (`verbs.base.Readable`)."""
 
     goes_on = False
 
