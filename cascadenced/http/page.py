@@ -29,7 +29,7 @@ from cascadenced.instance import Instance, Status
 from cascadenced.projections.answers import TaskView
 from cascadenced.projections.page import Page
 from cascadenced.projections.run_view import ChildView, RunRow, RunView, StageView, StepView, WaitView
-from cascadenced.projections.schedules import ScheduleRow
+from cascadenced.projections.schedule_view import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
 
 N_RUNS = 25

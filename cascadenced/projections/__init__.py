@@ -7,7 +7,8 @@ run_view.py     one run in full, from its stream
 audit_trail.py  the stage and audit rows of a task
 answers.py      every question the faces may ask
 page.py         pages of lists
-pointers.py  schedules.py  followups.py  dead_letters.py
+schedules.py    which schedules there are, and the ledger of their due instants (schedule_view.py: as people read them)
+pointers.py  followups.py  dead_letters.py
 
 A projection is an index into the log wherever that is enough: texts and results stay in the events.
 """

@@ -27,7 +27,7 @@ from cascadenced.projections.audit_trail import Category, Partial
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.page import Page, checked_limit, checked_position
 from cascadenced.projections.run_view import RunRow, RunView, run_view
-from cascadenced.projections.schedules import ScheduleRow
+from cascadenced.projections.schedule_view import ScheduleRow, list_schedules, list_ticks, one_schedule, tick_at
 from cascadenced.projections.task_status import TaskRow
 from cascadenced.schedules.explain import Record, TickExplanation, instants, meant
 from cascadenced.schedules.explain import explain as explain_instant
@@ -168,12 +168,12 @@ class Answers:
 
     async def schedules(self, *, now_us: int = 0, **query: Any) -> Page:
         """now_us: what comes after it is next, and after what is settled."""
-        listing = schedules.list_schedules(self._tables, self._calendars.shown, now_us=now_us, **query)
+        listing = list_schedules(self._tables, self._calendars.shown, now_us=now_us, **query)
         return await self._page("schedules", listing)
 
     async def schedule(self, task: str, *, now_us: int) -> ScheduleRow | None:
         """None if it is not set."""
-        return await schedules.one_schedule(self._tables, self._calendars.shown, task, now_us=now_us)
+        return await one_schedule(self._tables, self._calendars.shown, task, now_us=now_us)
 
     async def explain_tick(self, task: str, asked: str, *, now_us: int) -> TickExplanation:
         """Why an instant of a schedule is due or is not, and what became of it. asked: a local time of its zone, or an
@@ -185,12 +185,10 @@ class Answers:
         table = None if rule is None else await self._calendars.shown(rule)
         due = instants(table, asked)
         others = () if due else meant(None if rule is None else rule.zone, asked)
-        records = [
-            record for at_us in due if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
-        ]
+        records = [record for at_us in due if (record := await tick_at(self._tables, task, at_us)) is not None]
         for at_us in others:
             # Of another rule that the schedule had: what is between a record's ends may not be its own.
-            record = await schedules.tick_at(self._tables, task, at_us)
+            record = await tick_at(self._tables, task, at_us)
             if record is not None and iso(at_us) in (record.at, record.until):
                 records.append(record)
         again = [
@@ -248,7 +246,7 @@ class Answers:
 
     async def ticks(self, task: str, **query: Any) -> Page:
         """What became of its due instants, newest first. Raises Unknown for a schedule that never was."""
-        page = await self._page("schedules", schedules.list_ticks(self._tables, task, **query))
+        page = await self._page("schedules", list_ticks(self._tables, task, **query))
         if not page.items and task not in await schedules.stored(self._tables, [task]):
             raise no_schedule(task)
         return page
