@@ -20,6 +20,8 @@ from cascadenced.events.outgoing import Outgoing
 _MAX_DIGITS = 18
 """Of a position: it fits into 63 bits then."""
 
+DUPLICATE_WINDOW_S = 120
+"""So long a broker knows which message ids it has seen."""
 UNREADABLE_HEADERS = ""
 """The name, which no header can have, of a header block that is none: its value is the whole block."""
 

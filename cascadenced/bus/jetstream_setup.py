@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from cascadenced.bus.base import StreamUnreadable
+from cascadenced.bus.base import DUPLICATE_WINDOW_S, StreamUnreadable
 from cascadenced.bus.jetstream_link import ApiError, Client, api
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
 from cascadenced.events.subjects import token
@@ -26,7 +26,6 @@ _CONSUMER_NOT_FOUND = 10014
 _INVALID_JSON = 10025
 _STORE_FAILED = 10049
 _NS = 1_000_000_000
-DUPLICATE_WINDOW_S = 120  # or less: it may not be longer than max_age
 _SHORTEST_WINDOW_NS = 100_000_000
 
 _log = structlog.get_logger("cascadenced.bus")
@@ -142,6 +141,7 @@ async def ensure_streams(client: Client, names: Plan, limits: Limits) -> Streams
             "discard": "old",
             "max_age": round(limits.max_age_s * _NS),
             "max_bytes": limits.max_bytes,
+            # It may not be longer than max_age.
             "duplicate_window": round(min(DUPLICATE_WINDOW_S, limits.max_age_s) * _NS),
         },
         {"allow_atomic": True} if limits.atomic_batches else {},

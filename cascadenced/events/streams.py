@@ -6,6 +6,7 @@ SYSTEM_STREAM = "system"
 """What the daemon itself has to tell."""
 NOTES_STREAM = "notes"
 IDEAS_STREAM = "ideas"
+DEAD_LETTERS_STREAM = "dead-letters"
 _RUN = "run-"
 
 

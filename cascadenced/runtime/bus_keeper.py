@@ -13,7 +13,7 @@ from contextlib import aclosing
 import anyio
 import structlog
 
-from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored, ScanStuck
+from cascadenced.bus.base import DUPLICATE_WINDOW_S, Broken, Bus, Doubt, Lost, Restored, ScanStuck
 from cascadenced.bus.marks import Marks, from_numbers, in_doubt, to_numbers
 from cascadenced.clock import Clock, iso
 from cascadenced.crashpoint import crashpoint
@@ -33,7 +33,6 @@ QUIET_S = 60.0
 """A break of the same kind within a minute is counted, not recorded."""
 DOUBT_AGAIN_S = 600.0
 """After a look that found nothing missing, the next mere doubt waits so long; a restart is looked into at once."""
-DUPLICATE_WINDOW_S = 120.0
 _BUSY, _AT_LEISURE = 0.5, 0.2
 """The share of the time that a repair, and a look whether there is anything to repair, may take."""
 _MAX_ROUNDS = 5
