@@ -82,14 +82,6 @@ def following(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_u
         after_us = found.at_us
 
 
-def between(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us: int, until_us: int) -> Iterator[Due]:
-    """Those of `following` that are not after `until_us`."""
-    for found in following(recurrence, zone, dst, after_us=after_us):
-        if found.at_us > until_us:
-            return
-        yield found
-
-
 def _after(recurrence: Recurrence, zone: Zone, dst: Dst, after_us: int) -> Due | None:
     if isinstance(recurrence, Interval | OneOff):
         at_us = recurrence.after(after_us)
