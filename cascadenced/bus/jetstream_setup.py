@@ -18,7 +18,7 @@ import structlog
 from cascadenced.bus.base import DUPLICATE_WINDOW_S, StreamUnreadable
 from cascadenced.bus.jetstream_link import ApiError, Client, api
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
-from cascadenced.events.subjects import token
+from cascadenced.events.subjects import BOTH_WAYS, OUTWARD, token
 
 MAX_ACK_PENDING = 10_000
 _STREAM_NOT_FOUND = 10059
@@ -96,24 +96,20 @@ class Standing(msgspec.Struct, frozen=True):
     delivered: int
 
 
-_BOTH_WAYS = ("event", "pointer", "schedule", "task_run")
-_OUTWARD = ("task_spec", "stage", "audit", "followup", "dead")
-
-
 def plan(prefix: str, instance_id: str) -> Plan:
     """Raises ConfigError if `prefix` is not one plain token."""
     if token(prefix) != prefix:
         raise ConfigError(f"the NATS prefix {prefix!r} must be letters, digits, '_' and '-' only")
     events, runs = prefix.upper(), f"{prefix.upper()}_RUNS"
     own = f"cascadence_{plain_name(instance_id)}"
-    inbound = {family: f"{prefix}.{family}.>" for family in _BOTH_WAYS}
+    inbound = {family: f"{prefix}.{family}.>" for family in BOTH_WAYS}
     # One token: idea, note, and families nobody knows, which are to become dead letters.
     flat = f"{prefix}.*"
     runs_subject = f"{prefix}.run.request.>"
     return Plan(
         events=events,
         runs=runs,
-        subjects=(flat, *inbound.values(), *(f"{prefix}.{family}.>" for family in _OUTWARD)),
+        subjects=(flat, *inbound.values(), *(f"{prefix}.{family}.>" for family in OUTWARD)),
         runs_subject=runs_subject,
         consumers=(
             *(Consumer(events, f"{own}_{family}", subject, False) for family, subject in inbound.items()),
