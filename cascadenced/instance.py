@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -18,7 +18,7 @@ from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError, Invalid
-from cascadenced.eventlog.base import Change, EventLog, ProjectionState
+from cascadenced.eventlog.base import Change, ProjectionState, WritableLog
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
 from cascadenced.events.streams import SYSTEM_STREAM
@@ -59,24 +59,6 @@ from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import Vault, VaultPort
 
 _log = structlog.get_logger(__name__)
-
-
-class WritableLog(EventLog, Protocol):
-    """A log as its owner has it."""
-
-    @property
-    def origin(self) -> str: ...
-
-    @property
-    def durability(self) -> str:
-        """`fsync`: what is acknowledged survives a power cut; `memory`: nothing survives."""
-        ...
-
-    async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]: ...
-
-    async def verify(self) -> int: ...
-
-    async def probe(self) -> None: ...
 
 
 class BusStatus(msgspec.Struct):
