@@ -18,8 +18,8 @@ Imports go down only:
                 shown_settings.py)  private_files.py  crashpoint.py  garbage.py  sd_notify.py  in_either_world.py
                 job_thread.py
 
-`daemon.py` stands above all floors; `instance.py` is what it shares with commands and `task_pipeline.py`. What lies in
-a folder is told by the docstring of its `__init__.py`.
+`daemon.py` stands above all floors (connecting.py: how it comes to NATS); `instance.py` is what it shares with commands
+and `task_pipeline.py`. What lies in a folder is told by the docstring of its `__init__.py`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import contextvars
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from cascadenced.daemon import Connected, Daemon, Stop
+from cascadenced.connecting import Connected
+from cascadenced.daemon import Daemon, Stop
 from cascadenced.identity import Pseudonyms
 from cascadenced.ids import SeededIds
 from cascadenced.instance import Instance, assemble
