@@ -22,7 +22,7 @@ from bench.engine import instance_of
 from cascadenced.config import load
 from cascadenced.eventlog.base import Change, Receipt
 from cascadenced.events.base import Context
-from cascadenced.runtime.record import run_stream
+from cascadenced.events.streams import run_stream
 
 _KEPT = ROOT / ".bench" / "logs"
 _SHAPE = ("eventlog", "events", "projections", "vault_file.py")

@@ -35,7 +35,7 @@ from cascadenced.clock import SystemClock
 from cascadenced.config import load
 from cascadenced.eventlog.base import Change, Receipt
 from cascadenced.events.schedule import ScheduleSet, TickFired
-from cascadenced.handlers.ticks import schedule_stream
+from cascadenced.events.streams import schedule_stream
 from cascadenced.instance import Instance, open_instance
 from cascadenced.plugins.discover import collect
 from cascadenced.projections import schedules

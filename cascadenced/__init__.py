@@ -8,15 +8,18 @@ is again a fact.
 
 Imports go down only:
 
-    6 faces     http/  rpc.py  verbs/  commands/  cli.py
-    5 work      handlers/  plugins/  workflows/  worker/ (a process of its own)
+    6 faces     http/  rpc.py  verbs/  commands/  cli.py; refusals.py  logs.py  reloading.py
+    5 work      handlers/  plugins/  workflows/  partial_results.py  worker/ (a process of its own)
     4 movement  runtime/      the loops; none knows what the work is
     3 views     projections/  events → rows, rows → answers
-    2 rules     pipeline/     state + event → events, pure; recurrence/  when; schedules/  what of it
-    1 log       eventlog/  bus/  vault.py
-    0 facts     events/  ids.py  identity.py  clock.py  errors.py  config.py  crashpoint.py
+    2 rules     pipeline/     state + event → events, pure; recurrence/  when; schedules/  what of it; calendar_files.py
+    1 log       eventlog/  bus/  vault.py  vault_file.py  backup.py
+    0 facts     events/  ids.py  identity.py  clock.py  errors.py  config.py (setting_rules.py  plain_yaml.py
+                shown_settings.py)  private_files.py  crashpoint.py  garbage.py  sd_notify.py  in_either_world.py
+                job_thread.py
 
-`daemon.py` stands above all floors; `instance.py` is what it shares with commands and `TaskPipeline`.
+`daemon.py` stands above all floors (connecting.py: how it comes to NATS); `instance.py` is what it shares with commands
+and `task_pipeline.py`. What lies in a folder is told by the docstring of its `__init__.py`.
 """
 
 from __future__ import annotations

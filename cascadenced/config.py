@@ -111,8 +111,9 @@ class _Settings(NamedTuple):
     max_concurrent_runs: Annotated[int, whole(1, 10_000, "runs", live=True)] = 100
     max_queued_runs: Annotated[int, whole(1, 10_000_000, "runs", live=True)] = 100_000
     max_threads: Annotated[int, whole(1, 1024, "threads")] = 32
-    max_processes: Annotated[int, whole(1, 256, "processes")] = 16
     """For plain functions of tasks; coroutines need none."""
+    max_processes: Annotated[int, whole(1, 256, "processes")] = 16
+    """For runs of tasks that ask for a process of their own."""
     stop_grace_s: Annotated[float, seconds(0, 3600, live=True)] = 10.0
     """How long running stages may take to end when the daemon stops."""
     lock_wait_s: Annotated[float, seconds(0, 3600)] = 10.0

@@ -17,23 +17,24 @@ import msgspec
 import structlog
 
 from cascadenced import __version__, garbage, logs
-from cascadenced.bus.base import Bus, JetStreamOff, StreamUnreadable
+from cascadenced.bus.base import Bus
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, DiskFull, LogCorrupt, Unavailable
+from cascadenced.connecting import Connected, connect
+from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, LogCorrupt
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.place import Place
-from cascadenced.events.base import Event
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import DaemonStarted, DaemonStopped
 from cascadenced.handlers.followups import CHECKPOINT as PLANNER
 from cascadenced.handlers.followups import CapabilityPlanner
 from cascadenced.handlers.publications import Publications
 from cascadenced.instance import BusStatus, Instance, open_instance
 from cascadenced.pipeline.followups import Planner
-from cascadenced.private_files import read_or_create_hex, write_atomically
+from cascadenced.private_files import write_atomically
 from cascadenced.reloading import reload
 from cascadenced.rpc import responders
-from cascadenced.runtime.bus_keeper import BusKeeper, known_marks
+from cascadenced.runtime.bus_keeper import BusKeeper
 from cascadenced.runtime.follow import follow
 from cascadenced.runtime.ingest import Ingest
 from cascadenced.runtime.loop_watch import watch_loop
@@ -41,8 +42,6 @@ from cascadenced.runtime.narrator import narrate, tell_traceback
 from cascadenced.runtime.outages import Outages
 from cascadenced.runtime.outbox import Outbox
 from cascadenced.runtime.pulse import EVERY_S, pulse
-from cascadenced.runtime.retry import backoff_s
-from cascadenced.runtime.server_keeper import ServerKeeper
 from cascadenced.sd_notify import Notifier
 
 _log = structlog.get_logger("cascadenced")
@@ -51,25 +50,6 @@ EXIT_DISK_ERROR = 74
 _STDIN = 0
 FLUSH_WITHIN_S = 2.0
 """How long a stop waits for the broker to confirm what is not yet published; the next start sends the rest."""
-
-
-class Connected(msgspec.Struct, frozen=True):
-    """A bus, and how it was reached. server: its keeper, if it is our child; then what we consumed is erased."""
-
-    bus: Bus
-    url: str
-    about: str
-    server: ServerKeeper | None
-
-
-class _Own(msgspec.Struct):
-    """A nats-server of our own, if there is one. synced: it confirms what it has on disk."""
-
-    url: str = ""
-    about: str = ""
-    synced: bool = False
-    keeper: ServerKeeper | None = None
-    bus: Bus | None = None
 
 
 class Stop:
@@ -192,7 +172,7 @@ class Daemon:
             instance = await self._open(stack)
             instance.log.observe(narrate)
             instance.stages.on_failure = tell_traceback
-            connected = await self._connect(stack, instance)
+            connected = await connect(stack, instance, self._outages, self._notifier)
             publications = self._publications(instance)
             outbox = Outbox(instance.log, instance.clock, connected.bus, publications, instance.refusals)
             keeper = BusKeeper(
@@ -233,72 +213,6 @@ class Daemon:
     async def _open(self, stack: AsyncExitStack) -> Instance:
         return await stack.enter_async_context(open_instance(self._config, who="daemon", on_fatal=self._stop.fatal))
 
-    async def _connect(self, stack: AsyncExitStack, instance: Instance) -> Connected:
-        """To the configured server, waiting for it as long as it takes; else to one of our own."""
-        from cascadenced.bus.jetstream import JetStreamBus
-
-        config, clock = self._config, instance.clock
-        own = _Own() if config.nats_url is not None else await self._own_server(stack, instance)
-        url = config.nats_url or own.url
-        attempt, marks = 0, await known_marks(instance.log)
-        while True:
-            try:
-                bus = await JetStreamBus.open(
-                    url=url,
-                    prefix=config.ume_nats_subject,
-                    instance_id=instance.log.origin,
-                    clock=clock,
-                    max_age_s=config.stream_max_age_s,
-                    max_bytes=config.stream_max_bytes,
-                    atomic_batches=own.synced,
-                    encrypted_store=config.nats_url is None,
-                    marks=marks,
-                )
-            except (Unavailable, JetStreamOff) as error:
-                if own.keeper is None and isinstance(error, JetStreamOff):
-                    raise  # the operator's server, and the operator's to set up
-                if own.keeper is not None and isinstance(error, StreamUnreadable):
-                    own.keeper.set_aside(error.stream)
-                attempt += 1
-                await self._record(instance, self._outages.lost(clock.monotonic(), "not_reached"))
-                _log.warning("waiting_for_nats", attempt=attempt, error=str(error))
-                self._notifier.status(f"waiting for NATS: {error}")
-                await clock.sleep(backoff_s(attempt))
-            else:
-                stack.push_async_callback(bus.close)
-                own.bus, info = bus, bus.info()
-                restored = self._outages.restored(
-                    clock.monotonic(), server_id=info.server_id, server_version=info.server_version
-                )
-                await self._record(instance, restored)
-                return Connected(bus, url, info.url + own.about, own.keeper)
-
-    async def _own_server(self, stack: AsyncExitStack, instance: Instance) -> _Own:
-        from cascadenced.bus.embedded import EmbeddedServer
-
-        config = self._config
-        server = await EmbeddedServer.start(
-            Path(config.data_dir),
-            token=instance.ids.token(),
-            key=read_or_create_hex(config.nats_key_path, 32),
-            server=config.nats_server,
-            lock_wait_s=config.lock_wait_s,
-            clock=instance.clock,
-        )
-        stack.push_async_callback(server.stop)
-        about = f" (our own nats-server {server.version}, {server.path})"
-        own = _Own(url=server.url, about=about, synced=server.synced)
-        own.keeper = ServerKeeper(server, instance.clock, lambda: own.bus.info() if own.bus is not None else None)
-        keeping = asyncio.create_task(own.keeper.run(), name="nats-server-keeper")
-        stack.callback(keeping.cancel)
-        return own
-
-    async def _record(self, instance: Instance, event: Event | None) -> None:
-        """What becomes of NATS before there is anybody else to tell. A full disk is told of elsewhere."""
-        if event is not None:
-            with suppress(DiskFull):
-                await instance.log.append([Change("system", [event])])
-
     async def _serve_http(self, stack: AsyncExitStack, instance: Instance) -> str:
         from cascadenced.http.app import serve as serve_http
 
@@ -308,7 +222,7 @@ class Daemon:
         """What happens once, when everything is connected: recovery, then being found."""
         n_unfinished = len(await instance.log.unfinished())
         started = DaemonStarted(version=__version__, pid=os.getpid(), n_unfinished_runs=n_unfinished)
-        await instance.log.append([Change("system", [started])])
+        await instance.log.append([Change(SYSTEM_STREAM, [started])])
         await instance.runs.recover()
         n_read = await instance.dead_letters.redrive_parked()
         if n_read:
@@ -416,7 +330,7 @@ class Daemon:
             async with asyncio.timeout(grace_s + FLUSH_WITHIN_S):
                 n_interrupted = await instance.runs.stop(grace_s, self._stop.hurry)
                 stopped = DaemonStopped(reason="asked to", n_interrupted=n_interrupted)
-                await instance.log.append([Change("system", [stopped])])
+                await instance.log.append([Change(SYSTEM_STREAM, [stopped])])
             async with asyncio.timeout(FLUSH_WITHIN_S):
                 await outbox.drained()
         except (TimeoutError, CascadenceError) as error:

@@ -198,3 +198,13 @@ class RunFailedError(CascadenceError, RuntimeError):
     def __init__(self, message: str, *, error_type: str, run_id: str) -> None:
         super().__init__(message)
         self.error_type, self.run_id = error_type, run_id
+
+
+def no_run(given: str) -> Unknown:
+    """given: an id, or the beginning of one. A run that the caller may not know of is refused in the same words."""
+    return Unknown(f"no run {given[:64]!r}: the list of runs has those there are")
+
+
+def no_schedule(task: str) -> Unknown:
+    """Of a task that never had one, or, where that is asked for, has none now."""
+    return Unknown(f"Unknown schedule: {task}", code="unknown_schedule")

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -17,15 +17,11 @@ from cascadenced.backup import refuse_half_restored
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, ConfigError, Conflict, Invalid
-from cascadenced.eventlog.base import Change, EventLog, ProjectionState
+from cascadenced.errors import CascadenceError, ConfigError, Invalid
+from cascadenced.eventlog.base import Change, ProjectionState, WritableLog
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
-from cascadenced.events.base import Json
-from cascadenced.events.content import recordable
-from cascadenced.events.idea import NoteRecorded
-from cascadenced.events.inbound import UpdatePointer
-from cascadenced.events.subjects import checked_reported_name
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.task import TaskRejected
 from cascadenced.handlers.backfills import Backfills
 from cascadenced.handlers.calendar_nodes import CalendarNodes
@@ -37,13 +33,14 @@ from cascadenced.handlers.facts import Facts
 from cascadenced.handlers.forks import Forks
 from cascadenced.handlers.prerequisites import Prerequisites
 from cascadenced.handlers.recurring import Recurring
-from cascadenced.handlers.run_requests import Dispatched, RunRequests
+from cascadenced.handlers.run_requests import RunRequests
 from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.handlers.schedule_file import ScheduleFile
 from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.handlers.sources import Sources
+from cascadenced.handlers.task_host import TaskHost
 from cascadenced.handlers.ticks import Ticks
-from cascadenced.identity import Pseudonyms, checked, nameless
+from cascadenced.identity import Pseudonyms, nameless
 from cascadenced.ids import Ids, SystemIds
 from cascadenced.pipeline.graph import graph
 from cascadenced.plugins.base import BaseTask
@@ -54,6 +51,7 @@ from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
 from cascadenced.runtime.controls import Controls
 from cascadenced.runtime.counting import RefusalCounter
+from cascadenced.runtime.orphans import Orphans
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Runs
 from cascadenced.runtime.spawn import Spawner, ThreadSpawner
@@ -61,24 +59,6 @@ from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import Vault, VaultPort
 
 _log = structlog.get_logger(__name__)
-
-
-class WritableLog(EventLog, Protocol):
-    """A log as its owner has it."""
-
-    @property
-    def origin(self) -> str: ...
-
-    @property
-    def durability(self) -> str:
-        """`fsync`: what is acknowledged survives a power cut; `memory`: nothing survives."""
-        ...
-
-    async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]: ...
-
-    async def verify(self) -> int: ...
-
-    async def probe(self) -> None: ...
 
 
 class BusStatus(msgspec.Struct):
@@ -121,6 +101,9 @@ class Status(msgspec.Struct):
 class Instance:
     """Everything below the faces, open. Made by `open_instance`, or by `assemble` on ports of your choice."""
 
+    goes_on = True
+    """Whether runs go on here: not where there is only a folder to read in (commands/shelf.py)."""
+
     def __init__(
         self,
         config: Config,
@@ -154,7 +137,8 @@ class Instance:
             max_queued=config.max_queued_runs,
         )
         self.controls = Controls(log, clock, self.runs, vault, pseudonyms)
-        self.runs.on_orphan = self._orphaned
+        self.orphans = Orphans(self.controls)
+        self.runs.on_orphan = self.orphans.cancel_soon
         self.sources = sources = Sources(log, pseudonyms)
         self.prerequisites = Prerequisites(log, self.runs, self.tasks)
         self.requests = RunRequests(log, self.runs, self.tasks, vault, pseudonyms, sources, self.prerequisites)
@@ -195,7 +179,6 @@ class Instance:
         self._rejected = {plugin.plugin: plugin.reason for plugin in catalogue.rejected}
         self.bus_status: Callable[[], BusStatus] | None = None
         """Set by the daemon while it has a bus."""
-        self._cancelling: set[asyncio.Task[None]] = set()
         self.backing_up = asyncio.Lock()
         """Held while a backup is made."""
         self.answers = Answers(log.tables, log.read_stream, self._projection_states, self.calendars)
@@ -215,7 +198,7 @@ class Instance:
         for event in rejected:
             _log.error("plugin_rejected", plugin=event.plugin, reason=event.reason)
         if rejected:
-            await self.log.append([Change("system", rejected)])
+            await self.log.append([Change(SYSTEM_STREAM, rejected)])
 
     async def status(self) -> Status:
         """How the instance is; without a database read."""
@@ -239,74 +222,14 @@ class Instance:
     async def _projection_states(self) -> Sequence[ProjectionState]:
         return self.log.projection_states()
 
-    def _orphaned(self, run_id: str) -> None:
-        """A run whose parent has ended is nobody's any more."""
-        why = "the run whose plan asked for it has ended"
-        cancelling = asyncio.get_running_loop().create_task(self._cancel(run_id, why), name=f"cancel-{run_id}")
-        self._cancelling.add(cancelling)
-        cancelling.add_done_callback(self._cancelling.discard)
-
-    async def orphans_cancelled(self) -> None:
-        """Return when runs whose parent has ended are ended as well."""
-        while self._cancelling:
-            await asyncio.wait(self._cancelling)
-
-    async def _cancel(self, run_id: str, why: str) -> None:
-        try:
-            await self.controls.cancel(run_id, via="plan", by=None, reason=why)
-        except Conflict:
-            pass  # it has ended by itself
-        except CascadenceError as error:
-            _log.error("orphan_not_cancelled", run_id=run_id, error=str(error))
-
     def _equip(self, task: Any, live: LiveRun) -> None:
         if live.redact is not None:
             nameless.set(live.redact)  # of this run's own asyncio task, and the threads it starts
-        host = TaskHost(self, live)
+        host = TaskHost(self.log, self.requests, self.facts, live)
         if isinstance(task, BaseTask):
             task._host = host
         if live.entry is not None and live.entry.listens_to is not None:
             task.dispatch = host.dispatch
-
-
-class TaskHost:
-    """What one run's code may ask of the daemon (`plugins.base.Host`). Each wish is recorded once per run and place:
-    the n-th wish of a stage that runs again after a crash is the n-th wish of its first attempt."""
-
-    def __init__(self, instance: Instance, live: LiveRun) -> None:
-        self._instance, self._live = instance, live
-        self._stage: str | None = None
-        self._n = 0
-
-    async def add_note(self, note: str) -> None:
-        live = self._live
-        if not isinstance(note, str):
-            raise Invalid(f"a note must be text, not a {type(note).__name__}")
-        event = NoteRecorded(note=recordable(note, "the note"), task=live.run.task, about_run_id=live.run_id)
-        change = Change("notes", [event], None, live.change([]).context)
-        await self._instance.log.append([change], source=f"note:{live.run_id}:{live.run.current}:{self._next()}")
-
-    async def add_pointer(self, task: str, user_id: str, run_id: str, group_id: str | None) -> bool:
-        update = UpdatePointer(
-            task=checked_reported_name(task),
-            run_id=checked(run_id, "run_id"),
-            user_id=checked(user_id, "user_id"),
-            user_hash=None,
-            group_id=None if group_id is None else checked(group_id, "group_id"),
-            group_hash=None,
-        )
-        receipt = await self._instance.facts.pointer(update, "python")
-        return not receipt.duplicate
-
-    async def dispatch(self, name: str, payload: dict[str, Json] | None = None) -> Dispatched:
-        """Emit an event from a workflow: recorded, published, and answered by the workflow registered for it."""
-        return await self._instance.requests.emit(self._live, name, payload or {}, self._next())
-
-    def _next(self) -> int:
-        if self._stage != self._live.run.current:
-            self._stage, self._n = self._live.run.current, 0
-        self._n += 1
-        return self._n
 
 
 async def assemble(

@@ -58,6 +58,11 @@ class Answer(msgspec.Struct, frozen=True):
     retry_after_s: float | None = None
 
 
+def is_only_counted(error: CascadenceError) -> bool:
+    """Whether what was asked for was refused, and no event says so."""
+    return isinstance(error, Overloaded) or (isinstance(error, Refused) and not error.recorded)
+
+
 def answer(error: CascadenceError) -> Answer:
     """What to answer when a verb or route raised `error`."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)

@@ -12,6 +12,7 @@ from cascadenced.errors import CascadenceError, ConfigError
 from cascadenced.eventlog.base import Change
 from cascadenced.events.base import Event
 from cascadenced.events.content import cut
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import ConfigRejected, ConfigReread
 from cascadenced.instance import Instance
 
@@ -36,6 +37,6 @@ async def reload(instance: Instance, read: Callable[[], Config]) -> None:
         _log.info("config_reread", changed=list(found.changed), change_at_restart=list(found.waiting))
         event = ConfigReread(changed=found.changed, waiting=found.waiting)
     try:
-        await instance.log.append([Change("system", [event])])
+        await instance.log.append([Change(SYSTEM_STREAM, [event])])
     except CascadenceError as error:
         _log.error("config_change_not_recorded", error=str(error))

@@ -8,11 +8,11 @@ import msgspec
 import structlog
 
 from cascadenced.bus.base import Reply, Responder
-from cascadenced.errors import BadMessage, CascadenceError, Invalid, Overloaded, Refused
+from cascadenced.errors import BadMessage, CascadenceError, Invalid
 from cascadenced.events.base import Json
 from cascadenced.events.strict import scan
 from cascadenced.instance import Instance
-from cascadenced.refusals import Answer, ErrorBody, answer
+from cascadenced.refusals import Answer, ErrorBody, answer, is_only_counted
 from cascadenced.verbs import VERBS, is_duplicate, perform
 from cascadenced.verbs.base import Verb
 
@@ -34,7 +34,7 @@ async def call(
         return 200, _encode(result), None
     except CascadenceError as error:
         refused = answer(error)
-        if verb.is_wish and (isinstance(error, Overloaded) or (isinstance(error, Refused) and not error.recorded)):
+        if verb.is_wish and is_only_counted(error):
             instance.refusals.count(error.code, f"rpc.{verb.name}")
     except Exception:  # noqa: BLE001 -- a fault of ours; the daemon goes on serving
         _log.exception("verb_failed", verb=verb.name)

@@ -18,6 +18,7 @@ from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.events.audit import AuditRow, StageRow, audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.content import TooLarge, Unserialisable, recordable
+from cascadenced.events.streams import run_stream
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Identity, Pseudonyms, Redactor, checked
 from cascadenced.ids import SystemIds
@@ -26,7 +27,6 @@ from cascadenced.pipeline.contexts import checked_context
 from cascadenced.plugins.describe import describe_once
 from cascadenced.plugins.discover import Catalogue
 from cascadenced.projections import all_projections
-from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.spawn import Spawner, ThreadSpawner
 from cascadenced.runtime.tasks import TaskEntry
 from cascadenced.vault import MemoryVault

@@ -27,7 +27,8 @@ from cascadenced.errors import (
     Unknown,
 )
 from cascadenced.identity import Identity, Pseudonyms
-from cascadenced.vault_file import SEAL_BYTES, JobThread, Named, T, VaultFile
+from cascadenced.job_thread import JobThread, T
+from cascadenced.vault_file import SEAL_BYTES, Named, VaultFile
 
 MAX_LETTERS = 10_000
 MAX_LETTER_BYTES = 64 << 20
@@ -111,7 +112,7 @@ class Vault:
         on_fatal: called once when a write or sync failed; nobody new can be remembered afterwards.
         Raises ConfigError if the key is missing or another one, or the file is no vault; DiskFull, DiskError.
         """
-        thread = JobThread(asyncio.get_running_loop())
+        thread = JobThread(asyncio.get_running_loop(), "vault")
         try:
             file = await thread.do(lambda: VaultFile(Path(path), Path(key_path), max_letters, max_letter_bytes))
         except BaseException:

@@ -53,7 +53,7 @@ class World:
         try:
             yield instance
         finally:
-            if not instance.log._closed:  # else it has crashed
+            if not instance.log.is_over:  # else it has crashed
                 await instance.runs.stop(0)
                 await instance.refusals.flush()
                 await instance.log.close()
@@ -79,7 +79,7 @@ class World:
 
     def crash(self, instance: Instance) -> None:
         """The power is cut: what is not committed now never will be."""
-        instance.log._closed = True
+        instance.log.die()
         for task in asyncio.all_tasks():
             if task.get_name().startswith(("run-", "refusal-counter")):
                 task.cancel()

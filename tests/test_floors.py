@@ -1,9 +1,13 @@
-"""Imports go down only. A climb found here is a question to the author; the answers that were given stand below."""
+"""Imports go down only, and the maps are complete. A climb found here is a question to the author; the answers that
+were given stand below."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
+
+import pytest
 
 import cascadenced
 
@@ -25,6 +29,7 @@ FLOORS: dict[str, int] = {
             "sd_notify",
             "garbage",
             "in_either_world",
+            "job_thread",
             "events",
         ),
         0,
@@ -38,7 +43,7 @@ FLOORS: dict[str, int] = {
     "runtime": 4,
     **dict.fromkeys(("handlers", "plugins", "worker", "workflows", "partial_results"), 5),
     **dict.fromkeys(("instance", "task_pipeline"), 6),
-    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "reloading"), 7),
+    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "reloading", "connecting"), 7),
     **dict.fromkeys(("daemon",), 8),
     **dict.fromkeys(("cli", "__main__", ""), 9),
 }
@@ -108,3 +113,16 @@ def test_only_the_log_and_the_vault_know_sqlite_and_only_the_bus_knows_nats() ->
                 ):
                     strangers.append(f"{path.relative_to(PACKAGE)} imports {name}")
     assert strangers == []
+
+
+_PACKAGES = sorted({path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")})
+
+
+@pytest.mark.parametrize("package", _PACKAGES, ids=str)
+def test_the_map_of_a_package_names_its_modules_and_no_others(package: Path) -> None:
+    folder = PACKAGE / package
+    told = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    there = {path.name for path in folder.glob("*.py")} - {"__init__.py", "__main__.py"}
+    there |= {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+    named = set(re.findall(r"(?<![\w/*])[a-z0-9]\w*(?:\.py\b|/(?!\w))", told))
+    assert (there - named, {name for name in named - there if name.endswith(".py")}) == (set(), set())

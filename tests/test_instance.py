@@ -15,13 +15,13 @@ from cascadenced.events.outbound import messages
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import RunFailed, RunFinished, RunHeld, RunRefused, RunRequested, RunStarted
 from cascadenced.events.stage import StageFinished, StageStarted
+from cascadenced.events.streams import run_stream
 from cascadenced.events.task import TaskRegistered
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Identity
 from cascadenced.instance import Instance
 from cascadenced.plugins.discover import collect
-from cascadenced.runtime.record import run_stream
 from cascadenced.workflows import subscribe
 from tests.doubles import ALICE, BOB, PSEUDONYMS, World, ask, idle, run, until
 
@@ -494,7 +494,7 @@ async def test_a_caller_cancelled_before_the_commit_leaves_no_stuck_slot_and_no_
     world = World(Quick, max_concurrent_runs=1)
     async with world.up() as instance:
         asking = asyncio.ensure_future(ask(instance, "quick"))
-        await until(lambda: instance.log._waiting)
+        await until(lambda: instance.log.waiting)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
@@ -508,7 +508,7 @@ async def test_a_caller_cancelled_while_its_run_is_queued_leaves_it_in_the_queue
     async with world.up() as instance:
         await ask(instance, "gated", args={"n": 1})
         asking = asyncio.ensure_future(ask(instance, "gated", args={"n": 2}))
-        await until(lambda: instance.log._waiting)
+        await until(lambda: instance.log.waiting)
         asking.cancel()
         await idle()
         gated.gate.set()

@@ -14,8 +14,14 @@ import msgspec
 
 from cascadenced.bus.marks import Marks
 from cascadenced.errors import ConfigError, Unavailable
+from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
 from cascadenced.events.outgoing import Outgoing
 
+_MAX_DIGITS = 18
+"""Of a position: it fits into 63 bits then."""
+
+DUPLICATE_WINDOW_S = 120
+"""So long a broker knows which message ids it has seen."""
 UNREADABLE_HEADERS = ""
 """The name, which no header can have, of a header block that is none: its value is the whole block."""
 
@@ -127,6 +133,15 @@ class Sighting(NamedTuple):
     message_id: str
     origin: str
     again: bool
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Sighting | None:
+        """None for a message without a position, or with what cannot be one."""
+        position = headers.get(POSITION_HEADER, "")
+        if len(position) > _MAX_DIGITS or not position.isdecimal():
+            return None
+        message_id, origin = headers.get("Nats-Msg-Id", ""), headers.get("Cascadence-Origin", "")
+        return cls(int(position), message_id, origin, REPUBLISHED_HEADER in headers)
 
 
 class Delivery(Protocol):

@@ -217,13 +217,15 @@ class JetStreamBus:
 
     async def check(self) -> None:
         client = self._client
-        if self._closing is not None or self._held is not None or self._damaged.is_set():
+        if self._closing is not None or self._is_held() or self._damaged.is_set():
             return
         if client is None or not client.is_connected or not client.is_reading:
             self._mend()
             return
         try:
             async with self._while_connected(), self._looking:
+                if self._is_held():
+                    return  # found while we waited for our turn
                 marks = self._witness.marks
                 streams = await look_at_streams(client, self._names)
                 breaks = await self._witness.breaks(client, streams, marks, reconnected=False)
@@ -320,6 +322,9 @@ class JetStreamBus:
                 self._scopes.pop().reschedule(0)
             self._line_lost("disconnected")
         self._mend()
+
+    def _is_held(self) -> bool:
+        return self._held is not None
 
     def _let_go(self, why: str, stale: Collection[str] = ()) -> None:
         """What was delivered may be something else at the broker by now: neither acknowledge nor erase it. What is

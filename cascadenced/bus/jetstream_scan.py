@@ -21,13 +21,11 @@ from cascadenced.bus.jetstream_client import Heard
 from cascadenced.bus.jetstream_link import ApiError, Client, api
 from cascadenced.bus.jetstream_pull import parse_reply
 from cascadenced.errors import Unavailable
-from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
 
 _AT_ONCE = 100
 _SILENCE_S = 5.0
 _NO_MORE = ("404", "408")
 _NOT_FOUND = 404
-_MAX_DIGITS = 18
 _FORGOTTEN_AFTER_S = 60
 """The server removes a consumer that nobody asked for so long: us, when we did not come to the end."""
 _CONSUMER = {
@@ -162,15 +160,7 @@ class _Scan:
             return
         self._n_heard += 1
         self._last_reply = message.reply
-        position = "" if headers is None else headers.get(POSITION_HEADER, "")
-        if headers is not None and len(position) <= _MAX_DIGITS and position.isdecimal():
-            self.found.append(
-                Sighting(
-                    int(position),
-                    headers.get("Nats-Msg-Id", ""),
-                    headers.get("Cascadence-Origin", ""),
-                    REPUBLISHED_HEADER in headers,
-                )
-            )
+        if headers is not None and (sighting := Sighting.of(headers)) is not None:
+            self.found.append(sighting)
         if self._n_heard == _AT_ONCE:
             self._whole.set()

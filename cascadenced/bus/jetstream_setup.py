@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from cascadenced.bus.base import StreamUnreadable
+from cascadenced.bus.base import DUPLICATE_WINDOW_S, StreamUnreadable
 from cascadenced.bus.jetstream_link import ApiError, Client, api
 from cascadenced.errors import CascadenceError, ConfigError, Unavailable
-from cascadenced.events.subjects import token
+from cascadenced.events.subjects import BOTH_WAYS, OUTWARD, token
 
 MAX_ACK_PENDING = 10_000
 _STREAM_NOT_FOUND = 10059
@@ -26,7 +26,6 @@ _CONSUMER_NOT_FOUND = 10014
 _INVALID_JSON = 10025
 _STORE_FAILED = 10049
 _NS = 1_000_000_000
-DUPLICATE_WINDOW_S = 120  # or less: it may not be longer than max_age
 _SHORTEST_WINDOW_NS = 100_000_000
 
 _log = structlog.get_logger("cascadenced.bus")
@@ -97,24 +96,20 @@ class Standing(msgspec.Struct, frozen=True):
     delivered: int
 
 
-_BOTH_WAYS = ("event", "pointer", "schedule", "task_run")
-_OUTWARD = ("task_spec", "stage", "audit", "followup", "dead")
-
-
 def plan(prefix: str, instance_id: str) -> Plan:
     """Raises ConfigError if `prefix` is not one plain token."""
     if token(prefix) != prefix:
         raise ConfigError(f"the NATS prefix {prefix!r} must be letters, digits, '_' and '-' only")
     events, runs = prefix.upper(), f"{prefix.upper()}_RUNS"
     own = f"cascadence_{plain_name(instance_id)}"
-    inbound = {family: f"{prefix}.{family}.>" for family in _BOTH_WAYS}
+    inbound = {family: f"{prefix}.{family}.>" for family in BOTH_WAYS}
     # One token: idea, note, and families nobody knows, which are to become dead letters.
     flat = f"{prefix}.*"
     runs_subject = f"{prefix}.run.request.>"
     return Plan(
         events=events,
         runs=runs,
-        subjects=(flat, *inbound.values(), *(f"{prefix}.{family}.>" for family in _OUTWARD)),
+        subjects=(flat, *inbound.values(), *(f"{prefix}.{family}.>" for family in OUTWARD)),
         runs_subject=runs_subject,
         consumers=(
             *(Consumer(events, f"{own}_{family}", subject, False) for family, subject in inbound.items()),
@@ -142,6 +137,7 @@ async def ensure_streams(client: Client, names: Plan, limits: Limits) -> Streams
             "discard": "old",
             "max_age": round(limits.max_age_s * _NS),
             "max_bytes": limits.max_bytes,
+            # It may not be longer than max_age.
             "duplicate_window": round(min(DUPLICATE_WINDOW_S, limits.max_age_s) * _NS),
         },
         {"allow_atomic": True} if limits.atomic_batches else {},

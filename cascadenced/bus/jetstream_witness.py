@@ -50,18 +50,12 @@ class Witness:
 
     def stored(self, seq: int, message_id: str) -> None:
         """The stream of events has stored this message of ours."""
-        if seq > self.marks.own_seq:
-            self.marks = msgspec.structs.replace(
-                self.marks, own_seq=seq, own_id=digest(message_id), own_at_us=self._clock.now_us()
-            )
+        self.marks = self.marks.after_storing(seq, message_id, self._clock.now_us())
 
     def read(self, last: Place) -> None:
         """The message that lies there was delivered to us."""
-        field = "events" if last.stream == self._names.events else "runs"
-        known: StreamMarks = getattr(self.marks, field)
-        if last.stream_seq > known.read_seq:
-            known = msgspec.structs.replace(known, read_seq=last.stream_seq, read_at_us=last.at_us)
-            self.marks = msgspec.structs.replace(self.marks, **{field: known})
+        is_event = last.stream == self._names.events
+        self.marks = self.marks.after_reading(last.stream_seq, last.at_us, is_event=is_event)
 
     async def breaks(self, client: Client, streams: Streams, marks: Marks, *, reconnected: bool) -> list[Break]:
         """What is not as it was, the streams' consumers apart. Raises Unavailable, JetStreamOff, ApiError.

@@ -49,6 +49,20 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     own_at_us: int = 0
     server: int = 0
 
+    def after_storing(self, seq: int, message_id: str, now_us: int) -> Marks:
+        """The stream of events has confirmed this message of ours."""
+        if seq <= self.own_seq:
+            return self
+        return msgspec.structs.replace(self, own_seq=seq, own_id=digest(message_id), own_at_us=now_us)
+
+    def after_reading(self, seq: int, at_us: int, *, is_event: bool) -> Marks:
+        """This message was delivered to us. is_event: from the stream of events, else from that of run requests."""
+        known = self.events if is_event else self.runs
+        if seq <= known.read_seq:
+            return self
+        known = msgspec.structs.replace(known, read_seq=seq, read_at_us=at_us)
+        return msgspec.structs.replace(self, **{"events" if is_event else "runs": known})
+
 
 class Kept(msgspec.Struct, frozen=True):
     """The message that a stream has at a sequence."""

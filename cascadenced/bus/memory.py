@@ -27,17 +27,15 @@ from cascadenced.bus.base import (
     Sighting,
     Storage,
 )
-from cascadenced.bus.marks import Break, Marks, StreamMarks, compare, compare_own, digest, in_doubt, unexplained
+from cascadenced.bus.marks import Break, Marks, compare, compare_own, digest, in_doubt, unexplained
 from cascadenced.bus.memory_server import MemoryServer
 from cascadenced.bus.memory_stream import Stored
 from cascadenced.clock import Clock
 from cascadenced.errors import BadMessage, Unavailable, Unknown
-from cascadenced.events.outbound import POSITION_HEADER, REPUBLISHED_HEADER
 from cascadenced.events.outgoing import Outgoing
 
 _MAX_PAYLOAD = 1024 * 1024
 _AT_ONCE = 100
-_MAX_DIGITS = 18
 
 _log = structlog.get_logger("cascadenced.bus")
 
@@ -184,17 +182,8 @@ class MemoryBus:
             if start and self.scans_failing > 0:
                 self.scans_failing -= 1
                 raise Unavailable("looking through the stream was cut short: the test wants it so")
-            headers = [message.headers for message in messages[start : start + _AT_ONCE]]
-            yield [
-                Sighting(
-                    int(one[POSITION_HEADER]),
-                    one.get("Nats-Msg-Id", ""),
-                    one.get("Cascadence-Origin", ""),
-                    REPUBLISHED_HEADER in one,
-                )
-                for one in headers
-                if one.get(POSITION_HEADER, "").isdecimal() and len(one[POSITION_HEADER]) <= _MAX_DIGITS
-            ]
+            some = messages[start : start + _AT_ONCE]
+            yield [sighting for message in some if (sighting := Sighting.of(message.headers)) is not None]
             await asyncio.sleep(0)
 
     async def forget_ids(self) -> bool:
@@ -337,20 +326,13 @@ class MemoryBus:
         self._n_erased = 0
 
     def _mark_own(self, stored: Stored) -> None:
-        if stored.stream == self.server.events.name and stored.seq > self._marks.own_seq:
-            self._marks = msgspec.structs.replace(
-                self._marks,
-                own_seq=stored.seq,
-                own_id=digest(stored.headers.get("Nats-Msg-Id", "")),
-                own_at_us=self._clock.now_us(),
-            )
+        if stored.stream == self.server.events.name:
+            message_id = stored.headers.get("Nats-Msg-Id", "")
+            self._marks = self._marks.after_storing(stored.seq, message_id, self._clock.now_us())
 
     def _mark_read(self, stored: Stored) -> None:
-        field = "events" if stored.stream == self.server.events.name else "runs"
-        known: StreamMarks = getattr(self._marks, field)
-        if stored.seq > known.read_seq:
-            known = msgspec.structs.replace(known, read_seq=stored.seq, read_at_us=stored.at_us)
-            self._marks = msgspec.structs.replace(self._marks, **{field: known})
+        is_event = stored.stream == self.server.events.name
+        self._marks = self._marks.after_reading(stored.seq, stored.at_us, is_event=is_event)
 
     def _must_be_there(self) -> None:
         if not self._connected or self._closed:

@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 
 from cascadenced.bus.memory_stream import Stored, Stream
 from cascadenced.clock import Clock
-
-_INWARD = ("event", "pointer", "schedule", "task_run")
-_OUTWARD = ("task_spec", "stage", "audit", "followup", "dead")
+from cascadenced.events.subjects import BOTH_WAYS, OUTWARD
 
 
 class MemoryServer:
@@ -121,7 +119,7 @@ class MemoryServer:
         match subject.split("."):
             case [self._prefix, "run", "request", _, *_]:
                 return self.runs
-            case [self._prefix, family, _, *_] if family in _INWARD or family in _OUTWARD:
+            case [self._prefix, family, _, *_] if family in BOTH_WAYS or family in OUTWARD:
                 return self.events
             case [self._prefix, _]:
                 return self.events
@@ -132,7 +130,7 @@ class MemoryServer:
 
     def _is_inbound(self, stored: Stored) -> bool:
         _, *family = stored.subject.split(".")
-        inward = stored.stream == self.runs.name or len(family) == 1 or family[0] in _INWARD
+        inward = stored.stream == self.runs.name or len(family) == 1 or family[0] in BOTH_WAYS
         return inward and stored.headers.get("Cascadence-Origin") != self.origin
 
     # What can become of it.

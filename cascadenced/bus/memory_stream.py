@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from cascadenced.bus.base import DUPLICATE_WINDOW_S
 from cascadenced.bus.marks import Kept, Seen, StreamMarks
 from cascadenced.clock import Clock
-
-_DUPLICATE_WINDOW_S = 120.0
 
 
 class Stored:
@@ -40,7 +39,7 @@ class Stream:
     def store(self, clock: Clock, subject: str, data: bytes, headers: Mapping[str, str]) -> Stored | None:
         """None for a message id seen in the last two minutes, and when refused."""
         now = clock.monotonic()
-        while self.known_ids and next(iter(self.known_ids.values())) <= now - _DUPLICATE_WINDOW_S:
+        while self.known_ids and next(iter(self.known_ids.values())) <= now - DUPLICATE_WINDOW_S:
             self.known_ids.popitem(last=False)
         message_id = headers.get("Nats-Msg-Id")
         if (self.full and self.work_queue) or message_id in self.known_ids:

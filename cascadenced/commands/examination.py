@@ -15,11 +15,11 @@ import msgspec
 from cascadenced import __version__
 from cascadenced.commands import door, wire
 from cascadenced.commands.folder import has_log
-from cascadenced.commands.offline import open_shelf
+from cascadenced.commands.shelf import open_shelf
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError
 from cascadenced.events.base import Json
-from cascadenced.runtime.tasks import TaskEntry
+from cascadenced.runtime.tasks import TaskEntry, resolve
 from cascadenced.shown_settings import Setting, show
 
 _PRIVATE_FILES = ("log.db", "vault.db", "vault.key", "hash.secret", "daemon.json")
@@ -160,10 +160,6 @@ def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: R
     if config.backend == "base":
         return
 
-    def resolve(key: str) -> str | None:
-        named = [name for name, entry in tasks.items() if entry.class_name == key]
-        return key if key in tasks else named[0] if len(named) == 1 else None
-
     def define(task: str, entry: Json) -> Definition:
         return defined(task, entry, now_us=now_us, timezone=config.timezone, via=VIA)
 
@@ -175,7 +171,7 @@ def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: R
     except OSError as error:
         report.problems.append(f"{path} cannot be read: {error.strerror}")
         return
-    found, problems = understood(read(data), resolve, define)
+    found, problems = understood(read(data), lambda key: resolve(key, tasks), define)
     report.problems += [f"{path.name}: {problem}" for problem in problems]
     report.warnings += [
         f"{path.name}: line {line}: there is no task {key}: its schedule fires nothing"

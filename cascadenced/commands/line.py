@@ -111,10 +111,7 @@ def _group() -> click.Group:
 
 
 def run(args: Sequence[str], program: str) -> int:
-    """Do what the command line `args` says (not `sys.argv`; None is an empty one). Returns the exit code.
-
-    program: how the user called us, for messages.  Raises nothing.
-    """
+    """See `cli.main`."""
     try:
         return _run(list(args), program)
     except OSError as error:

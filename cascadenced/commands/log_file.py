@@ -14,16 +14,14 @@ import msgspec
 
 from cascadenced import backup
 from cascadenced.clock import SystemClock
-from cascadenced.commands.folder import has_log, read_only
+from cascadenced.commands.folder import has_log
 from cascadenced.config import Config
 from cascadenced.errors import ConfigError, Invalid
-from cascadenced.eventlog.database import unreadable, verify_chain
+from cascadenced.eventlog.at_rest import reading, rows_after
+from cascadenced.eventlog.database import verify_chain
 from cascadenced.eventlog.lock import DataFolderLock
-from cascadenced.eventlog.rows import COLUMNS
 from cascadenced.events.schema import document
 from cascadenced.private_files import translated
-
-_BATCH = 1_000
 
 
 def verify(config: Config) -> int:
@@ -66,15 +64,9 @@ def schema() -> Any:
 def _lines(connection: sqlite3.Connection | None, after: int) -> Iterator[bytes]:
     if connection is None:
         return
-    cursor = connection.execute(
-        f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position",  # noqa: S608 -- constants only
-        (after,),
-    )
-    encode, names = msgspec.json.Encoder().encode, COLUMNS.split(", ")
-    while rows := cursor.fetchmany(_BATCH):
-        for row in rows:
-            line = dict(zip(names, row, strict=True))
-            yield encode({**line, "data": msgspec.Raw(line["data"]), "hash": line["hash"].hex()}) + b"\n"
+    encode = msgspec.json.Encoder().encode
+    for row in rows_after(connection, after):
+        yield encode({**row, "data": msgspec.Raw(row["data"]), "hash": row["hash"].hex()}) + b"\n"
 
 
 @contextlib.contextmanager
@@ -83,11 +75,8 @@ def _log_file(config: Config) -> Iterator[sqlite3.Connection | None]:
     if not has_log(config):
         yield None
         return
-    try:
-        with contextlib.closing(read_only(config)) as connection:
-            yield connection
-    except sqlite3.Error as error:
-        raise unreadable(error, config.log_path) from None
+    with reading(config.log_path) as connection:
+        yield connection
 
 
 @contextlib.contextmanager

@@ -13,13 +13,14 @@ import msgspec
 
 from cascadenced import __version__
 from cascadenced.clock import SystemClock, iso
-from cascadenced.commands.offline import Shelf, open_shelf
 from cascadenced.commands.quiet import quiet
+from cascadenced.commands.shelf import Shelf, open_shelf
 from cascadenced.config import Config
 from cascadenced.errors import BadMessage, ConfigError, Invalid, Unknown
 from cascadenced.events import run_file
 from cascadenced.events.base import Recorded
 from cascadenced.events.run_file import FiledRun, RunFile
+from cascadenced.events.streams import run_stream
 from cascadenced.handlers.replay import Replay
 from cascadenced.handlers.replay import replay as perform_again
 from cascadenced.plugins.describe import describe
@@ -140,7 +141,7 @@ def summary(file: RunFile, path: str) -> dict[str, Any]:
 async def _export(config: Config, given: str) -> RunFile:
     async with open_shelf(config) as shelf:
         run_id = given
-        if not await shelf.log.read_stream(f"run-{given}"):
+        if not await shelf.log.read_stream(run_stream(given)):
             run_id = await resolve_run_id(shelf.tables, given)
         collected: dict[str, FiledRun] = {}
         run = await _filed(shelf, run_id, _sources(shelf), collected)
@@ -152,7 +153,7 @@ async def _filed(
 ) -> FiledRun:
     if len(collected) >= run_file.MAX_RUNS:
         raise Invalid(f"more than {run_file.MAX_RUNS} runs came of this one: export its children one by one")
-    events = await shelf.log.read_stream(f"run-{run_id}")
+    events = await shelf.log.read_stream(run_stream(run_id))
     if not events:
         raise Unknown(f"no run {run_id[:64]!r}, though a plan asked for it: the log is incomplete")
     collected[run_id] = run = run_file.filed(events, None, [])

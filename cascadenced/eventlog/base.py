@@ -182,3 +182,29 @@ class EventLog(Protocol):
     async def close(self) -> None:
         """Commit what is queued, then close. Idempotent."""
         ...
+
+
+class WritableLog(EventLog, Protocol):
+    """A log as its owner has it."""
+
+    @property
+    def origin(self) -> str:
+        """The instance that records: of each event."""
+        ...
+
+    @property
+    def durability(self) -> str:
+        """`fsync`: what is acknowledged survives a power cut; `memory`: nothing survives."""
+        ...
+
+    async def rebuild(self, names: Sequence[str] | None = None) -> list[ProjectionState]:
+        """Fold projections (all, or those named) again from the log; nothing is appended meanwhile."""
+        ...
+
+    async def verify(self) -> int:
+        """Check the whole chain while appends go on; returns the position reached. Raises LogCorrupt."""
+        ...
+
+    async def probe(self) -> None:
+        """Return when the log has had its turn and found its file where it was opened. Raises DataFolderGone."""
+        ...

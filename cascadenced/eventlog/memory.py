@@ -191,6 +191,25 @@ class MemoryEventLog:
         self.tables.closed = True
         self._connection.close()
 
+    # What only tests use.
+
+    @property
+    def waiting(self) -> Sequence[Pending]:
+        """Appends that are not committed yet."""
+        return self._waiting
+
+    @property
+    def is_over(self) -> bool:
+        """Closed, or dead."""
+        return self._closed
+
+    def die(self) -> None:
+        """The process is killed: what waits is never committed, and nobody is told."""
+        self._closed = True
+        self._waiting.clear()
+
+    # How it works.
+
     def _commit_soon(self) -> None:
         """Something waits. A simulation lets it take as long as a disk does."""
         self._loop.call_soon(self._commit)

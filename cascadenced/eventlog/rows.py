@@ -8,7 +8,7 @@ from sys import intern
 import msgspec
 
 from cascadenced.errors import ConfigError
-from cascadenced.eventlog.base import Connection, Opening, Row
+from cascadenced.eventlog.base import Connection, Opening, Row, Tables
 from cascadenced.eventlog.bulk import insert_many
 from cascadenced.eventlog.chain import header_of
 from cascadenced.events.base import Event, Recorded
@@ -63,3 +63,9 @@ def _event(position: int, type_name: str, schema: int, data: bytes) -> Event:
             f"event {position} of type {type_name} (schema {schema}) was recorded by a newer version: "
             f"install that version again, or restore a backup ({error})"
         ) from None
+
+
+async def position_of(tables: Tables, source: str) -> int | None:
+    """Where what was recorded under `source` begins, None if nothing was."""
+    rows = await tables.fetch("SELECT position FROM events WHERE source = ?", (source,))
+    return rows[0][0] if rows else None

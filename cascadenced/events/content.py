@@ -150,6 +150,22 @@ def text_of(error: BaseException) -> str:
         return f"{type_name(error)} (its text cannot be shown)"
 
 
+def partial_of(error: BaseException) -> tuple[Json, str | None]:
+    """What the exception carried as `.partial`: as content if it can be, in any case as text. Raises nothing, but takes
+    as long as the task's own code takes."""
+    try:
+        partial = getattr(error, "partial", None)
+        if partial is None:
+            return None, None
+        text = plain(repr(partial))
+    except BaseException:  # noqa: BLE001 -- the task's own code once more
+        return None, None
+    try:
+        return recordable(partial), text
+    except BaseException:  # noqa: BLE001 -- it cannot be content, or its methods are the task's
+        return None, text
+
+
 def plain(text: str) -> str:
     """The beginning of `text`, up to one more than MAX_READ_CHARS, as a str and nothing else.
 

@@ -1,4 +1,4 @@
-"""A message that others published → the command it is, or BadMessage. Pure; `/asyncapi.json` shows the shapes.
+"""A message that others published → the command it is, or BadMessage. Pure; its shapes are in received.py.
 
 Commands carry raw identities, because the sender does; they live only until the event that answers them is recorded.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
 
 import msgspec
 
@@ -15,12 +14,21 @@ from cascadenced.errors import BadMessage, FutureSchema, Invalid
 from cascadenced.events import subjects
 from cascadenced.events.base import Json
 from cascadenced.events.bodies import SCHEMA_VERSION
+from cascadenced.events.received import (
+    ReceivedEventBody,
+    ReceivedIdeaBody,
+    ReceivedNoteBody,
+    ReceivedPointerBody,
+    ReceivedRunBody,
+    ReceivedScheduleBody,
+    ReceivedTaskRunBody,
+    Somebody,
+)
 from cascadenced.events.strict import scan, shaped
 from cascadenced.identity import Identity, checked, checked_hash
 
 MAX_KEY_CHARS = 256
 MAX_MESSAGE_ID_CHARS = 1024
-MAX_PRIORITY = 2**31 - 1
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,75 +102,6 @@ class RecordNote(News, frozen=True, kw_only=True):
     run_id: str | None
 
 
-class _EventBody(msgspec.Struct):
-    user_id: str
-    payload: dict[str, Any] = {}
-    group_id: str | None = None
-
-
-class _RunBody(msgspec.Struct):
-    user_id: str
-    group_id: str
-    args: dict[str, Any] = {}
-    idempotency_key: str | None = None
-    priority: Annotated[int, msgspec.Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
-
-
-class _Somebody(msgspec.Struct, kw_only=True):
-    user_id: str | None = None
-    user_hash: str | None = None
-    group_id: str | None = None
-    group_hash: str | None = None
-
-
-class _PointerBody(_Somebody, kw_only=True):
-    run_id: str
-    task_name: str | None = None
-
-
-class _ScheduleBody(msgspec.Struct, kw_only=True):
-    expr: str | None = None
-    calendar_event: str | dict[str, Any] | None = None
-    rrule: str | None = None
-    every_s: float | None = None
-    at: str | None = None
-    timezone: str | None = None
-    dst: dict[str, Any] | None = None
-    misfire: str | dict[str, Any] | None = None
-    overlap: str | None = None
-    jitter_s: float | None = None
-    exclude: list[str] | None = None
-    exclude_ics: str | None = None
-    event: str | None = None
-    args: dict[str, Any] | None = None
-    recurrence: Any = None
-    poll: float | None = None
-    user_id: str | None = None
-    group_id: str | None = None
-
-
-class _Spec(msgspec.Struct):
-    id: str | None = None
-
-
-class _TaskRunBody(_Somebody, kw_only=True):
-    run_id: str
-    status: str
-    spec: _Spec | None = None
-    started_at: str | None = None
-    finished_at: str | None = None
-
-
-class _IdeaBody(_Somebody, kw_only=True):
-    text: str
-
-
-class _NoteBody(_Somebody, kw_only=True):
-    note: str
-    task_name: str | None = None
-    run_id: str | None = None
-
-
 def decode(prefix: str, subject: str, data: bytes) -> Command:
     """The command in a message. Raises BadMessage: undecodable, too_large, too_deep, invalid, unknown_family;
     FutureSchema if its `schema_version` is newer than ours."""
@@ -180,7 +119,7 @@ def _command(address: subjects.Address, value: Json) -> Command:
     name = address.name or ""
     match address.family:
         case "event":
-            event = shaped(value, _EventBody)
+            event = shaped(value, ReceivedEventBody)
             return DispatchEvent(
                 name=subjects.checked_event_name(name),
                 payload=event.payload,
@@ -188,7 +127,7 @@ def _command(address: subjects.Address, value: Json) -> Command:
                 identity=_identity(event.user_id, event.group_id or event.user_id),
             )
         case "run.request":
-            run = shaped(value, _RunBody)
+            run = shaped(value, ReceivedRunBody)
             return RequestRun(
                 task=name,
                 identity=_identity(run.user_id, run.group_id),
@@ -197,7 +136,7 @@ def _command(address: subjects.Address, value: Json) -> Command:
                 priority=run.priority,
             )
         case "pointer":
-            pointer = shaped(value, _PointerBody)
+            pointer = shaped(value, ReceivedPointerBody)
             if pointer.user_hash is None and pointer.user_id is None:
                 raise Invalid("user_hash or user_id is required")
             return UpdatePointer(
@@ -206,7 +145,7 @@ def _command(address: subjects.Address, value: Json) -> Command:
                 **_somebody(pointer),
             )
         case "schedule":
-            schedule = shaped(value, _ScheduleBody)
+            schedule = shaped(value, ReceivedScheduleBody)
             whens = [key for key in ("expr", "calendar_event", "rrule", "every_s", "at") if key in value]
             if not whens:
                 raise Invalid("expr or calendar_event is required; null removes the schedule")
@@ -221,7 +160,7 @@ def _command(address: subjects.Address, value: Json) -> Command:
                 else _identity(schedule.user_id, schedule.group_id or schedule.user_id),
             )
         case "task_run":
-            report = shaped(value, _TaskRunBody)
+            report = shaped(value, ReceivedTaskRunBody)
             return ReportRun(
                 task=subjects.checked_reported_name(name),
                 run_id=checked(report.run_id, "run_id"),
@@ -231,10 +170,10 @@ def _command(address: subjects.Address, value: Json) -> Command:
                 **_somebody(report),
             )
         case "idea":
-            idea = shaped(value, _IdeaBody)
+            idea = shaped(value, ReceivedIdeaBody)
             return RecordIdea(text=idea.text, **_somebody(idea))
         case _:
-            note = shaped(value, _NoteBody)
+            note = shaped(value, ReceivedNoteBody)
             return RecordNote(note=note.note, task=note.task_name, run_id=note.run_id, **_somebody(note))
 
 
@@ -287,7 +226,7 @@ def _identity(user_id: str, group_id: str) -> Identity:
     return Identity(checked(user_id, "user_id"), checked(group_id, "group_id"))
 
 
-def _somebody(body: _Somebody) -> dict[str, str | None]:
+def _somebody(body: Somebody) -> dict[str, str | None]:
     return {
         "user_id": None if body.user_id is None else checked(body.user_id, "user_id"),
         "user_hash": None if body.user_hash is None else checked_hash(body.user_hash, "user_hash"),

@@ -16,6 +16,7 @@ from cascadenced.events.base import Event, Json, Recorded
 from cascadenced.events.catalogue import SCHEMA, decode
 from cascadenced.events.child import ChildRequested
 from cascadenced.events.run import RunRequested, RunStarted
+from cascadenced.events.streams import run_id_of
 
 FORMAT = "cascadenced.run"
 VERSION = 1
@@ -85,7 +86,7 @@ def filed(events: Sequence[Recorded], source: str | None, children: list[FiledRu
     first = events[0]
     request = first.event
     return FiledRun(
-        run_id=first.run_id or first.stream.removeprefix("run-"),
+        run_id=first.run_id or run_id_of(first.stream),
         task=request.task if isinstance(request, RunRequested) else "",
         source=source,
         code=next((r.event.code for r in events if isinstance(r.event, RunStarted)), None),

@@ -15,6 +15,10 @@ from cascadenced.errors import BadMessage, Invalid
 
 INBOUND = ("event", "run.request", "pointer", "schedule", "task_run", "idea", "note")
 """Families that others publish to us."""
+BOTH_WAYS = ("event", "pointer", "schedule", "task_run")
+"""Those with a name, in the stream of events, that we publish too."""
+OUTWARD = ("task_spec", "stage", "audit", "followup", "dead")
+"""Families that we alone publish."""
 
 MAX_NAME_CHARS = 128
 _REMEMBERED = 1_024

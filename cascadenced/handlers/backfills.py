@@ -16,17 +16,17 @@ import msgspec
 
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, iso
-from cascadenced.errors import Conflict, Invalid, NotAllowed, Overloaded, Unknown
+from cascadenced.errors import Conflict, Invalid, NotAllowed, Overloaded, Unknown, no_schedule
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context
 from cascadenced.events.run import RunRefused
 from cascadenced.events.schedule import ScheduleSet, TickBackfilled
+from cascadenced.events.streams import run_stream, schedule_stream
 from cascadenced.handlers.run_requests import Origin, RunRequests
-from cascadenced.handlers.ticks import schedule_stream, whose
+from cascadenced.handlers.ticks import whose
 from cascadenced.identity import Identity
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
-from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Request, Runs
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.schedules.decide import Due
@@ -105,7 +105,7 @@ class Backfills:
         async with turn:
             stored = (await schedules.stored(self._log.tables, [task])).get(task)
             if stored is None or stored.schedule.rule is None:
-                raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+                raise no_schedule(task)
             rule = stored.schedule.rule
             due, n_left_out, n_unsettled = await self._due(stored, rule, first_us, last_us)
             if missed_only:

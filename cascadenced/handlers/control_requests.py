@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from cascadenced.errors import Conflict, Invalid, Unknown
+from cascadenced.errors import Conflict, Invalid, Unknown, no_run
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Context, Event, Json, Recorded
 from cascadenced.events.run import RunCancelled, RunPaused, RunResolved, RunResumed
@@ -141,9 +141,9 @@ class ControlRequests:
         try:
             live = await self._runs.find(run_id)
         except Unknown:
-            raise _no_run(given) from None
+            raise no_run(given) from None
         if not _may(asker, live):
-            raise _no_run(given)
+            raise no_run(given)
         return run_id
 
     # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -271,10 +271,6 @@ def _check_named(asker: Asker) -> None:
 
 def _may(asker: Asker, live: LiveRun) -> bool:
     return may_control(asker.caller, user_hash=live.context.user_hash, group_hash=live.context.group_hash)
-
-
-def _no_run(given: str) -> Unknown:
-    return Unknown(f"no run {given[:64]!r}: the list of runs has those there are")
 
 
 def _outcome(run_id: str, done: Controlled) -> Outcome:

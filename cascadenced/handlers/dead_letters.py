@@ -12,6 +12,7 @@ from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.inbound import decode
+from cascadenced.events.streams import DEAD_LETTERS_STREAM
 from cascadenced.events.subjects import printable
 from cascadenced.projections.dead_letters import dead_letter, parked
 from cascadenced.runtime.counting import RefusalCounter
@@ -20,7 +21,6 @@ from cascadenced.vault import Letter, VaultPort
 
 _log = structlog.get_logger(__name__)
 
-STREAM = "dead-letters"
 _PREFIX = "dead:"
 
 
@@ -49,7 +49,9 @@ class DeadLetters:
         )
         context = Context(traceparent=message.traceparent)
         # A source of its own: the same message, mended and sent again under its id, is still to be applied.
-        return await self._log.append([Change(STREAM, [event], None, context)], source=_PREFIX + message.source)
+        return await self._log.append(
+            [Change(DEAD_LETTERS_STREAM, [event], None, context)], source=_PREFIX + message.source
+        )
 
     async def open(self, position: int) -> Letter:
         """The sealed message. Raises Unknown: no such letter, or its bytes have dropped out of the vault."""
@@ -72,7 +74,7 @@ class DeadLetters:
         if outcome.duplicate:
             self._refusals.count("duplicate", letter.subject.removeprefix(f"{self._prefix}."))
         event = MessageRedriven(position=position, subject=printable(letter.subject))
-        await self._log.append([Change(STREAM, [event], None, Context(cause=original.id))])
+        await self._log.append([Change(DEAD_LETTERS_STREAM, [event], None, Context(cause=original.id))])
 
     async def redrive_parked(self) -> int:
         """Read again what a newer version had written, after an upgrade; returns how many could be read now."""

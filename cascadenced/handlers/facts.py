@@ -10,9 +10,9 @@ from cascadenced.events.idea import IdeaRecorded, NoteRecorded
 from cascadenced.events.inbound import News, RecordIdea, RecordNote, ReportRun, UpdatePointer
 from cascadenced.events.pointer import PointerAdded
 from cascadenced.events.run import ForeignRunReported
+from cascadenced.events.streams import IDEAS_STREAM, NOTES_STREAM, pointer_stream, task_stream
 from cascadenced.handlers.people import People
 from cascadenced.identity import Pseudonyms
-from cascadenced.runtime.tasks import task_stream
 
 
 class Facts:
@@ -33,7 +33,7 @@ class Facts:
             task=update.task, run_id=update.run_id, user_hash=user_hash, group_hash=group_hash, via=via
         )
         source = f"pointer:{update.task}:{update.run_id}:{user_hash}:{group_hash or ''}"
-        return self._record(f"pointer-{update.task}", event, context, source)
+        return self._record(pointer_stream(update.task), event, context, source)
 
     def report(
         self, report: ReportRun, source: str, origin: str | None, people: People | None = None
@@ -50,11 +50,11 @@ class Facts:
         return self._record(task_stream(report.task), event, self._about(report, people), source)
 
     def idea(self, idea: RecordIdea, source: str | None, people: People | None = None) -> Awaitable[Receipt]:
-        return self._record("ideas", IdeaRecorded(text=idea.text), self._about(idea, people), source)
+        return self._record(IDEAS_STREAM, IdeaRecorded(text=idea.text), self._about(idea, people), source)
 
     def note(self, note: RecordNote, source: str | None, people: People | None = None) -> Awaitable[Receipt]:
         event = NoteRecorded(note=note.note, task=note.task, about_run_id=note.run_id)
-        return self._record("notes", event, self._about(note, people), source)
+        return self._record(NOTES_STREAM, event, self._about(note, people), source)
 
     def _record(self, stream: str, event: Event, context: Context, source: str | None) -> Awaitable[Receipt]:
         return self._log.append([Change(stream, [event], None, context)], source=source)

@@ -17,8 +17,8 @@ from cascadenced.events.content import (
     TooLarge,
     Unserialisable,
     cut,
+    partial_of,
     plain,
-    recordable,
     text_of,
     type_name,
 )
@@ -57,7 +57,8 @@ class Told(msgspec.Struct, frozen=True):
 
 def tell(error: BaseException, redact: Redactor) -> Told:
     """Read `error`. Raises nothing, but takes as long as the exception's own methods take."""
-    partial, shown = _partial(error, redact)
+    partial, text = partial_of(error)
+    shown = None if text is None else for_people(text, redact)
     return Told(error_type(error, redact), for_people(_text(error), redact), partial, shown, _where(error, redact))
 
 
@@ -83,21 +84,6 @@ def is_harmless(error: BaseException) -> bool:
 def _text(error: BaseException) -> str:
     # A KeyError's text is only the key, which says nothing by itself.
     return f"KeyError: {text_of(error)}" if issubclass(type(error), KeyError) else text_of(error)
-
-
-def _partial(error: BaseException, redact: Redactor) -> tuple[Json, str | None]:
-    """What the exception carried as `.partial`: as content if JSON can hold it, in any case as text."""
-    try:
-        partial = getattr(error, "partial", None)
-        if partial is None:
-            return None, None
-        text = for_people(plain(repr(partial)), redact)
-    except BaseException:  # noqa: BLE001 -- the task's own code once more
-        return None, None
-    try:
-        return recordable(partial), text
-    except BaseException:  # noqa: BLE001 -- it cannot be content, or its methods are the task's
-        return None, text
 
 
 def _where(error: BaseException, redact: Redactor) -> str:

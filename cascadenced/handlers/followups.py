@@ -11,10 +11,11 @@ from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Recorded
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.run import ForeignRunReported, RunFailed, RunRequested
+from cascadenced.events.streams import task_stream
 from cascadenced.identity import SYSTEM
 from cascadenced.pipeline.followups import Failure, Planner, arguments, follow_up, skipped
 from cascadenced.runtime.runs import Request, Runs
-from cascadenced.runtime.tasks import Tasks, task_stream
+from cascadenced.runtime.tasks import Tasks
 from cascadenced.vault import VaultPort
 
 _log = structlog.get_logger(__name__)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cascadenced.errors import NotAllowed, Unknown
+from cascadenced.errors import NotAllowed, Unknown, no_run
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Json
 from cascadenced.events.run import RunRequested
+from cascadenced.events.streams import run_stream
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.pipeline.fork import inherited
-from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Accepted, Request, Runs
 from cascadenced.runtime.tasks import Tasks
 
@@ -31,7 +31,7 @@ class Forks:
         """
         events = await self._log.read_stream(run_stream(run_id))
         if not events:
-            raise Unknown(f"no run {run_id[:64]!r}: the list of runs has those there are")
+            raise no_run(run_id)
         first, last = events[0], events[-1]
         if first.group_hash != self._pseudonyms.group(identity.group_id):
             raise NotAllowed(f"the run {run_id} is another group's: only its own user may fork it", code="fork.group")

@@ -28,7 +28,7 @@ from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.research import ResearchFailed
 from cascadenced.handlers.run_requests import Dispatched
 from cascadenced.handlers.run_stage import StageRunner
-from cascadenced.handlers.steps import Steps, _spelled
+from cascadenced.handlers.steps import Steps, spelled
 from cascadenced.identity import SYSTEM, Identity, Pseudonyms, Redactor
 from cascadenced.ids import RunId
 from cascadenced.pipeline.json_diff import differences
@@ -290,7 +290,7 @@ class _Answers(Steps):
         first = min(self._pass.places - self._asked, key=in_order, default=None)
         missing = None if first is None else self._pass.at(first)
         if self.divergence is None and first is not None and missing is not None:
-            self._diverge("place", first, _spelled(missing), "the end of the stage")
+            self._diverge("place", first, spelled(missing), "the end of the stage")
         if self.divergence is not None:
             raise StepMismatch(self.divergence.text)
 
@@ -302,10 +302,10 @@ class _Answers(Steps):
             return super()._place(kind, name, place)
         expected = self._pass.at(place)
         if expected is None and self._is_cut_off and self._is_on_the_loop():
-            raise _Ahead(place, _spelled(Mark(kind, name)))
+            raise _Ahead(place, spelled(Mark(kind, name)))
         if expected is None or (expected.kind, expected.name) != (kind, name):
-            wanted = f"{_NOTHING} before the end" if expected is None else _spelled(expected)
-            raise self._diverge("place", place, wanted, _spelled(Mark(kind, name)))
+            wanted = f"{_NOTHING} before the end" if expected is None else spelled(expected)
+            raise self._diverge("place", place, wanted, spelled(Mark(kind, name)))
         return super()._place(kind, name, place)
 
     async def _step(
@@ -368,7 +368,7 @@ def _told(outcome: Outcome) -> str:
     if isinstance(outcome, StageFailed):
         return f"the error {outcome.error_type}: {outcome.reason}"
     if isinstance(outcome, WaitStarted):
-        return f"{_spelled(Mark(outcome.kind, outcome.name))} at {in_words(outcome.place)}"
+        return f"{spelled(Mark(outcome.kind, outcome.name))} at {in_words(outcome.place)}"
     return f"a plan of {_plan(outcome)}" if outcome.children is not None else f"the output {_json(outcome.output)}"
 
 

@@ -14,6 +14,7 @@ from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Json
 from cascadenced.events.content import recordable
 from cascadenced.events.run import RunRefused, RunRequested
+from cascadenced.events.streams import workflow_stream
 from cascadenced.events.subjects import checked_event_name, checked_reported_name
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.handlers.people import Person
@@ -21,7 +22,7 @@ from cascadenced.handlers.prerequisites import Prerequisites
 from cascadenced.handlers.sources import Sources, canonical, used_otherwise
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import RunId
-from cascadenced.runtime.record import LiveRun, workflow_stream
+from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Accepted, Request, Runs
 from cascadenced.runtime.tasks import WORKFLOW_PREFIX, Tasks
 from cascadenced.vault import VaultPort

@@ -21,6 +21,7 @@ from cascadenced.events.base import Event, Json
 from cascadenced.events.content import TooLarge, Unserialisable, cut, own_copy, recordable
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
+from cascadenced.events.streams import run_stream
 from cascadenced.handlers.failure import for_people, is_harmless, tell
 from cascadenced.handlers.plan import TaskPlan, read_plan
 from cascadenced.handlers.process_stage import FailedThere, ProcessStages
@@ -34,7 +35,7 @@ from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING, PlanFailed
-from cascadenced.runtime.record import LiveRun, record_late, run_stream
+from cascadenced.runtime.record import LiveRun, record_late
 from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended
 from cascadenced.runtime.tasks import TaskEntry
 

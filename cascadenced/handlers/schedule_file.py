@@ -25,6 +25,7 @@ from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Json, Recorded
 from cascadenced.events.content import cut
 from cascadenced.events.schedule import ScheduleFileRejected, ScheduleRemoved, ScheduleSet
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.handlers.schedule_requests import ScheduleRequests
 from cascadenced.private_files import write_atomically
 from cascadenced.projections import schedules
@@ -270,7 +271,7 @@ class ScheduleFile:
         for problem in problems:
             _log.error("schedules_file_rejected", problem=problem)
         told = tuple(cut(problem) for problem in problems)
-        await self._log.append([Change("system", [ScheduleFileRejected(problems=told)])])
+        await self._log.append([Change(SYSTEM_STREAM, [ScheduleFileRejected(problems=told)])])
 
 
 def _is_newer(stored: Stored, text: FileText) -> bool:

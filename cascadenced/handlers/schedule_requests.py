@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock
-from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown, WrongVersion
+from cascadenced.errors import Conflict, Invalid, NotAllowed, Unknown, WrongVersion, no_schedule
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Context, Event, Json
 from cascadenced.events.content import cut
@@ -29,9 +29,9 @@ from cascadenced.events.schedule import (
     ScheduleSet,
     TicksPassed,
 )
+from cascadenced.events.streams import schedule_stream
 from cascadenced.handlers.calendar_nodes import NOT_CONFIGURED
 from cascadenced.handlers.prerequisites import Prerequisites
-from cascadenced.handlers.ticks import schedule_stream
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
@@ -294,7 +294,7 @@ class ScheduleRequests:
 
     def _refuse_unset(self, task: str, stored: Stored) -> None:
         if not stored.schedule.is_set:
-            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+            raise no_schedule(task)
 
 
 def _continued(schedule: Schedule, rule: ScheduleSet) -> ScheduleSet:

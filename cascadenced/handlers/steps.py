@@ -181,7 +181,7 @@ class Steps:
         missed = self._live.run.marks.keys() - self._asked
         if missed:
             last = max(missed, key=in_order)
-            was = _spelled(self._live.run.marks[last])
+            was = spelled(self._live.run.marks[last])
             raise self._mismatch(f"{in_words(last)} was {was}, and now the stage ends before it")
 
     # ── one after the other ──────────────────────────────────────────────────────────────────────────────────
@@ -309,7 +309,7 @@ class Steps:
         if not self._is_under_way(self._live.run):
             raise self._over()
         if _within.get():
-            what = _spelled(Mark(kind, name))
+            what = spelled(Mark(kind, name))
             raise Invalid(f"{what} cannot be taken within another one: do it before or after", code="step.nested")
         place = self._lanes.take() if place is None else place
         self._asked.add(place)
@@ -317,8 +317,8 @@ class Steps:
             raise Invalid(f"a stage has at most {MAX_PLACES} steps and waits", code="too_many_steps")
         mark = self._live.run.marks.get(place)
         if mark is not None and (mark.kind, mark.name) != (kind, name):
-            asked = _spelled(Mark(kind, name))
-            raise self._mismatch(f"{in_words(place)} was {_spelled(mark)}, and now the stage asks for {asked}")
+            asked = spelled(Mark(kind, name))
+            raise self._mismatch(f"{in_words(place)} was {spelled(mark)}, and now the stage asks for {asked}")
         return place, mark
 
     def _suspend(self, place: Place, kind: str, **fields: Any) -> None:
@@ -365,7 +365,8 @@ def _checked_name(name: object) -> str:
     return name
 
 
-def _spelled(mark: Mark) -> str:
+def spelled(mark: Mark) -> str:
+    """What stands, or is asked for, at a place, in words."""
     match mark.kind:
         case "step":
             return f"the step {mark.name!r}"

@@ -27,9 +27,10 @@ from cascadenced.events.schedule import (
     TickFired,
     TicksPassed,
 )
+from cascadenced.events.streams import schedule_stream
 from cascadenced.events.task import TaskEnabled, TaskResumed
 from cascadenced.handlers.run_requests import Origin, RunRequests
-from cascadenced.identity import Identity
+from cascadenced.identity import SYSTEM, Identity
 from cascadenced.ids import RunId
 from cascadenced.projections import schedules
 from cascadenced.projections.schedules import Stored
@@ -45,8 +46,6 @@ from cascadenced.vault import VaultPort
 
 _log = structlog.get_logger(__name__)
 
-SYSTEM = Identity("system", "system")
-"""Whom a schedule is for that names nobody."""
 MAX_DUE = 10_000
 """Instants of one schedule that are settled in one append, at the most."""
 _SIDE_BY_SIDE = 64
@@ -56,10 +55,6 @@ _LOOK_AGAIN_US = 60_000_000
 _CHANGES = frozenset({ScheduleSet, SchedulePaused, ScheduleResumed, ScheduleRemoved, TaskEnabled, TaskResumed})
 """Events of a task after which its schedule is looked at."""
 _REPLACED = "the next run of its schedule takes its place"
-
-
-def schedule_stream(task: str) -> str:
-    return f"schedule-{task}"
 
 
 class Ticks:
@@ -322,7 +317,7 @@ class Ticks:
 
 
 async def whose(vault: VaultPort, stored: Stored) -> Identity | None:
-    """Whom the runs of a schedule are for; None if the vault cannot tell."""
+    """Whom the runs of a schedule are for: the system, where it names nobody; None if the vault cannot tell."""
     if stored.user_hash is None:
         return SYSTEM
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cascadenced import __version__
-from cascadenced.events import bodies, inbound, outbound
+from cascadenced.events import bodies, outbound, received
 from cascadenced.verbs import VERBS
 
 _PARAMETERS = {
@@ -31,27 +31,27 @@ class _Family(msgspec.Struct, frozen=True):
 _FAMILIES: Mapping[str, _Family] = {
     "event": _Family(
         ("event",),
-        (inbound._EventBody, "dispatch an event to the workflow registered for it"),
+        (received.ReceivedEventBody, "dispatch an event to the workflow registered for it"),
         (bodies.DispatchedBody, "a workflow emitted an event"),
     ),
-    "run.request": _Family(("task",), (inbound._RunBody, "run a task")),
+    "run.request": _Family(("task",), (received.ReceivedRunBody, "run a task")),
     "pointer": _Family(
         ("task",),
-        (inbound._PointerBody, "store a pointer"),
+        (received.ReceivedPointerBody, "store a pointer"),
         (bodies.PointerUpdateBody, "a pointer was added"),
     ),
     "schedule": _Family(
         ("task",),
-        (inbound._ScheduleBody, "set a schedule, or remove it with a null `expr`"),
+        (received.ReceivedScheduleBody, "set a schedule, or remove it with a null `expr`"),
         (bodies.ScheduleBody, "a schedule was set or removed"),
     ),
     "task_run": _Family(
         ("task",),
-        (inbound._TaskRunBody, "say how a run of another system went"),
+        (received.ReceivedTaskRunBody, "say how a run of another system went"),
         (bodies.TaskRunBody, "a run ended"),
     ),
-    "idea": _Family((), (inbound._IdeaBody, "keep an idea")),
-    "note": _Family((), (inbound._NoteBody, "keep a note")),
+    "idea": _Family((), (received.ReceivedIdeaBody, "keep an idea")),
+    "note": _Family((), (received.ReceivedNoteBody, "keep a note")),
     "stage": _Family(("task", "stage"), None, (bodies.StageUpdateBody, "a run passed a stage")),
     "audit": _Family(("task", "stage"), None, (bodies.AuditEventBody, "one row of the audit trail")),
     "task_spec": _Family(("task",), None, (bodies.RegisteredBody, "a task was registered")),
@@ -143,21 +143,8 @@ def _schemas() -> dict[str, Any]:
     bodies = [body[0] for family in _FAMILIES.values() for body in (family.received, family.published) if body]
     structs = dict.fromkeys([*bodies, *(verb.takes for verb in VERBS.values())])
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    return {_public(name): _renamed(schema) for name, schema in schemas.items()}
-
-
-def _renamed(schema: Any) -> Any:
-    """A schema with the public names of those it refers to."""
-    if isinstance(schema, dict):
-        return {key: _ref(value.rpartition("/")[2])["$ref"] if key == "$ref" else _renamed(value)
-                for key, value in schema.items()}  # fmt: skip
-    return [_renamed(item) for item in schema] if isinstance(schema, list) else schema
+    return schemas
 
 
 def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{_public(name)}"}
-
-
-def _public(name: str) -> str:
-    """The bodies we read have private names; some share the rest with one that we publish."""
-    return f"Received{name.removeprefix('_')}" if name.startswith("_") else name
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from cascadenced.errors import BadMessage, CascadenceError, Conflict, IllShaped, Invalid, Overloaded, Refused, Unknown
+from cascadenced.errors import BadMessage, CascadenceError, Conflict, IllShaped, Invalid, Unknown
 from cascadenced.events.base import Json
 from cascadenced.events.strict import scan, shaped
 from cascadenced.handlers.control_requests import not_running
@@ -24,6 +24,7 @@ from cascadenced.http.routes import Answered, Route, Rows, RunIdPrefix, TaskName
 from cascadenced.http.work import performed
 from cascadenced.identity import Identity
 from cascadenced.pipeline.contexts import MAX_TEXT_CHARS, checked_kind, checked_message
+from cascadenced.refusals import is_only_counted
 from cascadenced.verbs import VERBS, is_duplicate, perform
 from cascadenced.verbs.runs import RunControlled
 from cascadenced.verbs.tasks import Listed
@@ -199,7 +200,7 @@ def _asking(verb: str, do: Do, takes: type[msgspec.Struct], body: type[msgspec.S
             query = _shaped_query(request, takes)
             return await do(Asked(request, who, key, query, _shaped_body(await request.read(), body)))
         except CascadenceError as error:
-            if isinstance(error, Overloaded) or (isinstance(error, Refused) and not error.recorded):
+            if is_only_counted(error):
                 request.app[FACE].instance.refusals.count(error.code, f"http.{verb}")
             raise
 

@@ -28,8 +28,8 @@ from cascadenced.http.html import Child, Html, tag
 from cascadenced.instance import Instance, Status
 from cascadenced.projections.answers import TaskView
 from cascadenced.projections.page import Page
-from cascadenced.projections.runs import ChildView, RunRow, RunView, StageView, StepView, WaitView
-from cascadenced.projections.schedules import ScheduleRow
+from cascadenced.projections.run_view import ChildView, RunRow, RunView, StageView, StepView, WaitView
+from cascadenced.projections.schedule_view import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
 
 N_RUNS = 25

@@ -25,8 +25,8 @@ from cascadenced.projections.answers import EventView, TaskView
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.followups import FollowupRow
 from cascadenced.projections.pointers import PointerRow
-from cascadenced.projections.runs import RunRow, RunView
-from cascadenced.projections.schedules import ScheduleRow, TickRow
+from cascadenced.projections.run_view import RunRow, RunView
+from cascadenced.projections.schedule_view import ScheduleRow, TickRow
 from cascadenced.refusals import answer
 from cascadenced.verbs import VERBS, perform
 from cascadenced.verbs.schedules import Preview

@@ -3,6 +3,8 @@
 model.py      Run, the six stages, and `evolve`: a run's events → its state
 decide.py     what follows from an event of a run; what a restart does about an unfinished one
 control.py    what others may ask of a run under way
+access.py     who may
+contexts.py   what it may be told
 explain.py    why a run is as it is, and what can be done about it
 timeline.py   the decisions in its life
 fork.py       a new run that begins with what another one has behind it
@@ -11,6 +13,7 @@ run_diff.py   where two runs differ
 json_diff.py  where two values do
 policy.py     what a task asks for: retries, time limits, at most once
 admission.py  may this task run now; what enable, disable, pause and resume record
+graph.py      which tasks one must run after
 queue.py      which queued run starts next: limits of tasks, priorities, turns of groups
 followups.py  what the planner does about a failed run
 """

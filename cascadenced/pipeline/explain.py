@@ -23,6 +23,7 @@ from cascadenced.events.run import (
     RunRefused,
 )
 from cascadenced.events.stage import StageFailed, StageInterrupted, StageStarted
+from cascadenced.events.streams import run_id_of
 from cascadenced.events.wait import WaitStarted
 from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP
 from cascadenced.pipeline.model import ENDED, Child, Run, Wait, fold
@@ -148,7 +149,7 @@ class _Story:
     def __init__(self, events: Sequence[Recorded], around: Around) -> None:
         self.events, self.around = events, around
         self.run = fold(recorded.event for recorded in events)
-        self.run_id = events[0].run_id or events[0].stream.removeprefix("run-")
+        self.run_id = events[0].run_id or run_id_of(events[0].stream)
 
     def last(self, *kinds: type[Event]) -> Recorded:
         """The newest event of one of these; the first of all if there is none."""

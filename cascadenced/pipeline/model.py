@@ -52,6 +52,10 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     where: dict[str, Json] = {}
     before: Wait | None = None
 
+    def is_met_by(self, payload: Mapping[str, Json]) -> bool:
+        """Whether the payload of an event of its name holds what it must."""
+        return all(key in payload and payload[key] == value for key, value in self.where.items())
+
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
     """A step or a wait that has ended. kind: step, sleep or event.  output: what the code is handed.
@@ -133,6 +137,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def shown_status(self) -> str:
         """What people are told: a pause covers everything but the end."""
         return "paused" if self.paused and self.status not in ENDED else self.status
+
+    def has_part_in(self, stage: str) -> bool:
+        """Whether there is something to do in `stage`: code of the task, or the runs of its plan."""
+        return stage in self.stages or (stage == "run" and self.children is not None)
 
     @property
     def child_results(self) -> list[Json]:

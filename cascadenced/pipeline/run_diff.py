@@ -15,6 +15,7 @@ from cascadenced.events.place import Place, in_order
 from cascadenced.events.run import RunCancelled, RunFailed, RunFinished
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished
+from cascadenced.events.streams import run_id_of
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.pipeline.json_diff import differences
 from cascadenced.pipeline.model import ENDED, STAGES, Run, evolve
@@ -120,9 +121,9 @@ class _Summary:
         run = self.run
         if run.stages or run.status in ENDED:
             for stage, summary in self.stages.items():
-                if stage not in run.stages and not (stage == "run" and run.children is not None):
+                if not run.has_part_in(stage):
                     summary.status = "skipped"
-        run_id = events[0].run_id or events[0].stream.removeprefix("run-")
+        run_id = events[0].run_id or run_id_of(events[0].stream)
         self.side = Side(run_id, run.task, run.shown_status, run.code or None)
 
     def _take(self, recorded: Recorded) -> None:

@@ -2,11 +2,13 @@
 
 board.py        what /status answers: all tasks, folded in memory with every commit
 task_status.py  the same rows on disk, for restarts and for reading without a daemon
-runs.py         which runs there are; one run in full, from its stream
+runs.py         which runs there are
+run_view.py     one run in full, from its stream
 audit_trail.py  the stage and audit rows of a task
 answers.py      every question the faces may ask
 page.py         pages of lists
-pointers.py  schedules.py  followups.py  dead_letters.py
+schedules.py    which schedules there are, and the ledger of their due instants (schedule_view.py: as people read them)
+pointers.py  followups.py  dead_letters.py
 
 A projection is an index into the log wherever that is enough: texts and results stay in the events.
 """

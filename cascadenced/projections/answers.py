@@ -13,10 +13,11 @@ import msgspec
 
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import iso
-from cascadenced.errors import Conflict, Unknown
+from cascadenced.errors import Conflict, Unknown, no_schedule
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
 from cascadenced.events.schedule import ScheduleSet
+from cascadenced.events.streams import run_stream
 from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
 from cascadenced.pipeline.model import fold
 from cascadenced.pipeline.policy import Policy
@@ -25,8 +26,8 @@ from cascadenced.projections import audit_trail, dead_letters, followups, pointe
 from cascadenced.projections.audit_trail import Category, Partial
 from cascadenced.projections.dead_letters import DeadLetterRow
 from cascadenced.projections.page import Page, checked_limit, checked_position
-from cascadenced.projections.runs import RunRow, RunView
-from cascadenced.projections.schedules import ScheduleRow
+from cascadenced.projections.run_view import RunRow, RunView, run_view
+from cascadenced.projections.schedule_view import ScheduleRow, list_schedules, list_ticks, one_schedule, tick_at
 from cascadenced.projections.task_status import TaskRow
 from cascadenced.schedules.explain import Record, TickExplanation, instants, meant
 from cascadenced.schedules.explain import explain as explain_instant
@@ -110,7 +111,7 @@ class Answers:
 
     async def run(self, given: str) -> RunView:
         """A run by its id or the beginning of it. Raises Unknown, Invalid if it is ambiguous."""
-        return runs.run_view(await self._events_of(given))
+        return run_view(await self._events_of(given))
 
     async def run_events(self, given: str, *, limit: int = 100, after: str | None = None) -> Page:
         """The events of a run, oldest first; the cursor is a version."""
@@ -167,29 +168,27 @@ class Answers:
 
     async def schedules(self, *, now_us: int = 0, **query: Any) -> Page:
         """now_us: what comes after it is next, and after what is settled."""
-        listing = schedules.list_schedules(self._tables, self._calendars.shown, now_us=now_us, **query)
+        listing = list_schedules(self._tables, self._calendars.shown, now_us=now_us, **query)
         return await self._page("schedules", listing)
 
     async def schedule(self, task: str, *, now_us: int) -> ScheduleRow | None:
         """None if it is not set."""
-        return await schedules.one_schedule(self._tables, self._calendars.shown, task, now_us=now_us)
+        return await one_schedule(self._tables, self._calendars.shown, task, now_us=now_us)
 
     async def explain_tick(self, task: str, asked: str, *, now_us: int) -> TickExplanation:
         """Why an instant of a schedule is due or is not, and what became of it. asked: a local time of its zone, or an
         instant with an offset. Raises Unknown for a schedule that never was, Invalid for what is no time."""
         stored = (await schedules.stored(self._tables, [task])).get(task)
         if stored is None:
-            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+            raise no_schedule(task)
         rule = stored.schedule.rule
         table = None if rule is None else await self._calendars.shown(rule)
         due = instants(table, asked)
         others = () if due else meant(None if rule is None else rule.zone, asked)
-        records = [
-            record for at_us in due if (record := await schedules.tick_at(self._tables, task, at_us)) is not None
-        ]
+        records = [record for at_us in due if (record := await tick_at(self._tables, task, at_us)) is not None]
         for at_us in others:
             # Of another rule that the schedule had: what is between a record's ends may not be its own.
-            record = await schedules.tick_at(self._tables, task, at_us)
+            record = await tick_at(self._tables, task, at_us)
             if record is not None and iso(at_us) in (record.at, record.until):
                 records.append(record)
         again = [
@@ -212,7 +211,7 @@ class Answers:
         the file whose events it excludes cannot be."""
         stored = (await schedules.stored(self._tables, [task])).get(task)
         if stored is None or stored.schedule.rule is None:
-            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+            raise no_schedule(task)
         table = await self._calendars.timetable(stored.schedule.rule)
         if table is None:
             raise Conflict(f"the calendar of {task} was not read yet", code="calendar_unread")
@@ -247,9 +246,9 @@ class Answers:
 
     async def ticks(self, task: str, **query: Any) -> Page:
         """What became of its due instants, newest first. Raises Unknown for a schedule that never was."""
-        page = await self._page("schedules", schedules.list_ticks(self._tables, task, **query))
+        page = await self._page("schedules", list_ticks(self._tables, task, **query))
         if not page.items and task not in await schedules.stored(self._tables, [task]):
-            raise Unknown(f"Unknown schedule: {task}", code="unknown_schedule")
+            raise no_schedule(task)
         return page
 
     async def followups(self, **query: Any) -> Page:
@@ -266,9 +265,9 @@ class Answers:
 
     async def _events_of(self, given: str) -> list[Recorded]:
         # A whole id needs no table: the run's own stream is asked, also while the table of runs is frozen.
-        events = await self._read_stream(f"run-{given}", 0)
+        events = await self._read_stream(run_stream(given), 0)
         if not events:
-            events = await self._read_stream(f"run-{await runs.resolve_run_id(self._tables, given)}", 0)
+            events = await self._read_stream(run_stream(await runs.resolve_run_id(self._tables, given)), 0)
         return events
 
     async def _page(self, projection: str, listing: Awaitable[Page]) -> Page:

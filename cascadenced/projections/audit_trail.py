@@ -19,7 +19,7 @@ from cascadenced.events.audit import SHOWN, audit_rows, stage_rows
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES
 from cascadenced.events.stage import StageFailed
-from cascadenced.projections.page import Page, checked_limit, checked_position
+from cascadenced.projections.page import ABOVE_ALL, Page, checked_limit, checked_position
 
 _DDL = """
 CREATE TABLE audit_trail (
@@ -133,7 +133,7 @@ async def newest_partial(
     """Of the newest failure of that stage that left something. The filters match exactly."""
     stage = "execute" if stage == "run" else stage
     conditions, values = _whose(user_hash, group_hash)
-    below = 2**62
+    below = ABOVE_ALL
     while True:
         rows = await tables.fetch(
             f"SELECT {_COLUMNS} "  # noqa: S608 -- constants only

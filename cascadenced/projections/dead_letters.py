@@ -11,7 +11,7 @@ from cascadenced.errors import Unknown
 from cascadenced.eventlog.base import Connection, Tables
 from cascadenced.events.base import Recorded
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
-from cascadenced.projections.page import Page, checked_limit, checked_position, page
+from cascadenced.projections.page import Page, checked_end, checked_limit, page
 
 _DDL = """
 CREATE TABLE dead_letters (
@@ -78,10 +78,10 @@ _COLUMNS = "position, subject, reason, detail, at_us, n_bytes, digest, redriven_
 async def list_dead_letters(tables: Tables, *, limit: int = 100, after: str | None = None) -> Page:
     """Newest first."""
     checked_limit(limit)
-    before = checked_position(after)
+    end = checked_end(after)
     rows = await tables.fetch(
         f"SELECT {_COLUMNS} FROM dead_letters WHERE position < ? ORDER BY position DESC LIMIT ?",  # noqa: S608
-        (2**62 if before is None else before, limit + 1),
+        (end, limit + 1),
     )
     return page(rows, limit, _letter, lambda row: str(row[0]))
 

@@ -9,7 +9,7 @@ import msgspec
 from cascadenced.eventlog.base import Connection, Tables
 from cascadenced.events.base import Recorded
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
-from cascadenced.projections.page import Page, checked_limit, checked_position, page
+from cascadenced.projections.page import Page, checked_end, checked_limit, page
 
 _DDL = """
 CREATE TABLE followups (
@@ -58,12 +58,12 @@ class FollowupRow(msgspec.Struct):
 async def list_followups(tables: Tables, *, limit: int = 100, after: str | None = None) -> Page:
     """Newest first."""
     checked_limit(limit)
-    before = checked_position(after)
+    end = checked_end(after)
     rows = await tables.fetch(
         "SELECT f.position, f.task, f.run_id, f.followup_run_id, f.depth, f.skipped, r.status "
         "FROM followups AS f LEFT JOIN runs AS r ON r.run_id = f.followup_run_id "
         "WHERE f.position < ? ORDER BY f.position DESC LIMIT ?",
-        (2**62 if before is None else before, limit + 1),
+        (end, limit + 1),
     )
     return page(
         rows,

@@ -11,6 +11,8 @@ from cascadenced.errors import Invalid
 from cascadenced.eventlog.base import Row
 
 MAX_LIMIT = 1_000
+ABOVE_ALL = 2**62
+"""More than any position, and any instant in microseconds."""
 
 
 class Page(msgspec.Struct):
@@ -38,6 +40,12 @@ def checked_position(after: str | None) -> int | None:
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         raise Invalid(f"after must be a cursor from `next`, not {after[:40]!r}")
     return int(after)
+
+
+def checked_end(after: str | None) -> int:
+    """Of a list that begins with the newest: the cursor `after`, which is a position, or what is above all of them."""
+    position = checked_position(after)
+    return ABOVE_ALL if position is None else position
 
 
 def page(rows: Sequence[Row], limit: int, item: Callable[[Row], Any], cursor: Callable[[Row], str]) -> Page:

@@ -1,4 +1,4 @@
-"""Which runs there are, newest first; and one run in full, folded from its own stream.
+"""Which runs there are, newest first; one run in full is told by its own stream (run_view.py).
 
 The table knows a run's status and times, which change three times in its life.
 """
@@ -8,17 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from cascadenced.clock import iso
-from cascadenced.errors import Invalid, Unknown
+from cascadenced.errors import Invalid, Unknown, no_run
 from cascadenced.eventlog.base import Connection, Row, Tables
 from cascadenced.eventlog.bulk import insert_many
-from cascadenced.events.base import Event, Json, Recorded
+from cascadenced.events.base import Event, Recorded
 from cascadenced.events.catalogue import TYPE_NAMES, decode
-from cascadenced.events.place import Place, in_order
 from cascadenced.events.run import (
-    TERMINAL,
     RunCancelled,
     RunDoubted,
     RunFailed,
@@ -32,13 +28,14 @@ from cascadenced.events.run import (
     RunResumed,
     RunStarted,
 )
-from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
-from cascadenced.events.step import StepFailed, StepFinished, StepStarted
+from cascadenced.events.stage import StageFailed, StageStarted
+from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.access import Caller
-from cascadenced.pipeline.model import ENDED, STAGES, Child, Run, fold
+from cascadenced.pipeline.model import ENDED, Run
 from cascadenced.projections.page import Page, checked_limit, page
+from cascadenced.projections.run_view import RunRow, wait_of
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
 
@@ -82,11 +79,6 @@ _LAST_WAIT = (
     "AND type IN ('wait.started', 'stage.failed', 'run.held', 'run.in_doubt') ORDER BY version DESC LIMIT 1) END"
 )
 """And so is what it waits for."""
-MAX_STEPS_SHOWN = 100
-"""Of one stage; the newest."""
-MAX_PRINTED_CHARS = 8 * 1024
-"""Of one stage; the newest."""
-
 _STATUS: dict[type[Event], str] = {
     RunRequested: "queued",
     RunStarted: "running",
@@ -157,98 +149,6 @@ def _fold(row: list[Any], recorded: Recorded) -> None:
         row[8] = recorded.at_us
 
 
-class WaitView(msgspec.Struct):
-    """What a run waits for. kind: sleep, event, children (runs of its plan), retry (of its stage), held (for a restart
-    that can go on with it), or decision (`resolve`: what became of an effect in doubt).
-
-    text: the same in words.  name: of the event, of the step in doubt, or the code of what it is held for.
-    until: when that is over at the latest.  where: what the event's payload must hold.
-    """
-
-    kind: str
-    text: str
-    name: str | None = None
-    until: str | None = None
-    where: dict[str, Json] | None = None
-    reason: str | None = None
-
-
-class RunRow(msgspec.Struct):
-    """A run in a list. Instants are ISO 8601 UTC. waits_for: also while it is paused; null: for nothing."""
-
-    run_id: str
-    task: str
-    status: str
-    stage: str | None
-    attempt: int | None
-    parent_run_id: str | None
-    user_hash: str | None
-    group_hash: str | None
-    requested_at: str | None
-    started_at: str | None
-    finished_at: str | None
-    waits_for: WaitView | None
-
-
-class StepView(msgspec.Struct):
-    """A step or a wait. kind: step, sleep or event.  status: started, waiting, success, error,
-    or timeout: the event did not come.  took_s: seconds, of a step."""
-
-    place: Place
-    kind: str
-    name: str
-    status: str
-    took_s: float | None = None
-
-
-class StageView(msgspec.Struct):
-    """status: pending (not reached), started, waiting, in_doubt, success, error, cancelled or skipped.
-
-    took_s: seconds of the last attempt.  steps: the newest 100 of n_steps.  printed: by the last attempt, in a process
-    of its own; the end of it.
-    """
-
-    stage: str
-    status: str
-    started_at: str | None = None
-    took_s: float | None = None
-    attempt: int = 0
-    output: Json = None
-    n_steps: int = 0
-    steps: list[StepView] = []
-    printed: str | None = None
-
-
-class ChildView(msgspec.Struct):
-    """A run that the plan asks for. run_id: the newest at this place, null: not asked for yet.
-
-    status: planned, running (asked for and not ended), success, error, cancelled or refused.
-    """
-
-    index: int
-    task: str
-    run_id: str | None
-    status: str
-    attempt: int
-
-
-class RunError(msgspec.Struct):
-    """Why a run ended in error or was refused."""
-
-    type: str
-    message: str
-
-
-class RunView(RunRow):
-    """One run in full. stages: all six, in pipeline order.  children: in the plan's order."""
-
-    args: dict[str, Json]
-    result: Json
-    error: RunError | None
-    stages: list[StageView]
-    children: list[ChildView]
-
-
 async def list_runs(
     tables: Tables, *, task: str | None = None, status: str | None = None, limit: int = 100, after: str | None = None
 ) -> Page:
@@ -280,7 +180,7 @@ def _run_row(row: Row) -> RunRow:
     start = None if last_start is None else decode(last_start)
     stage, attempt = (start.stage, start.attempt) if isinstance(start, StageStarted) else (None, None)
     requested_at, started_at, finished_at = (None if at is None else iso(at) for at in instants)
-    waits_for = None if last_wait is None else _wait_of(decode(last_wait))
+    waits_for = None if last_wait is None else wait_of(decode(last_wait))
     return RunRow(
         run_id=run_id,
         task=task,
@@ -297,36 +197,6 @@ def _run_row(row: Row) -> RunRow:
     )
 
 
-def _wait_of(event: Event) -> WaitView | None:
-    """What a run waits for after `event`, if it is one that lets it wait."""
-    match event:
-        case WaitStarted(kind="children"):
-            return WaitView("children", "the runs of its plan")
-        case WaitStarted(kind="event", name=name, until_us=until_us, where=where):
-            text = f"the event {name}{_until(until_us)}"
-            return WaitView("event", text, name, None if until_us is None else iso(until_us), where or None)
-        case WaitStarted(kind=kind, until_us=until_us):
-            return WaitView(
-                kind, f"a time to pass{_until(until_us)}", until=None if until_us is None else iso(until_us)
-            )
-        case StageFailed(retry_at_us=int(at_us), reason=reason):
-            return WaitView("retry", f"its next attempt, at {_short(at_us)}", until=iso(at_us), reason=reason)
-        case RunHeld(code=code, reason=reason):
-            return WaitView("held", f"a restart: {reason}", code, reason=reason)
-        case RunDoubted(stage=stage, step=step, reason=reason):
-            what = f"the stage {stage}" if step is None else f"the step {step}"
-            return WaitView("decision", f"a decision about {what}: retry, done or fail", step, reason=reason)
-    return None
-
-
-def _until(at_us: int | None) -> str:
-    return "" if at_us is None else f", until {_short(at_us)}"
-
-
-def _short(at_us: int) -> str:
-    return f"{iso(at_us)[:19].replace('T', ' ')}Z"
-
-
 async def resolve_run_id(tables: Tables, given: str, among: Caller | None = None) -> str:
     """The run whose id is, or begins with, `given` (8 characters at least). Raises Unknown, Invalid if several do.
 
@@ -341,7 +211,7 @@ async def resolve_run_id(tables: Tables, given: str, among: Caller | None = None
         (given, given + "~", *values),
     )
     if not rows:
-        raise Unknown(f"no run {given[:64]!r}: the list of runs has those there are")
+        raise no_run(given)
     if len(rows) > 1 and rows[0][0] != given:
         raise Invalid(f"several runs begin with {given!r}: give more of the id")
     return str(rows[0][0])
@@ -375,15 +245,11 @@ async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) 
     if wait is None or wait.kind != "event":
         return None
     since, found = max(since, run.heard.get(wait.name, 0)), None
-    for position, group, data in await tables.fetch(_NEWEST_EVENTS, (f"workflow-{wait.name}",)):
+    for position, group, data in await tables.fetch(_NEWEST_EVENTS, (workflow_stream(wait.name),)):
         if position <= since:
             break
         event = decode(data)
-        if (
-            isinstance(event, EventDispatched)
-            and group == group_hash
-            and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
-        ):
+        if isinstance(event, EventDispatched) and group == group_hash and wait.is_met_by(event.payload):
             found = int(position)
     return found
 
@@ -428,103 +294,3 @@ def _controlled_by(caller: Caller | None) -> tuple[str, list[str | None]]:
     if caller is None or caller.is_owner:
         return "1", []
     return "(user_hash = ? OR group_hash = ?)", [caller.user_hash, caller.group_hash]
-
-
-def run_view(events: Sequence[Recorded]) -> RunView:
-    """A run's stream, folded for people. `events`: all of them, from the first."""
-    first = events[0]
-    run = fold(recorded.event for recorded in events)
-    stages = {stage: StageView(stage, "pending") for stage in STAGES}
-    steps: dict[str, dict[Place, StepView]] = {stage: {} for stage in STAGES}
-    times: dict[str, int] = {}
-    for recorded in events:
-        _show_stage(stages, recorded)
-        _show_step(steps, recorded.event)
-        times[recorded.type] = times.get(recorded.type, recorded.at_us)
-    for stage, places in steps.items():
-        stages[stage].n_steps = len(places)
-        newest = list(places.values())[-MAX_STEPS_SHOWN:]
-        stages[stage].steps = sorted(newest, key=lambda step: in_order(step.place))
-    if run.stages or run.status in ENDED:
-        for stage, view in stages.items():
-            if stage not in run.stages and not (stage == "run" and run.children is not None):
-                view.status = "skipped"
-    request = first.event
-    last_stage = next((r.event.stage for r in reversed(events) if isinstance(r.event, StageStarted)), None)
-    finished = next((times[kind] for kind in TERMINAL if kind in times), None)
-    waits = run.wait is not None or run.in_doubt is not None
-    waits_for = next(filter(None, (_wait_of(recorded.event) for recorded in reversed(events))), None) if waits else None
-    return RunView(
-        run_id=first.run_id or first.stream.removeprefix("run-"),
-        task=run.task,
-        status=run.shown_status,
-        stage=last_stage,
-        attempt=stages[last_stage].attempt if last_stage else None,
-        parent_run_id=request.parent_run_id if isinstance(request, RunRequested) else None,
-        user_hash=first.user_hash,
-        group_hash=first.group_hash,
-        requested_at=iso(first.at_us),
-        started_at=iso(times["run.started"]) if "run.started" in times else None,
-        finished_at=iso(finished) if finished else None,
-        waits_for=waits_for,
-        args=run.args,
-        result=run.result if run.status == "success" else None,
-        error=RunError(run.error_type, run.reason or "") if run.error_type else None,
-        stages=list(stages.values()),
-        children=[_child_view(run, index, child) for index, child in enumerate(run.children or ())],
-    )
-
-
-def _child_view(run: Run, index: int, child: Child) -> ChildView:
-    if child.ended is not None:
-        status = child.ended.status
-    elif child.run_id is None:
-        status = "planned"
-    else:  # runs of a plan do not outlive it
-        status = "cancelled" if run.status in ENDED else "running"
-    return ChildView(index, child.planned.name, child.run_id, status, child.attempt)
-
-
-def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
-    event = recorded.event
-    if isinstance(event, StageFinished | StageFailed | WaitStarted) and event.printed:
-        view = stages[event.stage]
-        view.printed = f"{view.printed or ''}{event.printed}"[-MAX_PRINTED_CHARS:]
-    match recorded.event:
-        case StageStarted(stage=stage, attempt=attempt):
-            view = stages[stage]
-            view.status, view.attempt, view.started_at, view.printed = "started", attempt, iso(recorded.at_us), None
-        case StageFinished(stage=stage, output=output, took_s=took_s):
-            view = stages[stage]
-            view.status, view.output, view.took_s = "success", output, took_s
-        case StageFailed(stage=stage, took_s=took_s, retry_at_us=retry_at_us):
-            view = stages[stage]
-            view.status = "error" if retry_at_us is None else "waiting"
-            view.took_s, view.output = took_s, recorded.event.partial
-        case WaitStarted(stage=stage):
-            stages[stage].status = "waiting"
-        case WaitEnded(stage=stage):
-            stages[stage].status = "started"
-        case RunDoubted(stage=stage):
-            stages[stage].status = "in_doubt"
-        case RunResolved():
-            for view in stages.values():
-                view.status = "started" if view.status == "in_doubt" else view.status
-        case RunFailed(stage=str(stage)):  # it was under way when the run was given up
-            stages[stage].status = "error"
-        case RunCancelled(stage=str(stage)):
-            stages[stage].status = "cancelled"
-
-
-def _show_step(steps: dict[str, dict[Place, StepView]], event: Event) -> None:
-    match event:
-        case StepStarted(stage=stage, place=place, name=name):
-            steps[stage][place] = StepView(place, "step", name, "started")
-        case StepFinished(stage=stage, place=place, name=name, took_s=took_s):
-            steps[stage][place] = StepView(place, "step", name, "success", took_s)
-        case StepFailed(stage=stage, place=place, name=name, took_s=took_s):
-            steps[stage][place] = StepView(place, "step", name, "error", took_s)
-        case WaitStarted(stage=stage, place=place, kind="sleep" | "event" as kind, name=name):
-            steps[stage][place] = StepView(place, kind, name, "waiting")
-        case WaitEnded(stage=stage, place=place, kind="sleep" | "event" as kind, name=name, outcome=outcome):
-            steps[stage][place] = StepView(place, kind, name, "timeout" if outcome == "timeout" else "success")

@@ -9,7 +9,7 @@ one_off.py     once
 walls.py       what clocks on walls show, as numbers; what a recurrence of such times offers
 zones.py       what a zone's clocks do, as stretches of one offset
 dst.py         what is done about local times that there are not, or twice
-due.py         instants that are due: `following`, `between`, `next_due`
+due.py         instants that are due: `following`, `next_due`
 explain.py     why an instant, or a local time, is due or is not
 exclusions.py  days and stretches of time without any
 ics.py         such stretches, from a calendar file

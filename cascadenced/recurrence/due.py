@@ -82,27 +82,6 @@ def following(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_u
         after_us = found.at_us
 
 
-def between(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us: int, until_us: int) -> Iterator[Due]:
-    """Those of `following` that are not after `until_us`."""
-    for found in following(recurrence, zone, dst, after_us=after_us):
-        if found.at_us > until_us:
-            return
-        yield found
-
-
-def latest_due(recurrence: Recurrence, zone: Zone, dst: Dst = DEFAULT, *, after_us: int, until_us: int) -> Due | None:
-    """The last of `between` that fires; None if there is none. However long the time, only its end is looked at."""
-    reach_us = MINUTE_US
-    while True:
-        from_us = max(after_us, until_us - reach_us)
-        latest = None
-        for found in between(recurrence, zone, dst, after_us=from_us, until_us=until_us):
-            latest = found if found.fires else latest
-        if latest is not None or from_us == after_us:
-            return latest
-        reach_us *= 2
-
-
 def _after(recurrence: Recurrence, zone: Zone, dst: Dst, after_us: int) -> Due | None:
     if isinstance(recurrence, Interval | OneOff):
         at_us = recurrence.after(after_us)

@@ -13,13 +13,14 @@ from contextlib import aclosing
 import anyio
 import structlog
 
-from cascadenced.bus.base import Broken, Bus, Doubt, Lost, Restored, ScanStuck
+from cascadenced.bus.base import DUPLICATE_WINDOW_S, Broken, Bus, Doubt, Lost, Restored, ScanStuck
 from cascadenced.bus.marks import Marks, from_numbers, in_doubt, to_numbers
 from cascadenced.clock import Clock, iso
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import DiskError, DiskFull, LogCorrupt, Unavailable
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.base import Event
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import EpochBroken, EpochRepaired
 from cascadenced.runtime.outages import Outages
 from cascadenced.runtime.outbox import CHECKPOINT as OUTBOX
@@ -32,7 +33,6 @@ QUIET_S = 60.0
 """A break of the same kind within a minute is counted, not recorded."""
 DOUBT_AGAIN_S = 600.0
 """After a look that found nothing missing, the next mere doubt waits so long; a restart is looked into at once."""
-DUPLICATE_WINDOW_S = 120.0
 _BUSY, _AT_LEISURE = 0.5, 0.2
 """The share of the time that a repair, and a look whether there is anything to repair, may take."""
 _MAX_ROUNDS = 5
@@ -192,7 +192,7 @@ class BusKeeper:
         attempt = 0
         while event is not None:
             try:
-                await self._log.append([Change("system", [event])])
+                await self._log.append([Change(SYSTEM_STREAM, [event])])
                 return
             except (DiskFull, Unavailable) as error:
                 attempt += 1

@@ -17,12 +17,13 @@ from cascadenced.events.base import Context, Event
 from cascadenced.events.child import ChildEnded, ChildRequested
 from cascadenced.events.run import RunCancelled, RunFailed, RunRequested
 from cascadenced.events.stage import StageFailed
+from cascadenced.events.streams import run_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
 from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
 from cascadenced.pipeline.policy import Retry
-from cascadenced.runtime.record import Following, LiveRun, Step, record, run_stream
+from cascadenced.runtime.record import Following, LiveRun, Step, record
 from cascadenced.runtime.tasks import TaskEntry
 
 MAX_NESTING = 16

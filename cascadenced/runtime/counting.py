@@ -10,6 +10,7 @@ import structlog
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError
 from cascadenced.eventlog.base import Change, EventLog
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import RequestsRefused
 
 _log = structlog.get_logger(__name__)
@@ -54,7 +55,7 @@ class RefusalCounter:
             return
         events = [RequestsRefused(reason=r, subject=s, n_refused=n) for (r, s), n in counts.items()]
         try:
-            await self._log.append([Change("system", events)])
+            await self._log.append([Change(SYSTEM_STREAM, events)])
         except CascadenceError as error:
             # Whoever counts next has them recorded as well; a log that cannot be written is told of elsewhere.
             for (reason, subject), n in counts.items():

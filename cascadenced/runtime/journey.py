@@ -17,6 +17,7 @@ from cascadenced.events.base import Event
 from cascadenced.events.content import type_name
 from cascadenced.events.run import RunHeld, RunRefused, RunReleased, RunStarted
 from cascadenced.events.stage import StageFailed
+from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
@@ -24,7 +25,7 @@ from cascadenced.pipeline.model import ENDED, Run
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.first_of import first_of
 from cascadenced.runtime.perform import Perform
-from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, workflow_stream
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record
 from cascadenced.runtime.tasks import TaskEntry, Tasks
 from cascadenced.vault import VaultPort
 
@@ -90,7 +91,7 @@ class Journey:
         cancelled = self._children.orphaned(live, await self._children.parent_of(live))
         if cancelled is None:
             return False
-        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, cancelled))
+        await self._record_unless_ended(live, cancelled)
         return True
 
     async def _have_run_before(self, live: LiveRun) -> bool:
@@ -108,9 +109,7 @@ class Journey:
                 code="prerequisite_failed",
                 reason=f"the task {failed.task}, which must have run before, did not succeed ({failed.status})",
             )
-            await record(
-                self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, refused)
-            )
+            await self._record_unless_ended(live, refused)
         return False
 
     async def _found_identity(self, live: LiveRun) -> bool:
@@ -135,9 +134,7 @@ class Journey:
         elif live.entry is None:
             found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
             if isinstance(found, Event):
-                await record(
-                    self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, found)
-                )
+                await self._record_unless_ended(live, found)
             else:
                 live.entry = found
         return live.entry is not None
@@ -218,7 +215,7 @@ class Journey:
             if (
                 type(event) is EventDispatched
                 and recorded.group_hash == live.context.group_hash
-                and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+                and wait.is_met_by(event.payload)
             ):
                 return WaitEnded(
                     task=run.task,
@@ -265,7 +262,10 @@ class Journey:
         if live.run.wait is not None and live.run.wait.kind == "held" and live.run.reason == held.reason:
             return
         _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=held.reason)
-        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, held))
+        await self._record_unless_ended(live, held)
+
+    async def _record_unless_ended(self, live: LiveRun, event: Event) -> None:
+        await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, event))
 
 
 def start(step: Step, entry: TaskEntry) -> Step:

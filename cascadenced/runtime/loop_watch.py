@@ -10,6 +10,7 @@ import structlog
 from cascadenced.errors import CascadenceError
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.content import MAX_SHOWN_CHARS
+from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import LoopBlocked
 from cascadenced.runtime.runs import Runs
 from cascadenced.runtime.watchdog import Blockage, LoopWatchdog
@@ -43,6 +44,6 @@ async def _record(log: EventLog, blockage: Blockage) -> None:
         run=about.get("run_id"),
     )
     try:
-        await log.append([Change("system", [event])])
+        await log.append([Change(SYSTEM_STREAM, [event])])
     except CascadenceError as error:
         _log.error("blockage_not_recorded", error=str(error))

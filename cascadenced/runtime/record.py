@@ -16,6 +16,7 @@ from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunDoubted, RunStarted
 from cascadenced.events.signal import ContextConsumed
 from cascadenced.events.stage import StageStarted
+from cascadenced.events.streams import run_stream
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import decide, in_doubt
@@ -23,14 +24,6 @@ from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 
 NOT_WRITABLE_RETRY_S = 1.0
-
-
-def run_stream(run_id: str) -> str:
-    return f"run-{run_id}"
-
-
-def workflow_stream(event: str) -> str:
-    return f"workflow-{event}"
 
 
 class LiveRun:

@@ -11,12 +11,13 @@ import msgspec
 import structlog
 
 from cascadenced.clock import Clock
-from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown
+from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, no_run
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Json
 from cascadenced.events.followup import FollowupRequested
 from cascadenced.events.run import RunRefused, RunRequested
 from cascadenced.events.stage import StageInterrupted
+from cascadenced.events.streams import run_id_of, run_stream
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
@@ -27,7 +28,7 @@ from cascadenced.runtime.endings import Ended, Endings
 from cascadenced.runtime.first_of import first_of
 from cascadenced.runtime.journey import Journey, is_held_back, start
 from cascadenced.runtime.perform import Perform
-from cascadenced.runtime.record import LiveRun, Step, outcome_of, record, run_stream
+from cascadenced.runtime.record import LiveRun, Step, outcome_of, record
 from cascadenced.runtime.sleepers import Sleeper, Sleepers
 from cascadenced.runtime.tasks import Tasks
 from cascadenced.vault import VaultPort
@@ -244,7 +245,7 @@ class Runs:
                 return await self._endings.of(run_id)
             events = await self._log.read_stream(run_stream(run_id))
             if not events:
-                raise Unknown(f"no run {run_id!r}: the list of runs has those there are")
+                raise no_run(run_id)
             run = fold(recorded.event for recorded in events)
             if run.status in ENDED:
                 return Ended(run, None)
@@ -263,7 +264,7 @@ class Runs:
             live = LiveRun(RunId(run_id), Context())
             await live.read(self._log)
         if live.version == 0:
-            raise Unknown(f"no run {run_id!r}: the list of runs has those there are")
+            raise no_run(run_id)
         return live
 
     def doing(self, asyncio_task: str) -> tuple[str, str, str | None] | None:
@@ -331,7 +332,7 @@ class Runs:
         """Queue every unfinished run, oldest first; returns how many there are. New requests line up behind them."""
         openings = await self._log.openings()
         for opening in openings:
-            run_id = opening.stream.removeprefix("run-")
+            run_id = run_id_of(opening.stream)
             if run_id not in self._asked and not self._is_here(run_id):
                 self._line_up(run_id, opening.task, opening.group_hash, opening.priority, opening.position)
         self._start_queued()

@@ -11,6 +11,7 @@ import msgspec
 from cascadenced.errors import Unknown, WrongVersion
 from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context
+from cascadenced.events.streams import task_stream
 from cascadenced.events.task import TaskRegistered
 from cascadenced.pipeline.admission import Switch, TaskState, decide_switch, evolve_task, refusal
 from cascadenced.pipeline.model import STAGES
@@ -50,8 +51,12 @@ class TaskEntry(msgspec.Struct, frozen=True, dict=True):
         return tuple(stage for stage in STAGES if stage in self.hooks)
 
 
-def task_stream(name: str) -> str:
-    return f"task-{name}"
+def resolve(key: str, entries: Mapping[str, TaskEntry]) -> str | None:
+    """The name of the task that is there under `key`, or whose class is called so, if only one is."""
+    if key in entries:
+        return key
+    named = [name for name, entry in entries.items() if entry.class_name == key]
+    return named[0] if len(named) == 1 else None
 
 
 class Tasks:
@@ -83,11 +88,8 @@ class Tasks:
         return self._entries.get(name)
 
     def resolve(self, key: str) -> str | None:
-        """The name of the task that is registered under `key`, or whose class is called so, if only one is."""
-        if key in self._entries:
-            return key
-        named = [name for name, entry in self._entries.items() if entry.class_name == key]
-        return named[0] if len(named) == 1 else None
+        """See the function of that name."""
+        return resolve(key, self._entries)
 
     def names(self) -> list[str]:
         """In order of registration."""

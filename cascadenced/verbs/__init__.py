@@ -16,9 +16,8 @@ import msgspec
 from cascadenced.errors import BadMessage, Invalid
 from cascadenced.events.base import Json
 from cascadenced.events.strict import shaped
-from cascadenced.instance import Instance
 from cascadenced.verbs import log, pointers, runs, schedules, tasks
-from cascadenced.verbs.base import OWNERS_DOORS, Someone, Verb
+from cascadenced.verbs.base import OWNERS_DOORS, Readable, Someone, Verb
 
 VERBS: Mapping[str, Verb[Any]] = {
     verb.name: verb for verb in (*tasks.VERBS, *runs.VERBS, *schedules.VERBS, *pointers.VERBS, *log.VERBS)
@@ -37,8 +36,8 @@ def is_duplicate(result: object) -> bool:
     return bool(getattr(result, "duplicate", False))
 
 
-async def perform(verb: Verb[Any], instance: Instance, value: Json, *, via: str | None = None) -> Any:
-    """Do `verb` with arguments as they came from outside.
+async def perform(verb: Verb[Any], instance: Readable, value: Json, *, via: str | None = None) -> Any:
+    """Do `verb` with arguments as they came from outside. instance: a whole one, unless the verb only reads.
 
     via: the door they came through, recorded with the run; None: the caller says it (only the owner's socket may).
     Raises Invalid for arguments that are not the verb's, and whatever the verb raises.

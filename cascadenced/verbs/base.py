@@ -3,30 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from cascadenced.clock import Clock
+from cascadenced.config import Config
 from cascadenced.events.base import Context
 from cascadenced.handlers.control_requests import Asker
 from cascadenced.identity import Identity, Pseudonyms, Redactor, checked
-from cascadenced.instance import Instance
+from cascadenced.instance import Instance, Status
 from cascadenced.pipeline.access import Caller
+from cascadenced.plugins.discover import Catalogue
+from cascadenced.projections.answers import Answers
+from cascadenced.projections.board import Board
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
+
+
+class Named(Protocol):
+    """Of tasks."""
+
+    def names(self) -> list[str]: ...
+
+
+class Readable(Protocol):
+    """Of an `Instance`, what a verb takes that only reads: all that there is without a daemon (commands/shelf.py)."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def answers(self) -> Answers: ...
+
+    @property
+    def board(self) -> Board: ...
+
+    @property
+    def tasks(self) -> Named: ...
+
+    @property
+    def catalogue(self) -> Catalogue: ...
+
+    @property
+    def pseudonyms(self) -> Pseudonyms: ...
+
+    @property
+    def goes_on(self) -> bool: ...
+
+    async def status(self) -> Status: ...
 
 
 class Verb(msgspec.Struct, Generic[Arguments], frozen=True):
     """takes: the struct of its arguments.  help: what it does, in a few words.
 
     is_wish: whether it asks for something to happen, rather than how things are.
+    reads: whether `do` is content with a `Readable`; else it takes an `Instance`.
     """
 
     name: str
     takes: type[Arguments]
-    do: Callable[[Instance, Arguments], Awaitable[Any]]
+    do: Callable[[Any, Arguments], Awaitable[Any]]
     help: str
     is_wish: bool = False
+    reads: bool = False
 
 
 def verb(
@@ -38,6 +81,12 @@ def verb(
     is_wish: bool = False,
 ) -> Verb[Any]:
     return Verb(name, takes, do, help_, is_wish)
+
+
+def reading(
+    name: str, takes: type[Arguments], do: Callable[[Readable, Arguments], Awaitable[Any]], help_: str
+) -> Verb[Any]:
+    return Verb(name, takes, do, help_, reads=True)
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,7 +148,7 @@ def by(asker: Asker) -> Context:
     return Context(user_hash=asker.caller.user_hash, group_hash=asker.caller.group_hash)
 
 
-def hashed(instance: Instance, *, user_id: str | None, group_id: str | None) -> dict[str, str | None]:
+def hashed(instance: Readable, *, user_id: str | None, group_id: str | None) -> dict[str, str | None]:
     """Filters by raw ids, as the tables have them."""
     return {
         "user_hash": None if user_id is None else instance.pseudonyms.user(user_id),

@@ -12,8 +12,8 @@ import msgspec
 from cascadenced.backup import Summary, make
 from cascadenced.errors import BadMessage, Conflict, Unavailable, Unknown
 from cascadenced.instance import Instance
-from cascadenced.vault_file import JobThread
-from cascadenced.verbs.base import ListArguments, Nothing, verb
+from cascadenced.job_thread import JobThread
+from cascadenced.verbs.base import ListArguments, Nothing, Readable, reading, verb
 
 
 class LetterArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +48,7 @@ class LetterView(msgspec.Struct):
     text: str
 
 
-async def _dead_letters(instance: Instance, asked: ListArguments) -> Any:
+async def _dead_letters(instance: Readable, asked: ListArguments) -> Any:
     return await instance.answers.dead_letters(limit=asked.limit, after=asked.after)
 
 
@@ -103,7 +103,7 @@ async def _backup(instance: Instance, asked: BackupArguments) -> Summary:
             thread.stop()
 
 
-VERBS = (verb("dead_letters", ListArguments, _dead_letters, "messages that could not be read"),)
+VERBS = (reading("dead_letters", ListArguments, _dead_letters, "messages that could not be read"),)
 LOCAL_VERBS = (
     verb("dead_letter", LetterArguments, _dead_letter, "one dead letter, opened"),
     verb("log_backup", BackupArguments, _backup, "back up log, vault and keys"),

@@ -11,7 +11,7 @@ from cascadenced.events.inbound import UpdatePointer
 from cascadenced.events.subjects import checked_task_name
 from cascadenced.identity import checked, checked_hash
 from cascadenced.instance import Instance
-from cascadenced.verbs.base import hashed, verb
+from cascadenced.verbs.base import Readable, hashed, reading, verb
 
 
 class PointerArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +40,7 @@ class PointerResult(msgspec.Struct):
     stored: bool
 
 
-async def _pointers(instance: Instance, asked: PointersArguments) -> Any:
+async def _pointers(instance: Readable, asked: PointersArguments) -> Any:
     return await instance.answers.pointers(
         task=asked.task,
         **hashed(instance, user_id=asked.user_id, group_id=asked.group_id),
@@ -75,7 +75,7 @@ async def _pointer(instance: Instance, asked: PointerArguments, via: str) -> Poi
 
 
 VERBS = (
-    verb("pointers", PointersArguments, _pointers, "pointers"),
+    reading("pointers", PointersArguments, _pointers, "pointers"),
     verb("pointer_add", PointerArguments, _pointer_add, "add a pointer to a pointer task", is_wish=True),
     verb(
         "pointer_receive",

@@ -9,7 +9,8 @@ import msgspec
 
 from cascadenced.errors import Conflict, Invalid, Refused, RunFailedError, Unknown
 from cascadenced.events.base import Json
-from cascadenced.events.inbound import MAX_PRIORITY
+from cascadenced.events.received import MAX_PRIORITY
+from cascadenced.events.streams import run_stream
 from cascadenced.handlers.control_requests import Asker, Outcome
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import checked
@@ -19,9 +20,8 @@ from cascadenced.pipeline.contexts import checked_context, checked_kind
 from cascadenced.pipeline.model import STAGES, Run
 from cascadenced.pipeline.policy import Policy
 from cascadenced.projections.runs import resolve_run_id
-from cascadenced.runtime.record import run_stream
 from cascadenced.runtime.runs import Accepted
-from cascadenced.verbs.base import ListArguments, Somebody, Someone, hashed, verb
+from cascadenced.verbs.base import ListArguments, Readable, Somebody, Someone, hashed, reading, verb
 
 
 class RunArguments(Somebody, kw_only=True, forbid_unknown_fields=True):
@@ -262,11 +262,11 @@ def _controlled(done: Outcome) -> RunControlled:
     return RunControlled(done.run_id or "", done.run.task, done.run.shown_status, done.duplicate)
 
 
-async def _runs(instance: Instance, asked: RunsArguments) -> Any:
+async def _runs(instance: Readable, asked: RunsArguments) -> Any:
     return await instance.answers.runs(**msgspec.structs.asdict(asked))
 
 
-async def _show(instance: Instance, asked: ShowArguments) -> Any:
+async def _show(instance: Readable, asked: ShowArguments) -> Any:
     return await instance.answers.run(asked.run)
 
 
@@ -274,7 +274,7 @@ _TICK = re.compile(r"(.+)@([^@]*)", re.DOTALL)
 """A due instant of a schedule: `report@2026-11-30T09:00`."""
 
 
-async def _explain(instance: Instance, asked: ShowArguments) -> Any:
+async def _explain(instance: Readable, asked: ShowArguments) -> Any:
     if (tick := _TICK.fullmatch(asked.run)) is not None:
         task, when = tick.groups()
         try:
@@ -289,28 +289,25 @@ async def _explain(instance: Instance, asked: ShowArguments) -> Any:
         entry = instance.catalogue.tasks.get(task)
         return None if entry is None else entry.policy
 
-    # What reads without a daemon is no Instance, and goes on with nothing.
-    is_up, limit = isinstance(instance, Instance), instance.config.max_concurrent_runs
-    return await instance.answers.explain(
-        asked.run, limit=limit, policy=policy, is_up=is_up, now_us=instance.clock.now_us()
-    )
+    limit, now_us = instance.config.max_concurrent_runs, instance.clock.now_us()
+    return await instance.answers.explain(asked.run, limit=limit, policy=policy, is_up=instance.goes_on, now_us=now_us)
 
 
-async def _diff(instance: Instance, asked: DiffArguments) -> Any:
+async def _diff(instance: Readable, asked: DiffArguments) -> Any:
     return await instance.answers.diff(asked.left, asked.right, times=asked.times)
 
 
 _STAGES = (*STAGES, "execute")
 
 
-async def _partial(instance: Instance, asked: PartialArguments) -> Any:
+async def _partial(instance: Readable, asked: PartialArguments) -> Any:
     if asked.stage not in _STAGES:
         raise Invalid(f"there is no stage {asked.stage[:40]!r}: it is one of {', '.join(_STAGES)}")
     whose = hashed(instance, user_id=asked.user_id, group_id=asked.group_id)
     return await instance.answers.partial(asked.task, asked.stage, **whose)
 
 
-async def _followups(instance: Instance, asked: ListArguments) -> Any:
+async def _followups(instance: Readable, asked: ListArguments) -> Any:
     return await instance.answers.followups(limit=asked.limit, after=asked.after)
 
 
@@ -330,10 +327,10 @@ VERBS = (
     verb("resolve", ResolveArguments, _resolve, "say what became of a run in doubt", is_wish=True),
     verb("fork", ForkArguments, _fork, "a new run that begins with the results of another one", is_wish=True),
     verb("dispatch", DispatchArguments, _dispatch, "dispatch an event to its workflow", is_wish=True),
-    verb("runs", RunsArguments, _runs, "runs, newest first"),
-    verb("show", ShowArguments, _show, "one run in full"),
-    verb("explain", ShowArguments, _explain, "why a run is as it is"),
-    verb("diff", DiffArguments, _diff, "where two runs differ"),
-    verb("partial", PartialArguments, _partial, "what the newest failure of a stage had done already"),
-    verb("followups", ListArguments, _followups, "what was done about failed runs"),
+    reading("runs", RunsArguments, _runs, "runs, newest first"),
+    reading("show", ShowArguments, _show, "one run in full"),
+    reading("explain", ShowArguments, _explain, "why a run is as it is"),
+    reading("diff", DiffArguments, _diff, "where two runs differ"),
+    reading("partial", PartialArguments, _partial, "what the newest failure of a stage had done already"),
+    reading("followups", ListArguments, _followups, "what was done about failed runs"),
 )

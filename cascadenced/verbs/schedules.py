@@ -18,7 +18,7 @@ from cascadenced.schedules.definition import defined
 from cascadenced.schedules.preview import Previewed, preview
 from cascadenced.schedules.simulate import Difference, Simulation
 from cascadenced.schedules.timetable import timetable
-from cascadenced.verbs.base import ListArguments, Someone, by, verb
+from cascadenced.verbs.base import ListArguments, Readable, Someone, by, reading, verb
 
 
 class ScheduleArguments(Someone, kw_only=True, forbid_unknown_fields=True):
@@ -185,15 +185,15 @@ async def _next_fire_at(instance: Instance, task: str) -> str | None:
     return None if row is None else row.next_fire_at
 
 
-async def _schedules(instance: Instance, asked: ListArguments) -> Any:
+async def _schedules(instance: Readable, asked: ListArguments) -> Any:
     return await instance.answers.schedules(now_us=instance.clock.now_us(), limit=asked.limit, after=asked.after)
 
 
-async def _ticks(instance: Instance, asked: TicksArguments) -> Any:
+async def _ticks(instance: Readable, asked: TicksArguments) -> Any:
     return await instance.answers.ticks(asked.task, limit=asked.limit, after=asked.after)
 
 
-async def _preview(instance: Instance, asked: PreviewArguments) -> Preview:
+async def _preview(instance: Readable, asked: PreviewArguments) -> Preview:
     after_us = instance.clock.now_us() if asked.start is None else _instant("start", asked.start) - 1
     if (asked.task is None) == (asked.expr is None):
         raise Invalid("either task or expr is required")
@@ -264,9 +264,9 @@ VERBS = (
     verb("schedule_pause", OfScheduleArguments, _pause, "let a schedule fire nothing for now", is_wish=True),
     verb("schedule_resume", OfScheduleArguments, _resume, "let a paused schedule fire again", is_wish=True),
     verb("backfill", BackfillArguments, _backfill, "ask for runs at due instants of the past", is_wish=True),
-    verb("schedules", ListArguments, _schedules, "schedules that are set"),
-    verb("preview", PreviewArguments, _preview, "when a schedule or an expression is due next"),
+    reading("schedules", ListArguments, _schedules, "schedules that are set"),
+    reading("preview", PreviewArguments, _preview, "when a schedule or an expression is due next"),
     verb("simulate", SimulateArguments, _simulate, "what all schedules would do in a time, and if they were changed"),
     verb("load_schedules", LoadArguments, _load, "set all schedules of a file", is_wish=True),
-    verb("ticks", TicksArguments, _ticks, "what became of the due instants of a schedule, newest first"),
+    reading("ticks", TicksArguments, _ticks, "what became of the due instants of a schedule, newest first"),
 )

@@ -12,7 +12,7 @@ from cascadenced.instance import Instance
 from cascadenced.pipeline.admission import Switch
 from cascadenced.pipeline.graph import Graph
 from cascadenced.projections.audit_trail import Category
-from cascadenced.verbs.base import ListArguments, Nothing, Someone, by, verb
+from cascadenced.verbs.base import ListArguments, Nothing, Readable, Someone, by, reading, verb
 
 
 class SwitchArguments(Someone, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +52,7 @@ class Switched(msgspec.Struct):
     duplicate: bool = False
 
 
-async def _list(instance: Instance, _: Nothing) -> list[Listed]:
+async def _list(instance: Readable, _: Nothing) -> list[Listed]:
     rows = {row.name: row for row in instance.board.rows()}
     return [Listed(name, rows[name].disabled) for name in instance.tasks.names()]
 
@@ -78,7 +78,7 @@ async def _resume(instance: Instance, asked: PauseArguments) -> Switched:
     return Switched(asked.task, done.changed, done.run_id, done.duplicate)
 
 
-async def _status(instance: Instance, asked: TaskArguments) -> Any:
+async def _status(instance: Readable, asked: TaskArguments) -> Any:
     if asked.task is None:
         return await instance.status()
     return await instance.answers.task(asked.task, instance.board.row(asked.task))
@@ -94,12 +94,12 @@ async def _graph(instance: Instance, asked: GraphArguments) -> Graph:
     return instance.prerequisites.graph(asked.task)
 
 
-async def _trail(instance: Instance, asked: TrailArguments) -> Any:
+async def _trail(instance: Readable, asked: TrailArguments) -> Any:
     return await instance.answers.trail(asked.task, asked.category, limit=asked.limit, after=asked.after)
 
 
 VERBS = (
-    verb("list", Nothing, _list, "all registered tasks"),
+    reading("list", Nothing, _list, "all registered tasks"),
     verb("enable", SwitchArguments, _switch("enable"), "accept runs again", is_wish=True),
     verb("disable", SwitchArguments, _switch("disable"), "refuse new runs", is_wish=True),
     verb(
@@ -112,7 +112,7 @@ VERBS = (
     verb(
         "resume", PauseArguments, _resume, "let the newest paused run of a task go on, or the task itself", is_wish=True
     ),
-    verb("status", TaskArguments, _status, "the instance and its tasks, or one task"),
+    reading("status", TaskArguments, _status, "the instance and its tasks, or one task"),
     verb("graph", GraphArguments, _graph, "the tasks that one must run after"),
-    verb("trail", TrailArguments, _trail, "stage and audit rows of a task"),
+    reading("trail", TrailArguments, _trail, "stage and audit rows of a task"),
 )

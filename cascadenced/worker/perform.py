@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from cascadenced.events.base import Json
-from cascadenced.events.content import TooLarge, Unserialisable, plain, recordable, text_of, type_name
+from cascadenced.events.content import TooLarge, Unserialisable, partial_of, plain, recordable, text_of, type_name
 from cascadenced.pipeline.policy import Limits
 from cascadenced.runtime.worker_protocol import (
     Outcome,
@@ -157,7 +157,7 @@ class Performer:
         text = text_of(error)
         if exits or issubclass(type(error), KeyError):  # whose text is only the key
             text = f"{type_name(error)}: {text}"
-        partial, partial_text = _partial(error)
+        partial, partial_text = partial_of(error)
         return Raised(
             error_type=name,
             text=plain(text),
@@ -207,21 +207,6 @@ def _is_memory_error(error: BaseException) -> bool:
     return issubclass(type(error), MemoryError) or (
         type(error) is Unserialisable and issubclass(type(error.__context__), MemoryError)
     )
-
-
-def _partial(error: BaseException) -> tuple[Json, str | None]:
-    """What the exception carried as `.partial`: as content if it can be, in any case as text."""
-    try:
-        partial = getattr(error, "partial", None)
-        if partial is None:
-            return None, None
-        text = plain(repr(partial))
-    except BaseException:  # noqa: BLE001 -- the task's own code once more
-        return None, None
-    try:
-        return recordable(partial), text
-    except BaseException:  # noqa: BLE001 -- it cannot be content, or its methods are the task's
-        return None, text
 
 
 def _where(error: BaseException) -> str:

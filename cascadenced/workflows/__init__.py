@@ -1,4 +1,8 @@
-"""Named events and the functions that answer them. Floor 5 (`dispatch` for scripts is a face: workflows/dispatch.py).
+"""Named events and the functions that answer them. Floor 5.
+
+subscribe.py  the mark of such a function
+dispatch.py   `dispatch` for scripts, which is a face
+demo.py       a workflow to try things with
 
     @subscribe("invoice.received")
     async def file_invoice(payload, user_id, dispatch):

@@ -176,6 +176,15 @@ async def test_recreated_streams_are_another_epoch_and_all_goes_on(world: World)
     assert [delivery.data for delivery in await acked(world, 2)] == [b"new", b"new"]
 
 
+async def test_a_look_that_waited_while_a_break_was_found_and_recorded_finds_nothing_more(world: World) -> None:
+    await world.bus.publish([positioned(1)])
+    await world.recreate()
+    await asyncio.gather(*(world.bus.check() for _ in range(10)))
+    found = await told(world, Broken)
+    assert {news.reason for news in found if isinstance(news, Broken)} == {"stream_recreated"}
+    await published(world, [positioned(2)])
+
+
 async def test_marks_are_in_doubt_until_somebody_has_heard_of_it(world: World) -> None:
     await world.bus.publish([positioned(1)])
     world.hears.clear()

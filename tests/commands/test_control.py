@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cascadenced.projections.runs import RunView
+from cascadenced.projections.run_view import RunView
 from cascadenced.verbs.runs import RunControlled, Signalled
 from tests.commands.conftest import WHO, outcome, spawn
 from tests.commands.test_tasks import fields

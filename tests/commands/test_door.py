@@ -27,6 +27,7 @@ from cascadenced.errors import (
 )
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.refusals import answer
+from cascadenced.verbs import LOCAL_VERBS, VERBS
 from cascadenced.workflows import dispatch
 from tests.commands.conftest import REPO, WHO, outcome, spawn
 
@@ -113,6 +114,12 @@ def test_an_error_is_of_the_same_class_on_both_ends_of_the_socket(error: Cascade
     assert type(rebuilt) is type(error)
     assert (str(rebuilt), rebuilt.code) == (str(error), error.code)
     assert getattr(rebuilt, "run_id", None) == getattr(error, "run_id", None)
+
+
+def test_what_the_door_says_of_verbs_is_true_of_the_table():
+    """It has no time to import them."""
+    assert {verb.name for verb in VERBS.values() if verb.reads} == door.READING
+    assert door.ONCE.issubset([*VERBS, *LOCAL_VERBS])
 
 
 def test_an_answer_that_is_no_json_is_an_error_in_words():

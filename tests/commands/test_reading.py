@@ -7,7 +7,7 @@ import json
 from cascadenced.commands.tables import coloured
 from cascadenced.projections.audit_trail import TrailRow
 from cascadenced.projections.page import Page
-from cascadenced.projections.runs import RunRow, RunView
+from cascadenced.projections.run_view import RunRow, RunView
 from cascadenced.verbs.runs import DispatchResult
 from tests.commands.conftest import WHO
 from tests.commands.test_tasks import fields

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from cascadenced.errors import BadMessage, FutureSchema
 from cascadenced.events.bodies import SCHEMA_VERSION
 from cascadenced.events.inbound import (
-    MAX_PRIORITY,
     Command,
     DispatchEvent,
     RecordIdea,
@@ -25,6 +24,7 @@ from cascadenced.events.inbound import (
     message_source,
     named,
 )
+from cascadenced.events.received import MAX_PRIORITY
 from cascadenced.identity import Identity
 from tests.examples import GROUP_HASH, USER_HASH
 

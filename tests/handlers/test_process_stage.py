@@ -44,7 +44,7 @@ async def until(condition: Any) -> None:
 
 
 async def asleep(instance: Instance) -> None:
-    await until(lambda: len(instance.runs._sleepers) == 1 and instance.runs.n_running == 0)
+    await until(lambda: instance.runs.n_asleep == 1 and instance.runs.n_running == 0)
     await asyncio.sleep(0.02)
 
 

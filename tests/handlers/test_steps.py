@@ -44,7 +44,7 @@ def threads() -> Iterator[ThreadSpawner]:
 
 
 async def asleep(instance: Instance, n: int = 1) -> None:
-    await until(lambda: len(instance.runs._sleepers) == n and instance.runs.n_running == 0)
+    await until(lambda: instance.runs.n_asleep == n and instance.runs.n_running == 0)
     await idle(5)
 
 
@@ -66,7 +66,7 @@ async def crash_in(world: World, monkeypatch: pytest.MonkeyPatch, point: str, na
         nonlocal left
         left -= passed == point
         if passed == point and left == 0:
-            instance.log._closed = True
+            instance.log.die()
             died.set()
             raise PowerCut
 

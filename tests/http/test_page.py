@@ -15,7 +15,7 @@ from cascadenced.events.run import ForeignRunReported
 from cascadenced.http.cells import duration
 from cascadenced.http.html import Html, tag
 from cascadenced.http.page import run_page
-from cascadenced.projections.runs import ChildView, StepView, WaitView
+from cascadenced.projections.run_view import ChildView, StepView, WaitView
 from tests.examples import example
 from tests.http.conftest import World
 

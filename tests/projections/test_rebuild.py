@@ -94,7 +94,8 @@ async def test_task_rows_count_no_run_twice_and_none_too_few(file_store):
 async def test_the_table_of_runs_says_what_the_runs_own_streams_say(file_store):
     from msgspec.structs import astuple
 
-    from cascadenced.projections.runs import list_runs, run_view
+    from cascadenced.projections.run_view import run_view
+    from cascadenced.projections.runs import list_runs
 
     log = await file_store.open(projections=all_projections())
     await live(log, 2, 150)

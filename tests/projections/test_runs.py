@@ -24,7 +24,7 @@ from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.policy import Policy
-from cascadenced.projections.runs import MAX_PRINTED_CHARS, run_view
+from cascadenced.projections.run_view import MAX_PRINTED_CHARS, run_view
 from tests.examples import AT, AT_US, GROUP_HASH, OTHER_HASH, RUN_ID, USER_HASH, example, recorded, run_of
 
 

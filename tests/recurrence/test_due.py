@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +14,7 @@ from cascadenced.errors import Invalid
 from cascadenced.recurrence import due as due_module
 from cascadenced.recurrence.cron_text import parse_cron
 from cascadenced.recurrence.dst import Dst, parse_dst
-from cascadenced.recurrence.due import between, following, latest_due, next_due, next_occurrence
+from cascadenced.recurrence.due import following, next_due, next_occurrence
 from cascadenced.recurrence.interval import parse_interval
 from cascadenced.recurrence.one_off import parse_one_off
 from cascadenced.recurrence.zones import zone
@@ -170,13 +170,9 @@ def test_historical_offsets_are_as_the_scanner_finds_them_second_by_second(name)
         walk = Walk(name, at_s - reach_s - 3_600, at_s + reach_s + 3_600, step_s=1)
         for text, meaning in meanings:
             for rule in (Dst(), Dst("skip", "last"), Dst("shift", "both")):
-                dues = between(
-                    parse_cron(text),
-                    zone(name),
-                    rule,
-                    after_us=(at_s - reach_s) * 1_000_000 - 1,
-                    until_us=(at_s + reach_s) * 1_000_000 - 1,
-                )
+                until_us = (at_s + reach_s) * 1_000_000
+                rising = following(parse_cron(text), zone(name), rule, after_us=(at_s - reach_s) * 1_000_000 - 1)
+                dues = list(takewhile(lambda due, until_us=until_us: due.at_us < until_us, rising))
                 truth = walk.due(meaning, gap=rule.gap, overlap=rule.overlap)
                 assert [due.at_us // 1_000_000 for due in dues if due.fires] == [
                     each for each in truth if at_s - reach_s <= each < at_s + reach_s
@@ -276,24 +272,6 @@ def test_what_is_due_is_on_the_wall_unless_the_gap_swallowed_it(text, name, rule
         assert meaning.on(asked.date())
         assert asked.hour * 60 + asked.minute in meaning.times
         assert (wall == asked) != (due.note == "gap.shifted" or not due.fires)
-
-
-@given(_EXPRESSIONS, _ZONES, _RULES, _INSTANTS, st.integers(0, 10 * 86_400_000_000))
-def test_between_is_following_cut_off(text, name, rule, after_us, length_us):
-    read, at, until_us = parse_cron(text), zone(name), after_us + length_us
-    cut = []
-    for due in following(read, at, rule, after_us=after_us):
-        if due.at_us > until_us:
-            break
-        cut.append(due)
-    assert list(between(read, at, rule, after_us=after_us, until_us=until_us)) == cut
-
-
-@given(_EXPRESSIONS, _ZONES, _RULES, _INSTANTS, st.integers(0, 3 * 86_400_000_000))
-def test_the_latest_is_the_last_of_those_between(text, name, rule, after_us, length_us):
-    read, at, until_us = parse_cron(text), zone(name), after_us + length_us
-    fired = [due for due in between(read, at, rule, after_us=after_us, until_us=until_us) if due.fires]
-    assert latest_due(read, at, rule, after_us=after_us, until_us=until_us) == (fired[-1] if fired else None)
 
 
 @given(_EXPRESSIONS, _ZONES, _RULES, _INSTANTS)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -22,7 +23,7 @@ from cronsim import CronSim
 
 from cascadenced.recurrence.cron_text import parse_cron
 from cascadenced.recurrence.dst import Dst
-from cascadenced.recurrence.due import between
+from cascadenced.recurrence.due import following
 from cascadenced.recurrence.zones import zone as zone_of
 from tests.recurrence.expressions import Meaning, as_cronsim_writes, generated
 from tests.recurrence.scanner import Walk, changes
@@ -134,10 +135,8 @@ def compared(zone: str, expressions: list[str], seed: int, last_year: int = LAST
 
 
 def _ours(text: str, zone: str, start_s: int, end_s: int, rule: Dst) -> list[int]:
-    dues = between(
-        parse_cron(text), zone_of(zone), rule, after_us=start_s * 1_000_000 - 1, until_us=end_s * 1_000_000 - 1
-    )
-    return [due.at_us // 1_000_000 for due in dues if due.fires]
+    rising = following(parse_cron(text), zone_of(zone), rule, after_us=start_s * 1_000_000 - 1)
+    return [due.at_us // 1_000_000 for due in takewhile(lambda due: due.at_us < end_s * 1_000_000, rising) if due.fires]
 
 
 class _InCircles(Exception):

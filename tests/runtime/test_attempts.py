@@ -44,7 +44,7 @@ def flaky(n_bad: int, error: BaseException | None = None, stage: str = "run", **
 
 async def waits(instance: Instance) -> None:
     await idle(10)
-    await until(lambda: len(instance.runs._sleepers) == 1 and instance.runs.n_running == 0)
+    await until(lambda: instance.runs.n_asleep == 1 and instance.runs.n_running == 0)
     await idle(10)
 
 
@@ -523,7 +523,7 @@ async def test_a_crash_after_the_effect_and_before_its_record_is_in_doubt_too() 
     instance = await world.start()
     run_id = (await ask(instance, "charges")).run_id
     await until(lambda: task.charged)
-    instance.log._closed = True
+    instance.log.die()
     task.gate.set()
     await idle()
     world.crash(instance)
@@ -619,7 +619,7 @@ async def test_fail_ends_the_run(cls: type) -> None:
     assert (await instance.controls.resolve(run_id, "fail", by=None)).run.status == "error"
     assert (await asyncio.wait_for(waiting, 5)).run.error_type == "in_doubt"
     await idle()
-    assert len(instance.runs._sleepers) == 0
+    assert instance.runs.n_asleep == 0
     await instance.log.close()
 
 

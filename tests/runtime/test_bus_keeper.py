@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cascadenced.bus.base import Sighting
+from cascadenced.bus.base import DUPLICATE_WINDOW_S, Sighting
 from cascadenced.bus.memory import MemoryBus
 from cascadenced.bus.memory_stream import Stored
 from cascadenced.errors import DiskFull
@@ -18,7 +18,7 @@ from cascadenced.events.outbound import REPUBLISHED_HEADER
 from cascadenced.events.system import BusLost, BusRestored, EpochBroken, EpochRepaired
 from cascadenced.instance import Instance
 from cascadenced.runtime import repair
-from cascadenced.runtime.bus_keeper import CHECK_EVERY_S, DOUBT_AGAIN_S, DUPLICATE_WINDOW_S, BusKeeper, known_marks
+from cascadenced.runtime.bus_keeper import CHECK_EVERY_S, DOUBT_AGAIN_S, BusKeeper, known_marks
 from cascadenced.runtime.outages import Outages
 from cascadenced.runtime.outbox import Outbox
 from tests.doubles import idle, run

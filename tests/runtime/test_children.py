@@ -461,7 +461,7 @@ async def test_cancelling_a_parent_cancels_its_children_and_theirs(gate: type[Ga
         await instance.controls.cancel(run_id, via="cli", by=None)
         assert (await instance.runs.ended(run_id)).run.status == "cancelled"
         await until(lambda: len(world.events(RunCancelled)) == 4)
-        await until(lambda: instance.runs.n_running == instance.runs.n_queued == len(instance.runs._sleepers) == 0)
+        await until(lambda: instance.runs.n_running == instance.runs.n_queued == instance.runs.n_asleep == 0)
     assert world.file.unfinished == {}
 
 
@@ -563,7 +563,7 @@ async def test_the_plan_is_made_again_from_what_it_was_made_from_before(gate: ty
     instance = await world.start()
     run_id = (await ask(instance, "parent", args={"n": 2})).run_id
     await instance.controls.signal(run_id, "early", via="cli", by=None, redact=None)
-    await until(lambda: len(instance.runs._sleepers) == 1)
+    await until(lambda: instance.runs.n_asleep == 1)
     await world.clock.advance(5)
     await until(lambda: gate.begun == [1])
     await instance.controls.signal(run_id, "late", via="cli", by=None, redact=None)

@@ -139,7 +139,7 @@ async def in_state(world: World, state: str) -> tuple[Instance, str]:
         case "asleep" | "listening" | "retrying":
             do = {"asleep": "sleep", "listening": "listen", "retrying": "fail"}[state]
             run_id = (await ask(instance, "anything", args={"do": do})).run_id
-            await until(lambda: len(instance.runs._sleepers) == 1)
+            await until(lambda: instance.runs.n_asleep == 1)
         case _:
             run_id = (await ask(instance, "anything", args={"do": "hang"})).run_id
             await idle()
@@ -185,7 +185,7 @@ async def test_a_cancelled_run_gives_back_its_place(state: str) -> None:
     await instance.controls.cancel(run_id, via="http", by=None)
     world.tasks[0].gate.set()  # type: ignore[attr-defined]
     await until(lambda: instance.runs.n_running == 0)
-    assert (instance.runs.n_queued, len(instance.runs._sleepers), instance.runs._live) == (0, 0, {})
+    assert (instance.runs.n_queued, instance.runs.n_asleep, instance.runs._live) == (0, 0, {})
     if state != "held":
         assert (await run(instance, "anything")).run.status == "success"
     await instance.log.close()
@@ -220,7 +220,7 @@ async def test_a_run_in_any_state_can_be_paused_over_a_restart_and_goes_on_when_
     assert len(world.events(StageStarted, run_id=run_id)) == n_starts
     await instance.controls.resume(run_id, by=BOBS)
     if state == "listening":
-        await until(lambda: len(instance.runs._sleepers) == 1 and instance.runs.n_running == 0)
+        await until(lambda: instance.runs.n_asleep == 1 and instance.runs.n_running == 0)
         assert await status(instance, run_id) == "waiting"
     elif state == "retrying":
         await until(lambda: len(world.events(StageStarted, run_id=run_id)) == n_starts + 1)
@@ -608,7 +608,7 @@ async def test_what_a_task_does_to_what_it_was_told_changes_nothing_for_the_next
         await signal(instance, run_id, {"n": 1})
         await instance.log.close()
     async with world.up() as instance:
-        await until(lambda: len(instance.runs._sleepers) == 1)
+        await until(lambda: instance.runs.n_asleep == 1)
         await world.clock.advance(1)
         await instance.runs.ended(run_id)
     assert Greedy.seen == [[{"n": 1}], [{"n": 1}]]

@@ -75,7 +75,7 @@ async def test_a_run_that_sleeps_makes_room_for_others_of_its_task() -> None:
     async with world.up() as instance:
         for _ in range(5):
             await ask(instance, "sleepy")
-        await until(lambda: len(instance.runs._sleepers) == 5)
+        await until(lambda: instance.runs.n_asleep == 5)
         await idle()
         await world.clock.advance(60)  # type: ignore[attr-defined]
         await until(lambda: len(world.events(RunFinished)) == 5)

@@ -16,8 +16,9 @@ from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunFailed, RunFinished, RunRequested, RunResumed, RunStarted
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageStarted
+from cascadenced.events.streams import run_stream
 from cascadenced.ids import RunId, SeededIds
-from cascadenced.runtime.record import NOT_WRITABLE_RETRY_S, LiveRun, outcome_of, record, run_stream
+from cascadenced.runtime.record import NOT_WRITABLE_RETRY_S, LiveRun, outcome_of, record
 from tests.doubles import idle, until
 from tests.examples import GROUP_HASH, RUN_ID, USER_HASH, example
 

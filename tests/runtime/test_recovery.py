@@ -46,10 +46,10 @@ async def test_the_children_of_a_plan_go_on_after_a_crash() -> None:
     world = World(Family)
     first = await world.start()
     run_id = (await ask(first, "family")).run_id
-    await until(lambda: len(first.runs._sleepers) == 2)
+    await until(lambda: first.runs.n_asleep == 2)
     world.crash(first)
     async with world.up() as second:
-        await until(lambda: len(second.runs._sleepers) == 2)
+        await until(lambda: second.runs.n_asleep == 2)
         await world.clock.advance(61)
         ended = await second.runs.ended(run_id)
         assert (ended.run.status, ended.run.result) == ("success", ["done for alice"]), ended.run.reason
@@ -72,12 +72,12 @@ async def test_a_plan_that_is_made_again_is_handed_the_steps_it_has_behind_it() 
     world = World(Counting)
     first = await world.start()
     run_id = (await ask(first, "counting")).run_id
-    await until(lambda: len(first.runs._sleepers) == 2)
+    await until(lambda: first.runs.n_asleep == 2)
     world.crash(first)
     async with world.up() as second:
-        await until(lambda: len(second.runs._sleepers) == 2)
+        await until(lambda: second.runs.n_asleep == 2)
         await world.clock.advance(61)
-        await until(lambda: len(second.runs._sleepers) == 2)
+        await until(lambda: second.runs.n_asleep == 2)
         await world.clock.advance(61)
         ended = await second.runs.ended(run_id)
         assert ended.run.status == "success", ended.run.reason
@@ -158,7 +158,7 @@ async def test_a_doubt_that_is_settled_is_over(about: str, resolution: str, done
     world = World(Careful)
     run_id = await in_doubt(world, about=about)
     async with world.up() as instance:
-        await until(lambda: len(instance.runs._sleepers) == 1)
+        await until(lambda: instance.runs.n_asleep == 1)
         await instance.controls.resolve(run_id, resolution, by=None, output="it was done")
         await idle(300)
         assert (await instance.answers.run(run_id)).status == "success"
@@ -207,7 +207,7 @@ async def test_a_parent_that_is_paused_just_before_it_asks_for_its_children_does
         assert world.events(ChildRequested, run_id=run_id) == []
         monkeypatch.undo()
         await instance.controls.resume(run_id, by=None)
-        await until(lambda: len(instance.runs._sleepers) == 2)
+        await until(lambda: instance.runs.n_asleep == 2)
         await world.clock.advance(61)
         assert (await instance.runs.ended(run_id)).run.status == "success"
 
@@ -218,7 +218,7 @@ async def test_a_child_that_is_cancelled_just_when_it_wakes_has_ended_for_its_pa
     world = World(Family)
     async with world.up() as instance:
         parent = (await ask(instance, "family")).run_id
-        await until(lambda: len(instance.runs._sleepers) == 2)
+        await until(lambda: instance.runs.n_asleep == 2)
         [requested] = world.events(ChildRequested, run_id=parent)
         child = requested.child_run_id
         cancelling = asyncio.create_task(instance.controls.cancel(child, via="cli", by=None))

@@ -148,7 +148,7 @@ async def test_a_stage_that_starts_again_names_the_code_it_starts_with(journey: 
 async def test_a_crash_between_the_effect_and_its_record_performs_the_stage_again(journey: type[Journey]) -> None:
     world = World(journey)
     instance, run_id = await up_to(world, journey, "plan")
-    instance.log._closed = True  # the last thing that did not reach the disk is the end of the stage
+    instance.log.die()  # the last thing that did not reach the disk is the end of the stage
     journey.gates["plan"].set()
     await idle()
     world.crash(instance)
@@ -197,8 +197,8 @@ async def test_a_run_whose_commit_is_seen_by_recovery_first_is_driven_once(journ
     world = World(journey)
     async with world.up(recover=False) as instance:
         asking = asyncio.ensure_future(ask(instance, "journey"))
-        await until(lambda: instance.log._waiting)
-        run_id = instance.log._waiting[0].changes[0].context.run_id
+        await until(lambda: instance.log.waiting)
+        run_id = instance.log.waiting[0].changes[0].context.run_id
         world.file.unfinished[f"run-{run_id}"] = 99  # as the reader's thread may see it before the loop is told
         await instance.runs.recover()
         open_all(journey)

@@ -14,9 +14,10 @@ from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.memory import MemoryEventLog
 from cascadenced.events.base import Context
 from cascadenced.events.run import ForeignRunReported
+from cascadenced.events.streams import task_stream
 from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskRegistered, TaskResumed
 from cascadenced.ids import SeededIds
-from cascadenced.runtime.tasks import Hook, TaskEntry, Tasks, task_stream
+from cascadenced.runtime.tasks import Hook, TaskEntry, Tasks
 from tests.examples import example
 
 ENTRY = TaskEntry(

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest import mock
 
-import msgspec
 import structlog
 
 from cascadenced import crashpoint
@@ -32,6 +31,7 @@ from tests.schedules import rules
 from tests.schedules.ledger import faults
 from tests.sim.clock import SimClock
 from tests.sim.loop import OF, Mortal, SimLoop, Stuck, bury
+from tests.sim.outcome import Outcome
 
 MONTH_S = 30 * 86_400.0
 _HOUR_S, _DAY_S = 3_600.0, 86_400.0
@@ -46,16 +46,6 @@ _LAST_DEEDS = 8
 """Things that happen in the last life, which does not end."""
 _CALM_WITHIN = 400
 """Times that all runs are cancelled, at the end, until no instant waits for room."""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """faults: what is wrong, each a sentence.  digest: of the log.  trace: lines, if they were asked for."""
-
-    seed: int
-    faults: Sequence[str]
-    digest: str
-    figures: dict[str, int]
-    trace: Sequence[str] = ()
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,8 +140,7 @@ class Life(Mortal):
         super().die(how)
         if self.instance is not None:
             log: Any = self.instance.log
-            log._closed = True
-            log._waiting.clear()
+            log.die()
 
     def passes(self, name: str) -> None:
         if name == self.crash_point:

@@ -7,7 +7,8 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 
-from tests.schedules.fire import Outcome, month
+from tests.schedules.fire import month
+from tests.sim.outcome import Outcome
 
 _MONTHS_A_PROCESS = 200
 """Then another process takes over: whatever a month may leave in memory goes with it."""

@@ -7,7 +7,8 @@ import contextvars
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from cascadenced.daemon import Connected, Daemon, Stop
+from cascadenced.connecting import Connected
+from cascadenced.daemon import Daemon, Stop
 from cascadenced.identity import Pseudonyms
 from cascadenced.ids import SeededIds
 from cascadenced.instance import Instance, assemble
@@ -73,8 +74,7 @@ class DaemonLife(Life):
         super().die(how)
         if self.log is not None:
             self.keep_tables()
-            self.log._closed = True
-            self.log._waiting.clear()
+            self.log.die()
         bus = self.world.broker.bus
         if isinstance(bus, SimBus) and bus.life is self:
             bus.cut()

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable, Iterator
 
 from tests.sim import planted
-from tests.sim.world import Outcome, simulate
+from tests.sim.outcome import Outcome
+from tests.sim.world import simulate
 
 _WORLDS_A_PROCESS = 200
 """Then another process takes over: whatever a world may leave in memory goes with it."""

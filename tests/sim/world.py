@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-import msgspec
 import structlog
 from anyio._backends._asyncio import CancelScope
 
@@ -36,6 +35,7 @@ from tests.sim.disk import Disk
 from tests.sim.ledger import Ledger
 from tests.sim.loop import OF, SimLoop, Stuck, bury
 from tests.sim.operators import Operators
+from tests.sim.outcome import Outcome
 from tests.sim.sink import Sink
 from tests.sim.tables import Tables
 from tests.sim.tasks import STORM
@@ -44,16 +44,6 @@ SETTLED_WITHIN_S = 3_600.0
 """Or longer, where the clock was set back: what sleeps until then sleeps longer."""
 _QUIET_FOR_S = 20.0
 """So long nothing must be left to do before a world counts as settled: the bus is checked every 5 s."""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """faults: what is wrong, each a sentence.  digest: of all that survived.  trace: lines, if they were asked for."""
-
-    seed: int
-    faults: Sequence[str]
-    digest: str
-    figures: dict[str, int]
-    trace: Sequence[str] = ()
 
 
 class World:
@@ -280,7 +270,7 @@ def _surroundings(loop: SimLoop) -> Iterator[list[str]]:
 
     def listen(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
         life = OF.get()
-        is_over = isinstance(life, DaemonLife) and (not life.alive or life.log is None or life.log._closed)
+        is_over = isinstance(life, DaemonLife) and (not life.alive or life.log is None or life.log.is_over)
         if not is_over:  # after a stop, what did not end in time finds the log closed
             error = sys.exc_info()[1] if event.get("exc_info") else event.get("error", "")
             said.append(f"the daemon's log: {event.get('event')} {error!r}")
