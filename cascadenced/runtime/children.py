@@ -103,28 +103,31 @@ class Children:
                 return Step.of(run, *ended, over, *told(run, "run"))
             return self._step(live, run, clock, asked, ended, None)
 
-        await self._record(live, clock, following, asked)
+        if await self._record(live, clock, following, asked):
+            left = self._ended.get(live.run_id, {})  # of a run that was paused just now: all, for when it goes on
+            for run_id in outcomes:
+                left.pop(run_id, None)
         return asked
 
     async def _outcomes(self, live: LiveRun) -> Mapping[str, Run]:
-        """Children that have ended, by id: all that were not taken in, or at least those since they were looked at."""
-        if live.run_id in self._watched:
-            return self._ended.pop(live.run_id, {})
-        self._watched.add(live.run_id)
-        outcomes: dict[str, Run] = {}
-        for child in live.run.children or ():
-            if child.run_id is not None and child.ended is None:
-                run = fold(r.event for r in await self._log.read_stream(run_stream(child.run_id)))
-                if run.status in ENDED:
-                    outcomes[child.run_id] = run
-        return outcomes
+        """Children that have ended, by id: all that were not taken in."""
+        ended = self._ended.setdefault(live.run_id, {})
+        if live.run_id not in self._watched:
+            self._watched.add(live.run_id)
+            for child in live.run.children or ():
+                if child.run_id is not None and child.ended is None:
+                    run = fold(r.event for r in await self._log.read_stream(run_stream(child.run_id)))
+                    if run.status in ENDED:
+                        ended[child.run_id] = run
+        return dict(ended)
 
-    async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> None:
-        """Record the step, and let the children know what the log has of them."""
+    async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> bool:
+        """Record the step, and let the children know what the log has of them. Whether there was one."""
         receipt = await record(self._log, clock, live, following)
         recorded = () if receipt is None else receipt.recorded
         for child in asked:
             child.fold([each for each in recorded if each.stream == run_stream(child.run_id)])
+        return receipt is not None
 
     def ended(self, child: LiveRun) -> None:
         """A child has ended in this process: its exception is the parent's, if that fails of it."""

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from cascadenced import ParallelPlan, TaskPipeline
 from cascadenced.clock import SystemClock
+from cascadenced.errors import Conflict
 from cascadenced.events.child import ChildEnded, ChildRequested
 from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunRequested, RunStarted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
@@ -477,6 +479,22 @@ async def test_pausing_a_parent_pauses_its_children_and_resuming_it_resumes_them
         assert gate.begun == [1]
         await instance.controls.resume(run_id, by=None)
         assert (await instance.runs.ended(run_id)).run.result == [[1, 2], 3]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_pausing_and_resuming_a_parent_at_any_turn_of_the_loop_loses_no_end_of_a_child(parallel: bool) -> None:
+    def plan() -> Any:
+        return ParallelPlan([LateKid(1), LateKid(2)]) if parallel else [LateKid(1), LateKid(2)]
+
+    for turns in range(60):
+        async with World(parent(plan)).up() as instance:
+            run_id = (await ask(instance, "parent")).run_id
+            await idle(turns)
+            with suppress(Conflict):  # it was over already
+                await instance.controls.pause(run_id, by=None)
+                await idle(turns % 7)
+                await instance.controls.resume(run_id, by=None)
+            assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2], turns
 
 
 # ── restarts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
