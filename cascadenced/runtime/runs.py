@@ -504,8 +504,8 @@ class Runs:
         run = live.run
         if run.status in ENDED:
             self._over(live)
-        elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held"):
-            self._leave(live)
+        elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held" and not run.paused):
+            self._leave(live)  # of one that is paused, what holds it was not looked at in this life
         elif run.wait is not None or run.in_doubt is not None or run.paused or is_held_back(run):
             self._sleep(live)
             if missed:
