@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,8 +17,17 @@ import pytest
 from cascadenced import ParallelPlan, TaskPipeline
 from cascadenced.clock import SystemClock
 from cascadenced.errors import Conflict
+from cascadenced.eventlog.base import Change, Receipt
 from cascadenced.events.child import ChildEnded, ChildRequested
-from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunRequested, RunStarted
+from cascadenced.events.run import (
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunPaused,
+    RunRequested,
+    RunResumed,
+    RunStarted,
+)
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitStarted
 from cascadenced.pipeline.policy import Retry
@@ -495,6 +504,51 @@ async def test_pausing_and_resuming_a_parent_at_any_turn_of_the_loop_loses_no_en
                 await idle(turns % 7)
                 await instance.controls.resume(run_id, by=None)
             assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2], turns
+
+
+@pytest.mark.parametrize("asked", ["pause", "resume"])
+async def test_a_crash_while_a_parent_is_paused_or_resumed_leaves_none_of_its_children_behind(
+    gate: type[Gate], asked: str
+) -> None:
+    world = World(parent(lambda: ParallelPlan([gate(1), [gate(2), gate(3)], gate(4)])))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: len(gate.begun) == 3)
+    if asked == "resume":
+        await instance.controls.pause(run_id, by=None)
+    asking = asyncio.ensure_future(getattr(instance.controls, asked)(run_id, by=None))
+    await until(lambda: world.events(RunPaused if asked == "pause" else RunResumed))
+    world.crash(instance)
+    asking.cancel()
+    async with world.up() as instance:
+        await idle(300)
+        runs = [r.run_id for r in world.recorded(RunRequested)]
+        statuses = [(await instance.answers.run(each or "")).status for each in runs]
+        assert len(runs) == 5
+        assert [status == "paused" for status in statuses] == [asked == "pause"] * 5, statuses
+
+
+async def test_pausing_a_parent_does_not_wait_for_children_that_record_something_all_the_time(
+    gate: type[Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(parent(lambda: ParallelPlan([gate(1), [gate(2)]])))
+    async with world.up() as instance:
+        run_id = (await ask(instance, "parent")).run_id
+        await until(lambda: len(gate.begun) == 2)
+        append = instance.log.append
+
+        def another_was_first(changes: Sequence[Change], *, source: str | None = None) -> asyncio.Future[Receipt]:
+            return append([Change(c.stream, c.events, 0) for c in changes] if len(changes) > 1 else changes)
+
+        monkeypatch.setattr(instance.log, "append", another_was_first)
+        await instance.controls.pause(run_id, by=None)
+        assert len(world.events(RunPaused)) == 4
+        await instance.controls.resume(run_id, by=None)
+        assert len(world.events(RunResumed)) == 4
+        monkeypatch.undo()
+        for each in gate.gates.values():
+            each.set()
+        assert (await instance.runs.ended(run_id)).run.result == [1, [2]]
 
 
 # ── restarts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
