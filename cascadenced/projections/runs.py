@@ -37,7 +37,7 @@ from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.access import Caller
-from cascadenced.pipeline.model import ENDED, STAGES, Child, Run, fold
+from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, STAGES, Child, Run, fold
 from cascadenced.projections.page import Page, checked_limit, page
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
@@ -374,7 +374,8 @@ async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) 
     wait = run.wait
     if wait is None or wait.kind != "event":
         return None
-    since, found = max(since, run.heard.get(wait.name, 0)), None
+    handed = run.handed.get(wait.name, NOTHING_HANDED)
+    since, found = max(since, handed.until), None
     for position, group, data in await tables.fetch(_NEWEST_EVENTS, (f"workflow-{wait.name}",)):
         if position <= since:
             break
@@ -382,7 +383,8 @@ async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) 
         if (
             isinstance(event, EventDispatched)
             and group == group_hash
-            and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+            and position not in handed
+            and wait.is_met_by(event.payload)
         ):
             found = int(position)
     return found

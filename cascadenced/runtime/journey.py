@@ -20,7 +20,7 @@ from cascadenced.events.stage import StageFailed
 from cascadenced.events.wait import WaitEnded
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
-from cascadenced.pipeline.model import ENDED, Run
+from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.first_of import first_of
 from cascadenced.runtime.perform import Perform
@@ -212,13 +212,15 @@ class Journey:
         run, wait = live.run, live.run.wait
         if wait is None or wait.kind != "event" or run.current is None:
             return None
-        since = max(live.began_at, run.heard.get(wait.name, 0))
+        handed = run.handed.get(wait.name, NOTHING_HANDED)
+        since = max(live.began_at, handed.until)
         async for recorded in self._log.read_since(workflow_stream(wait.name), since):
             event = recorded.event
             if (
                 type(event) is EventDispatched
                 and recorded.group_hash == live.context.group_hash
-                and all(key in event.payload and event.payload[key] == value for key, value in wait.where.items())
+                and recorded.position not in handed
+                and wait.is_met_by(event.payload)
             ):
                 return WaitEnded(
                     task=run.task,
