@@ -292,7 +292,12 @@ async def _explain(instance: Instance, asked: ShowArguments) -> Any:
     # What reads without a daemon is no Instance, and goes on with nothing.
     is_up, limit = isinstance(instance, Instance), instance.config.max_concurrent_runs
     return await instance.answers.explain(
-        asked.run, limit=limit, policy=policy, is_up=is_up, now_us=instance.clock.now_us()
+        asked.run,
+        limit=limit,
+        policy=policy,
+        is_up=is_up,
+        epoch=instance.log.epoch if is_up else None,
+        now_us=instance.clock.now_us(),
     )
 
 

@@ -231,6 +231,19 @@ async def test_a_run_in_any_state_can_be_paused_over_a_restart_and_goes_on_when_
     await instance.log.close()
 
 
+async def test_a_paused_run_whose_stage_a_crash_cut_off_is_not_said_to_be_under_way() -> None:
+    world = world_for("running")
+    instance, run_id = await in_state(world, "running")
+    await instance.controls.pause(run_id, by=BOBS)
+    codes = [reason.code for reason in (await perform(VERBS["explain"], instance, {"run": run_id})).reasons]
+    assert codes == ["paused", "running"]
+    world.crash(instance)
+    async with world.up() as instance:
+        await idle()
+        codes = [reason.code for reason in (await perform(VERBS["explain"], instance, {"run": run_id})).reasons]
+        assert codes == ["paused", "interrupted"]
+
+
 async def test_a_held_run_that_is_paused_over_the_restart_that_could_go_on_with_it_does_so_when_it_is_resumed() -> None:
     world = world_for("held")
     instance, run_id = await in_state(world, "held")
