@@ -128,12 +128,13 @@ class Host:
     def wait_for(self, name: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:
         """The payload of the next event `name` that holds what `where` says. Raises TimeoutError."""
         _text(name, "wait_for")
+        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s < float("inf")):
+            raise errors.Invalid(f"timeout_s must be a number of seconds, not {timeout_s!r}")
+        matching = recordable(where or {}, "where")
+        if not isinstance(matching, dict):
+            raise errors.Invalid(f"where must be a dict, not a {type_name(where)}")
         question = EventWanted(
-            id=self._channel.next_id(),
-            place=self._lanes.take(),
-            name=name,
-            where=recordable(where or {}, "where"),
-            timeout_s=timeout_s,
+            id=self._channel.next_id(), place=self._lanes.take(), name=name, where=matching, timeout_s=timeout_s
         )
         if _loop_runs():
             return self._awaited_event(question)

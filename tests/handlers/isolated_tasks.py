@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cascadenced.errors import Invalid
 from cascadenced.pipeline.policy import Limits, Retry
 from cascadenced.plugins.base import BaseTask
 
@@ -53,6 +54,21 @@ class TimesOut(Isolated):
             return str(self.wait_for("paid", timeout_s=5))
         except TimeoutError as error:
             return f"timed out: {error}"
+
+
+class Confused(Isolated):
+    """Asks for what makes no sense, and then for something that does."""
+
+    name = "confused"
+
+    def run(self) -> list[str]:
+        said = []
+        for arguments in self.args["asked"]:
+            try:
+                self.wait_for(*arguments)
+            except Invalid as error:
+                said.append(str(error))
+        return [*said, self.step("last", lambda: "went on")]
 
 
 class Aborts(Isolated):

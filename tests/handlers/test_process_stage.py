@@ -170,3 +170,13 @@ async def test_a_tasks_own_attach_context_is_called_there_too() -> None:
         await instance.log.close()
     async with up(world) as instance:
         assert (await instance.runs.ended(run_id)).run.result == [[1, 2], []]
+
+
+async def test_a_wait_that_makes_no_sense_is_told_to_the_task_and_does_not_end_its_process() -> None:
+    asked = [["paid", "soon"], ["paid", True], ["paid", -1], ["paid", 1e300], ["paid", None, [1]], ["two words"]]
+    async with up(World(tasks.Confused)) as instance:
+        ended = await run(instance, "confused", args={"asked": asked})
+    assert ended.run.status == "success", ended.run.reason
+    *said, last = ended.run.result
+    assert [each.partition(" must ")[0] for each in said[:5]] == [*["timeout_s"] * 4, "where"]
+    assert (len(said), last) == (6, "went on")
