@@ -252,7 +252,8 @@ class RunView(RunRow):
 async def list_runs(
     tables: Tables, *, task: str | None = None, status: str | None = None, limit: int = 100, after: str | None = None
 ) -> Page:
-    """Newest first. status: one of STATUSES. after: cursor. Raises Invalid."""
+    """Newest first. status: one of STATUSES; in_doubt: also those that are paused meanwhile, since somebody has to say
+    what became of them all the same. after: cursor. Raises Invalid."""
     checked_limit(limit)
     if status is not None and status not in STATUSES:
         raise Invalid(f"status must be one of {', '.join(STATUSES)}, not {status[:40]!r}")
@@ -262,7 +263,7 @@ async def list_runs(
         if value is not None
     ]
     where = " AND ".join(condition for condition, _ in conditions) or "1"
-    if status is not None and status != "paused":
+    if status not in (None, "paused", "in_doubt"):
         where += " AND paused IS NOT 1"
     rows = await tables.fetch(
         f"SELECT {_STORED}, {_LAST_START}, {_LAST_WAIT} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
