@@ -24,7 +24,7 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageInterrupted, StageStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP
+from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, resolutions
 from cascadenced.pipeline.model import ENDED, Child, Run, Wait, fold
 from cascadenced.pipeline.timeline import Moment, at, timeline, who
 
@@ -419,7 +419,11 @@ def _in_doubt(story: _Story, doubted: RunDoubted) -> Reason:
         text=f"{text}. Find out, and say so",
         since=iso(story.last(RunDoubted).at_us),
         effect=effect,
-        remedies=[story.command(_RESOLVE, verdict=verdict) for verdict in ("done", "retry", "fail")],
+        remedies=[
+            story.command(_RESOLVE, verdict=verdict)
+            for verdict in ("done", "retry", "fail")
+            if verdict in resolutions(story.run)
+        ],
     )
 
 

@@ -273,6 +273,12 @@ def test_a_run_in_doubt_names_the_effect_and_the_commands_that_resolve_it():
 # ── it has ended ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_plan_in_doubt_that_nothing_else_is_done_with_is_not_said_to_be_settled_by_done():
+    planning = (example(RunRequested), example(RunStarted, stages=("plan",)), example(StageStarted, stage="plan"))
+    reason = why(*planning, example(RunDoubted, stage="plan", step=None, place=""))
+    assert [remedy.split()[3] for remedy in reason.remedies] == ["retry", "fail"]
+
+
 def test_a_finished_run_has_nothing_to_explain():
     assert why(*run_of("run")).code == "finished"
 
