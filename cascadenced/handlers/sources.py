@@ -13,12 +13,12 @@ import msgspec
 
 from cascadenced.errors import Conflict, Invalid
 from cascadenced.eventlog.base import EventLog
+from cascadenced.eventlog.known import position_of
 from cascadenced.events.base import Json, Recorded
 from cascadenced.events.inbound import MAX_KEY_CHARS, MAX_MESSAGE_ID_CHARS
 from cascadenced.handlers.people import Person
 from cascadenced.identity import Identity, Pseudonyms, Redactor
 
-_POSITION = "SELECT position FROM events WHERE source = ?"
 MAX_REQUEST_EVENTS = 3
 """Of one request: the dispatched event, the run it asks for, and how that began or was refused."""
 
@@ -48,10 +48,10 @@ class Sources:
 
     async def recorded(self, source: str) -> Sequence[Recorded]:
         """What was recorded with the request of this source, first its own event; empty if nothing was."""
-        rows = await self._log.tables.fetch(_POSITION, (source,))
-        if not rows:
+        position = await position_of(self._log.tables, source)
+        if position is None:
             return ()
-        first, *rest = await self._log.read(rows[0][0] - 1, MAX_REQUEST_EVENTS)
+        first, *rest = await self._log.read(position - 1, MAX_REQUEST_EVENTS)
         run_id = first.run_id
         return first, *(recorded for recorded in rest if run_id is not None and recorded.run_id == run_id)
 
