@@ -143,6 +143,7 @@ class Children:
         self._entries.pop(parent.run_id, None)
         for child in parent.run.children or ():
             self._errors.pop(child.run_id or "", None)
+            self._places.pop(child.run_id or "", None)
         self._planning.pop(parent.run_id, None)
         self._ended.pop(parent.run_id, None)
         self._watched.discard(parent.run_id)

@@ -783,6 +783,24 @@ async def test_a_parent_that_is_resumed_while_a_restart_reads_it_goes_on(gate: t
     await instance.log.close()
 
 
+async def test_of_a_parent_that_has_ended_nothing_is_kept(gate: type[Gate]) -> None:
+    world = World(parent(lambda: ParallelPlan([gate(1), gate(2)])))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: len(gate.begun) == 2)
+    world.crash(instance)
+    async with world.up(recover=False) as instance:
+        await instance.controls.cancel(str(of_kids(world)[0].run_id), via="cli", by=None)
+        await instance.runs.recover()  # the plan is made again for the other one, before the parent fails
+        assert (await instance.runs.ended(run_id)).run.error_type == "cancelled"
+        await until(lambda: instance.runs.n_running == instance.runs.n_queued == 0)
+        kept, names = (
+            vars(instance.runs._children),
+            ("_entries", "_errors", "_planning", "_places", "_watched", "_ended"),
+        )
+        assert [name for name in names if kept[name]] == []
+
+
 async def test_an_orderly_stop_leaves_children_and_parent_to_the_next_start(gate: type[Gate]) -> None:
     world = World(parent(lambda: ParallelPlan([gate(1), gate(2)])))
     async with world.up() as instance:
