@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,35 @@ class Confused(Isolated):
     name = "confused"
 
     def run(self) -> list[str]:
+        def sleep_within() -> None:
+            self.sleep(1)
+
+        asked: list[Callable[[], Any]] = [
+            lambda: self.step("", list),
+            lambda: self.step("x" * 201, list),
+            lambda: self.sleep(-1),
+            lambda: self.sleep(float("nan")),
+            lambda: self.sleep(1e300),
+            lambda: self.wait_for("two words"),
+            lambda: self.wait_for(7),  # type: ignore[arg-type]
+            lambda: self.wait_for("paid", timeout_s="soon"),  # type: ignore[arg-type]
+            lambda: self.wait_for("paid", timeout_s=True),
+            lambda: self.wait_for("paid", timeout_s=1e300),
+            lambda: self.wait_for("paid", where=[1]),  # type: ignore[arg-type]
+            lambda: self.step("outer", sleep_within),
+        ]
         said = []
-        for arguments in self.args["asked"]:
+        for ask in asked:
             try:
-                self.wait_for(*arguments)
+                ask()
             except Invalid as error:
                 said.append(str(error))
         return [*said, self.step("last", lambda: "went on")]
+
+
+class ConfusedInAThread(Confused):
+    name = "confused-in-a-thread"
+    isolation = "thread"
 
 
 class Aborts(Isolated):
