@@ -125,6 +125,9 @@ class Children:
         """Record the step, and let the children know what the log has of them. Whether there was one."""
         receipt = await record(self._log, clock, live, following)
         recorded = () if receipt is None else receipt.recorded
+        for each in recorded:
+            if type(each.event) is ChildRequested:
+                self._places[each.event.child_run_id] = each.event.index
         for child in asked:
             child.fold([each for each in recorded if each.stream == run_stream(child.run_id)])
         return receipt is not None
@@ -172,14 +175,18 @@ class Children:
 
     async def entry_of(
         self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]
-    ) -> TaskEntry | RunFailed | None:
-        """A child's task; or the event that ends it, when the plan does not have it any more. None: the parent's own
-        task is not there now, or the child has ended."""
+    ) -> TaskEntry | RunFailed | RunCancelled | None:
+        """A child's task; or the event that ends it, when the plan does not have it any more, or the parent has ended.
+        None: the parent's own task is not there now, or the child has ended."""
+        cancelled = self.orphaned(child, parent)
+        if cancelled is not None:  # since that was looked at last
+            return cancelled
         self._places |= {
             each.run_id: n for n, each in enumerate(parent.run.children or ()) if each.run_id and not each.ended
         }
         place = self._places.get(child.run_id)  # now: it may end while the plan is made
-        async with self._planning.setdefault(parent.run_id, asyncio.Lock()):
+        planning = self._planning.setdefault(parent.run_id, asyncio.Lock())
+        async with planning:
             entries = self._entries.get(parent.run_id)
             if entries is None:
                 if not await find(parent):
@@ -197,7 +204,8 @@ class Children:
                         f"{difference}. It must give the same ones for the same run; to have these done, fork the "
                         "run from its plan",
                     )
-                self._entries[parent.run_id] = entries
+                if self._planning.get(parent.run_id) is planning:  # else the parent has ended meanwhile
+                    self._entries[parent.run_id] = entries
         return None if place is None else entries[place]
 
     def _step(
@@ -219,7 +227,6 @@ class Children:
             child = (after.children or ())[index]
             newborn = _newborn(live, run, index, child, clock)
             asked.append(newborn)
-            self._places[newborn.run_id] = index
             requested.append(
                 ChildRequested(
                     task=run.task,

@@ -134,12 +134,12 @@ class Journey:
                 await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
         elif live.entry is None:
             found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
-            if isinstance(found, Event):
+            if not isinstance(found, Event):
+                live.entry = found
+            elif live.drive is not None:  # else it was read for a child of its own, and ends where it is driven
                 await record(
                     self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, found)
                 )
-            else:
-                live.entry = found
         return live.entry is not None
 
     async def _alone(self, live: LiveRun) -> None:

@@ -252,7 +252,7 @@ async def test_a_child_is_a_run_of_its_own_with_its_parents_identity_and_story()
     async with world.up() as instance:
         run_id = (await ask(instance, "parent", args={"n": 1})).run_id
         await instance.runs.ended(run_id)
-        [kid] = of_kids(world)
+        *_, kid = of_kids(world)
         view = await instance.answers.run(kid.run_id)
     assert seen == [("alice", "eng", kid.run_id, {})]
     assert (kid.event.task, kid.event.via, kid.event.parent_run_id, kid.event.nesting) == ("Sees", "plan", run_id, 1)
@@ -719,6 +719,35 @@ async def test_a_paused_child_whose_parent_ended_before_the_crash_is_cancelled_t
     async with world.up():
         await until(lambda: len(world.events(RunCancelled)) == 2)
     assert world.file.unfinished == {}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_the_plan_of_a_parent_that_has_just_ended_is_not_made_again(
+    gate: type[Gate], monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    cls = counted(lambda: [[gate(1)]] if nested else [gate(1)])
+    world = World(cls)
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: gate.begun == [1])
+    *_, kid = of_kids(world)
+    world.crash(instance)
+    async with world.up(recover=False) as instance:
+        reveal, is_to_end = world.vault.reveal, [True]
+
+        async def and_end_the_parent(*who: str) -> Any:
+            task = asyncio.current_task()
+            if task is not None and task.get_name() == f"run-{kid.run_id}" and is_to_end and is_to_end.pop():
+                await instance.controls.cancel(run_id, via="cli", by=None)
+            return await reveal(*who)
+
+        monkeypatch.setattr(world.vault, "reveal", and_end_the_parent)
+        await instance.runs.recover()
+        await until(lambda: not world.file.unfinished)
+        await until(lambda: instance.runs.n_running == instance.runs.n_asleep == 0)
+        kept = vars(instance.runs._children)
+        assert [name for name in ("_entries", "_planning", "_places") if kept[name]] == []
+    assert (len(cls.made), len(world.events(RunCancelled))) == (2 if nested else 1, 3 if nested else 2)  # type: ignore[attr-defined]
 
 
 async def test_children_whose_parents_task_is_gone_are_held_with_it_and_go_on_when_it_is_back(gate: type[Gate]) -> None:
