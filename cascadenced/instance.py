@@ -101,9 +101,6 @@ class Status(msgspec.Struct):
 class Instance:
     """Everything below the faces, open. Made by `open_instance`, or by `assemble` on ports of your choice."""
 
-    goes_on = True
-    """Whether runs go on here: not where there is only a folder to read in (commands/shelf.py)."""
-
     def __init__(
         self,
         config: Config,
@@ -199,6 +196,11 @@ class Instance:
             _log.error("plugin_rejected", plugin=event.plugin, reason=event.reason)
         if rejected:
             await self.log.append([Change(SYSTEM_STREAM, rejected)])
+
+    @property
+    def epoch(self) -> int | None:
+        """Of what is recorded here; None where there is only a folder to read in (commands/shelf.py)."""
+        return self.log.epoch
 
     async def status(self) -> Status:
         """How the instance is; without a database read."""

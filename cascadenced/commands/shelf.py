@@ -53,7 +53,8 @@ async def open_shelf(config: Config) -> AsyncIterator[Shelf]:
 class Shelf:
     """Of an `Instance`, what reading takes (`verbs.base.Readable`)."""
 
-    goes_on = False
+    epoch = None
+    """Nothing is recorded here, and no run goes on."""
 
     def __init__(self, config: Config, log: Reader | MemoryEventLog) -> None:
         self.config, self.log, self.clock = config, log, SystemClock()

@@ -21,7 +21,7 @@ from cascadenced.errors import Invalid, StepMismatch
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Context, Event, Json, Recorded
 from cascadenced.events.child import Planned
-from cascadenced.events.content import own_copy, recordable
+from cascadenced.events.content import own_copy
 from cascadenced.events.place import Place, in_order, in_words
 from cascadenced.events.stage import StageFailed, StageFinished
 from cascadenced.events.wait import WaitStarted
@@ -31,6 +31,7 @@ from cascadenced.handlers.run_stage import StageRunner
 from cascadenced.handlers.steps import Steps, spelled
 from cascadenced.identity import SYSTEM, Identity, Pseudonyms, Redactor
 from cascadenced.ids import RunId
+from cascadenced.pipeline.asks import checked_wait
 from cascadenced.pipeline.json_diff import differences
 from cascadenced.pipeline.model import STAGES, Mark, Run
 from cascadenced.pipeline.passes import Outcome, Pass, passes
@@ -275,12 +276,13 @@ class _Answers(Steps):
     def _waited(
         self, event: str, timeout_s: float | None, where: dict[str, Json] | None, place: Place | None = None
     ) -> Mark | None:
+        matching = checked_wait(event, timeout_s, where)
         place = place or self._lanes.take()
         asked = self._pass.waits.get(place)
         if asked is not None and (asked.kind, asked.name) == ("event", event):
-            difference = next(differences(asked.where, recordable(where or {})), None)
+            difference = next(differences(asked.where, matching), None)
             if difference is not None:
-                raise self._diverge("where", place, _json(asked.where), _json(where or {}))
+                raise self._diverge("where", place, _json(asked.where), _json(matching))
             limits = {True: "a wait without a time limit", False: "a wait with a time limit"}
             if (asked.until_us is None) != (timeout_s is None):
                 raise self._diverge("place", place, limits[asked.until_us is None], limits[timeout_s is None])

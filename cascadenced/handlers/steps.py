@@ -19,13 +19,13 @@ from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, Invalid, StepMismatch, Superseded
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
-from cascadenced.events.content import own_copy, recordable, type_name
+from cascadenced.events.content import own_copy, recordable
 from cascadenced.events.place import Place, in_order, in_words
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
-from cascadenced.events.subjects import checked_event_name
 from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.failure import MAX_TYPE_CHARS, for_people, is_harmless, tell
 from cascadenced.identity import Redactor
+from cascadenced.pipeline.asks import checked_sleep, checked_step, checked_wait, refused_within
 from cascadenced.pipeline.model import Mark, Run
 from cascadenced.runtime.lanes import Lanes
 from cascadenced.runtime.record import LiveRun, Step, record
@@ -46,8 +46,6 @@ from cascadenced.runtime.worker_protocol import (
 
 MAX_PLACES = 10_000
 """Steps and waits of one stage."""
-MAX_NAME_CHARS = 200
-LONGEST_S = 10 * 366 * 86_400
 
 _within: contextvars.ContextVar[bool] = contextvars.ContextVar("within a step", default=False)
 
@@ -79,7 +77,7 @@ class Steps:
 
         Awaitable on the loop, and wherever `function` is a coroutine function. Raises what `function` raises.
         """
-        place, mark = self._place("step", _checked_name(name))
+        place, mark = self._place("step", checked_step(name))
         if inspect.iscoroutinefunction(function) or self._is_on_the_loop():
             return self._step(place, mark, name, function, args, kwargs)
         if mark is not None:
@@ -125,7 +123,7 @@ class Steps:
             case StepWanted() | SleepWanted() | EventWanted() if self.suspended is not None:
                 return Suspend()  # of another branch
             case StepWanted():
-                _, mark = self._place("step", _checked_name(ask.name), ask.place)
+                _, mark = self._place("step", checked_step(ask.name), ask.place)
                 if mark is not None:
                     return Recorded(mark.output)
                 if self._is_at_most_once:
@@ -275,8 +273,7 @@ class Steps:
 
     def _slept(self, seconds: float, place: Place | None = None) -> Mark | None:
         """The sleep at this place, if it is over; else the stage waits from now on."""
-        if type(seconds) not in (int, float) or not 0 <= seconds <= LONGEST_S:
-            raise Invalid(f"sleep() takes a number of seconds from 0 to {LONGEST_S}, not {seconds!r}")
+        checked_sleep(seconds)
         place, mark = self._place("sleep", "", place)
         if mark is None:
             self._suspend(place, "sleep", until_us=self._clock.now_us() + round(seconds * 1e6))
@@ -286,12 +283,7 @@ class Steps:
         self, event: str, timeout_s: float | None, where: dict[str, Json] | None, place: Place | None = None
     ) -> Mark | None:
         """What became of the wait at this place, if it is over; else the stage waits from now on."""
-        checked_event_name(event)
-        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s <= LONGEST_S):
-            raise Invalid(f"timeout_s must be a number of seconds from 0 to {LONGEST_S}, not {timeout_s!r}")
-        matching = recordable(where or {}, "where")
-        if not isinstance(matching, dict):
-            raise Invalid(f"where must be a dict, not a {type_name(where)}")
+        matching = checked_wait(event, timeout_s, where)
         place, mark = self._place("event", event, place)
         if mark is None:
             until_us = None if timeout_s is None else self._clock.now_us() + round(timeout_s * 1e6)
@@ -309,8 +301,7 @@ class Steps:
         if not self._is_under_way(self._live.run):
             raise self._over()
         if _within.get():
-            what = spelled(Mark(kind, name))
-            raise Invalid(f"{what} cannot be taken within another one: do it before or after", code="step.nested")
+            raise refused_within(spelled(Mark(kind, name)))
         place = self._lanes.take() if place is None else place
         self._asked.add(place)
         if len(self._asked) > MAX_PLACES:
@@ -357,12 +348,6 @@ class _There(Awaitable[Json]):
     def __await__(self) -> Generator[Any, None, Json]:
         yield from ()
         return self._value
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
-        raise Invalid(f"the name of a step is 1 to {MAX_NAME_CHARS} printable characters, not {name!r:.80}")
-    return name
 
 
 def spelled(mark: Mark) -> str:

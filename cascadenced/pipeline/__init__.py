@@ -5,6 +5,7 @@ decide.py     what follows from an event of a run; what a restart does about an 
 control.py    what others may ask of a run under way
 access.py     who may
 contexts.py   what it may be told
+asks.py       what a stage may ask for on its way
 explain.py    why a run is as it is, and what can be done about it
 timeline.py   the decisions in its life
 fork.py       a new run that begins with what another one has behind it

@@ -6,7 +6,7 @@ from cascadenced.errors import Conflict, Invalid
 from cascadenced.events.base import Event, Json
 from cascadenced.events.run import RunCancelled, RunPaused, RunResumed
 from cascadenced.events.signal import ContextAttached
-from cascadenced.pipeline.decide import RESOLUTIONS, resolve
+from cascadenced.pipeline.decide import RESOLUTIONS, resolutions, resolve
 from cascadenced.pipeline.model import ENDED, Run
 
 MAX_CONTEXTS = 1_000
@@ -57,6 +57,12 @@ def decide_resolution(run: Run, resolution: str, *, by: str | None, output: Json
         raise Invalid(f"a doubt is resolved by {', '.join(RESOLUTIONS)}, not {resolution[:40]!r}")
     if run.status != "in_doubt":
         raise Conflict(f"the run is {run.shown_status}, not in doubt: there is nothing to resolve", code="not_in_doubt")
+    if verdict not in resolutions(run):
+        raise Conflict(
+            f"the stage plan cannot be taken for done: the runs that {run.task} plans are known only from its plan(), "
+            "and nothing else is done with it; resolve it by retry or fail",
+            code="plan.unknown",
+        )
     return resolve(run, verdict, by=by, output=output, elapsed_s=elapsed_s)
 
 

@@ -155,6 +155,14 @@ def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list
     return [*events, *_again(run, run.code)] if run.status == "running" else events
 
 
+def resolutions(run: Run) -> tuple[Resolution, ...]:
+    """What can be said of the doubt that `run` is in. A plan that no run() is handed is one of tasks, which nobody but
+    plan() itself can make: taken for done, the run would end well, and nothing of what was planned had been done."""
+    doubted = run.in_doubt
+    is_plan = doubted is not None and doubted.stage == "plan" and doubted.step is None
+    return ("retry", "fail") if is_plan and "run" not in run.stages else RESOLUTIONS
+
+
 def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
     """What `resolution` says of the doubt that `run` is in; the next one, of another step, may follow. Nothing is
     started with it: whoever performs the run records what starts, or a start that nobody performs would be in doubt.

@@ -24,8 +24,8 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageInterrupted, StageStarted
 from cascadenced.events.streams import run_id_of
-from cascadenced.events.wait import WaitStarted
-from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP
+from cascadenced.events.wait import WaitEnded, WaitStarted
+from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, resolutions
 from cascadenced.pipeline.model import ENDED, Child, Run, Wait, fold
 from cascadenced.pipeline.timeline import Moment, at, timeline, who
 
@@ -59,7 +59,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """What is known beside the run's own events.
 
     statuses: of its children, by run id.  queue: None unless it is queued.  max_attempts: by stage, as the task's code
-    says now.  is_up: whether a daemon is there that could go on with it.  now_us: the time.
+    says now.  is_up: whether a daemon is there that could go on with it.  epoch: of what that one records, None if it
+    is not there.  now_us: the time.
     came_at: position of the event that it waits for, None: it has not come.
     """
 
@@ -67,6 +68,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue | None = None
     max_attempts: Mapping[str, int] = {}
     is_up: bool = True
+    epoch: int | None = None
     now_us: int = 0
     came_at: int | None = None
 
@@ -237,21 +239,27 @@ def _running(story: _Story) -> Reason:
         text += (
             f"; the process died {_n(died, 'time')} in a row while it was: after {CRASHES_TO_GIVE_UP} it is given up"
         )
-    interrupted = run.open_starts == 0 and type(story.events[-1].event) is StageInterrupted
-    if story.around.is_up and not interrupted:
+    if _is_under_way(story):
         return Reason(code="running", text=text, since=iso(start.at_us), attempt=run.attempt)
+    is_up, stopped = story.around.is_up, story.last(StageInterrupted)
+    interrupted = run.open_starts == 0 and type(stopped.event) is StageInterrupted
     ended = "the daemon stopped in good order" if interrupted else "the daemon stopped or died"
-    text = (
-        f"{ended} while the stage {run.current} was under way (attempt {run.attempt}); the next start goes on with it"
-    )
-    since = story.events[-1] if interrupted else start
+    goes_on = "it goes on with it as soon as there is a free slot" if is_up else "the next start goes on with it"
+    if run.paused:
+        goes_on = "it goes on with it when it is resumed"
     return Reason(
         code="interrupted",
-        text=text,
-        since=iso(since.at_us),
+        text=f"{ended} while the stage {run.current} was under way (attempt {run.attempt}); {goes_on}",
+        since=iso((stopped if interrupted else start).at_us),
         attempt=run.attempt,
-        remedies=[] if story.around.is_up else [_UP],
+        remedies=[] if is_up else [_UP],
     )
+
+
+def _is_under_way(story: _Story) -> bool:
+    """Whether code of the stage runs now: in the life of the daemon that is up, and not in an earlier one."""
+    around, begun = story.around, story.last(StageStarted, WaitEnded)
+    return around.is_up and story.run.open_starts > 0 and around.epoch in (None, begun.epoch)
 
 
 def _between(story: _Story) -> Reason:
@@ -348,6 +356,11 @@ def _held(story: _Story, _: Wait) -> Reason:
     if event.code == "code_changed" and story.run.current is not None:
         remedies += story.fork(story.run.current)
     text = f"it is held until a restart that can go on with it: {event.reason}"
+    if story.around.is_up and story.run.paused and story.around.epoch not in (None, held.epoch):
+        # There was such a restart, perhaps; nobody has looked since.
+        text = "it was held in an earlier life of the daemon, and whether it can go on now is seen when it is resumed: "
+        text += event.reason
+        remedies = [story.command(_CANCEL)]
     return Reason(code="held", text=text, since=iso(held.at_us), detail=event.code, remedies=remedies)
 
 
@@ -386,7 +399,7 @@ def _paused(story: _Story) -> Reason:
     event = paused.event
     assert isinstance(event, RunPaused)
     text = f"{who(event.by)} paused it at {at(paused.at_us)}; nothing new of it starts until it is resumed"
-    if run.current is not None and run.status == "running":
+    if run.current is not None and run.status == "running" and _is_under_way(story):
         text += f" (the stage {run.current}, which was under way, may end)"
     return Reason(code="paused", text=text, since=iso(paused.at_us), by=event.by, remedies=[story.command(_RESUME)])
 
@@ -407,7 +420,11 @@ def _in_doubt(story: _Story, doubted: RunDoubted) -> Reason:
         text=f"{text}. Find out, and say so",
         since=iso(story.last(RunDoubted).at_us),
         effect=effect,
-        remedies=[story.command(_RESOLVE, verdict=verdict) for verdict in ("done", "retry", "fail")],
+        remedies=[
+            story.command(_RESOLVE, verdict=verdict)
+            for verdict in ("done", "retry", "fail")
+            if verdict in resolutions(story.run)
+        ],
     )
 
 

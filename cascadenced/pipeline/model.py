@@ -53,8 +53,17 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     before: Wait | None = None
 
     def is_met_by(self, payload: Mapping[str, Json]) -> bool:
-        """Whether the payload of an event of its name holds what it must."""
-        return all(key in payload and payload[key] == value for key, value in self.where.items())
+        """Whether an event of the name that it waits for, with this payload, is the one."""
+        return all(key in payload and _is_equal(payload[key], value) for key, value in self.where.items())
+
+
+def _is_equal(one: Json, other: Json) -> bool:
+    """As JSON has it: 7 and 7.0 are the same number, and no number is true or false."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_equal, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +74,27 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     name: str
     output: Json = None
     timed_out: bool = False
+
+
+class Handed(msgspec.Struct, frozen=True, gc=False):
+    """Positions of the events of one name that waits of a run were handed: of those of its group all up to `until`,
+    and behind that these `besides`, which others were passed over for."""
+
+    until: int = 0
+    besides: frozenset[int] = frozenset()
+
+    def __contains__(self, position: int) -> bool:
+        return position <= self.until or position in self.besides
+
+    def after(self, position: int, *, is_any: bool) -> Handed:
+        """is_any: that wait would have taken any, so that there was none before this one."""
+        if is_any:
+            until = max(self.until, position)
+            return Handed(until, frozenset(each for each in self.besides if each > until))
+        return Handed(self.until, self.besides | {position})
+
+
+NOTHING_HANDED = Handed()
 
 
 class Child(msgspec.Struct, frozen=True, gc=False):
@@ -93,7 +123,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     is_settled: it was in doubt, somebody has said what to make of that, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
     requires: runs that must have succeeded before it starts.
-    children: what the plan asks for, None: no runs.  heard: event name → position of the last one it was handed.
+    children: what the plan asks for, None: no runs.  handed: by name, events that it was.
     """
 
     task: str = ""
@@ -124,7 +154,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     n_consumed: int = 0
     children: tuple[Child, ...] | None = None
     parallel: bool = False
-    heard: Mapping[str, int] = {}
+    handed: Mapping[str, Handed] = {}
     error_type: str | None = None
     reason: str | None = None
 
@@ -322,13 +352,14 @@ def _wait_started(run: Run, event: WaitStarted) -> Run:
 
 
 def _wait_ended(run: Run, event: WaitEnded) -> Run:
-    marks, heard = run.marks, run.heard
+    marks, handed = run.marks, run.handed
     if event.kind != "children":
         mark = Mark(event.kind, event.name, event.payload, timed_out=event.outcome == "timeout")
         marks = {**marks, event.place: mark}
     if event.position:
-        heard = {**heard, event.name: event.position}
-    return replace(run, status="running", wait=None, marks=marks, heard=heard, open_starts=1)
+        before, is_any = handed.get(event.name, NOTHING_HANDED), run.wait is not None and not run.wait.where
+        handed = {**handed, event.name: before.after(event.position, is_any=is_any)}
+    return replace(run, status="running", wait=None, marks=marks, handed=handed, open_starts=1)
 
 
 def _child_requested(run: Run, event: ChildRequested) -> Run:

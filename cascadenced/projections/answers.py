@@ -122,10 +122,18 @@ class Answers:
         return Page([event_view(e) for e in shown], str(shown[-1].version) if len(events) > limit else None)
 
     async def explain(
-        self, given: str, *, limit: int, policy: Callable[[str], Policy | None], is_up: bool, now_us: int
+        self,
+        given: str,
+        *,
+        limit: int,
+        policy: Callable[[str], Policy | None],
+        is_up: bool,
+        now_us: int,
+        epoch: int | None = None,
     ) -> Explanation:
         """Why a run is as it is. limit: slots of the instance.  policy: of a task, None if its code is not here.
-        is_up: whether a daemon is there that could go on with it. Raises as `run` does."""
+        is_up: whether a daemon is there that could go on with it.  epoch: of what that one records. Raises as `run`
+        does."""
         events = await self._events_of(given)
         run = fold(recorded.event for recorded in events)
         queue, max_attempts = None, {}
@@ -146,6 +154,7 @@ class Answers:
             queue=queue,
             max_attempts=max_attempts,
             is_up=is_up,
+            epoch=epoch,
             now_us=now_us,
             came_at=await runs.came_at(self._tables, run, events[0].group_hash, events[0].position),
         )

@@ -33,7 +33,7 @@ from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.access import Caller
-from cascadenced.pipeline.model import ENDED, Run
+from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
 from cascadenced.projections.page import Page, checked_limit, page
 from cascadenced.projections.run_view import RunRow, wait_of
 
@@ -152,7 +152,8 @@ def _fold(row: list[Any], recorded: Recorded) -> None:
 async def list_runs(
     tables: Tables, *, task: str | None = None, status: str | None = None, limit: int = 100, after: str | None = None
 ) -> Page:
-    """Newest first. status: one of STATUSES. after: cursor. Raises Invalid."""
+    """Newest first. status: one of STATUSES; in_doubt: also those that are paused meanwhile, since somebody has to say
+    what became of them all the same. after: cursor. Raises Invalid."""
     checked_limit(limit)
     if status is not None and status not in STATUSES:
         raise Invalid(f"status must be one of {', '.join(STATUSES)}, not {status[:40]!r}")
@@ -162,7 +163,7 @@ async def list_runs(
         if value is not None
     ]
     where = " AND ".join(condition for condition, _ in conditions) or "1"
-    if status is not None and status != "paused":
+    if status not in (None, "paused", "in_doubt"):
         where += " AND paused IS NOT 1"
     rows = await tables.fetch(
         f"SELECT {_STORED}, {_LAST_START}, {_LAST_WAIT} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
@@ -244,12 +245,18 @@ async def came_at(tables: Tables, run: Run, group_hash: str | None, since: int) 
     wait = run.wait
     if wait is None or wait.kind != "event":
         return None
-    since, found = max(since, run.heard.get(wait.name, 0)), None
+    handed = run.handed.get(wait.name, NOTHING_HANDED)
+    since, found = max(since, handed.until), None
     for position, group, data in await tables.fetch(_NEWEST_EVENTS, (workflow_stream(wait.name),)):
         if position <= since:
             break
         event = decode(data)
-        if isinstance(event, EventDispatched) and group == group_hash and wait.is_met_by(event.payload):
+        if (
+            isinstance(event, EventDispatched)
+            and group == group_hash
+            and position not in handed
+            and wait.is_met_by(event.payload)
+        ):
             found = int(position)
     return found
 

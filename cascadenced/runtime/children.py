@@ -104,28 +104,34 @@ class Children:
                 return Step.of(run, *ended, over, *told(run, "run"))
             return self._step(live, run, clock, asked, ended, None)
 
-        await self._record(live, clock, following, asked)
+        if await self._record(live, clock, following, asked):
+            left = self._ended.get(live.run_id, {})  # of a run that was paused just now: all, for when it goes on
+            for run_id in outcomes:
+                left.pop(run_id, None)
         return asked
 
     async def _outcomes(self, live: LiveRun) -> Mapping[str, Run]:
-        """Children that have ended, by id: all that were not taken in, or at least those since they were looked at."""
-        if live.run_id in self._watched:
-            return self._ended.pop(live.run_id, {})
-        self._watched.add(live.run_id)
-        outcomes: dict[str, Run] = {}
-        for child in live.run.children or ():
-            if child.run_id is not None and child.ended is None:
-                run = fold(r.event for r in await self._log.read_stream(run_stream(child.run_id)))
-                if run.status in ENDED:
-                    outcomes[child.run_id] = run
-        return outcomes
+        """Children that have ended, by id: all that were not taken in."""
+        ended = self._ended.setdefault(live.run_id, {})
+        if live.run_id not in self._watched:
+            self._watched.add(live.run_id)
+            for child in live.run.children or ():
+                if child.run_id is not None and child.ended is None:
+                    run = fold(r.event for r in await self._log.read_stream(run_stream(child.run_id)))
+                    if run.status in ENDED:
+                        ended[child.run_id] = run
+        return dict(ended)
 
-    async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> None:
-        """Record the step, and let the children know what the log has of them."""
+    async def _record(self, live: LiveRun, clock: Clock, following: Following, asked: Sequence[LiveRun]) -> bool:
+        """Record the step, and let the children know what the log has of them. Whether there was one."""
         receipt = await record(self._log, clock, live, following)
         recorded = () if receipt is None else receipt.recorded
+        for each in recorded:
+            if type(each.event) is ChildRequested:
+                self._places[each.event.child_run_id] = each.event.index
         for child in asked:
             child.fold([each for each in recorded if each.stream == run_stream(child.run_id)])
+        return receipt is not None
 
     def ended(self, child: LiveRun) -> None:
         """A child has ended in this process: its exception is the parent's, if that fails of it."""
@@ -141,6 +147,7 @@ class Children:
         self._entries.pop(parent.run_id, None)
         for child in parent.run.children or ():
             self._errors.pop(child.run_id or "", None)
+            self._places.pop(child.run_id or "", None)
         self._planning.pop(parent.run_id, None)
         self._ended.pop(parent.run_id, None)
         self._watched.discard(parent.run_id)
@@ -169,14 +176,18 @@ class Children:
 
     async def entry_of(
         self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]
-    ) -> TaskEntry | RunFailed | None:
-        """A child's task; or the event that ends it, when the plan does not have it any more. None: the parent's own
-        task is not there now, or the child has ended."""
+    ) -> TaskEntry | RunFailed | RunCancelled | None:
+        """A child's task; or the event that ends it, when the plan does not have it any more, or the parent has ended.
+        None: the parent's own task is not there now, or the child has ended."""
+        cancelled = self.orphaned(child, parent)
+        if cancelled is not None:  # since that was looked at last
+            return cancelled
         self._places |= {
             each.run_id: n for n, each in enumerate(parent.run.children or ()) if each.run_id and not each.ended
         }
         place = self._places.get(child.run_id)  # now: it may end while the plan is made
-        async with self._planning.setdefault(parent.run_id, asyncio.Lock()):
+        planning = self._planning.setdefault(parent.run_id, asyncio.Lock())
+        async with planning:
             entries = self._entries.get(parent.run_id)
             if entries is None:
                 if not await find(parent):
@@ -194,7 +205,8 @@ class Children:
                         f"{difference}. It must give the same ones for the same run; to have these done, fork the "
                         "run from its plan",
                     )
-                self._entries[parent.run_id] = entries
+                if self._planning.get(parent.run_id) is planning:  # else the parent has ended meanwhile
+                    self._entries[parent.run_id] = entries
         return None if place is None else entries[place]
 
     def _step(
@@ -216,7 +228,6 @@ class Children:
             child = (after.children or ())[index]
             newborn = _newborn(live, run, index, child, clock)
             asked.append(newborn)
-            self._places[newborn.run_id] = index
             requested.append(
                 ChildRequested(
                     task=run.task,

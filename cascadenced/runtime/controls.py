@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import reduce
+from itertools import islice
 
 import msgspec
 from msgspec.structs import replace
 
 from cascadenced.clock import Clock
-from cascadenced.errors import Conflict, Unknown, VaultDamaged
+from cascadenced.errors import Conflict, Unknown, VaultDamaged, WrongVersion
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
 from cascadenced.identity import Pseudonyms, Redactor
@@ -21,6 +22,7 @@ from cascadenced.runtime.runs import Runs
 from cascadenced.vault import VaultPort
 
 MAX_PREVIEW_CHARS = 256
+_MAX_TRIES_AT_ONCE = 5
 
 
 class Controlled(msgspec.Struct, frozen=True):
@@ -123,16 +125,51 @@ class Controls:
     async def _with_children(
         self, run_id: str, rule: Callable[[Run], list[Event]], source: str | None = None
     ) -> Controlled:
+        """Record what `rule` says of the run and of all below it, in one append: after a crash it has happened to all
+        of them or to none.
+
+        Runs below that record something themselves at every try are not waited for: the run is asked first, so that it
+        makes no more of them, and they one after the other.
+        """
         live = await self._runs.find(run_id)
+        for _ in range(_MAX_TRIES_AT_ONCE):
+            family = [live, *await self._below(live)]
+            steps = list(_steps(family, rule))
+            if not steps:
+                return Controlled(live.run, changed=False)
+            changes = [each.change(step.events) for each, step in steps]
+            try:
+                # What was done before under this source was done to the run itself.
+                receipt = await self._log.append(changes, source=source if steps[0][0] is live else None)
+            except WrongVersion:
+                for each in family:
+                    await each.read_on(self._log)
+                continue
+            if receipt.duplicate:
+                await live.read_on(self._log)
+                return Controlled(live.run, changed=False, duplicate=True)
+            rest = iter(receipt.recorded)
+            for each, step in steps:
+                each.advance(step.run, [*islice(rest, len(step.events))])
+            for each, _step in steps:
+                self._runs.look_at(each)
+            return Controlled(live.run)
         done = await self._record(live, rule, source)
-        if done.duplicate:
-            return done
-        self._runs.look_at(live)
-        for child in live.run.children or ():
-            if child.run_id is not None and child.ended is None:
+        if not done.duplicate:
+            self._runs.look_at(live)
+            for child_id in _children(live.run):
                 with suppress(Conflict, Unknown):
-                    await self._with_children(child.run_id, rule)
+                    await self._with_children(child_id, rule)
         return done
+
+    async def _below(self, live: LiveRun) -> list[LiveRun]:
+        """Runs of its plan that have not ended, and those of theirs."""
+        below: list[LiveRun] = []
+        for child_id in _children(live.run):
+            with suppress(Unknown):
+                child = await self._runs.find(child_id)
+                below += [child, *await self._below(child)]
+        return below
 
     async def _record(self, live: LiveRun, rule: Callable[[Run], list[Event]], source: str | None) -> Controlled:
         receipt = await record(
@@ -145,6 +182,24 @@ class Controls:
         )
         duplicate = receipt is not None and receipt.duplicate
         return Controlled(live.run, changed=receipt is not None and not duplicate, duplicate=duplicate)
+
+
+def _children(run: Run) -> list[str]:
+    """Ids of the runs that its plan asked for and that it waits for."""
+    return [child.run_id for child in run.children or () if child.run_id is not None and child.ended is None]
+
+
+def _steps(family: Sequence[LiveRun], rule: Callable[[Run], list[Event]]) -> Iterator[tuple[LiveRun, Step]]:
+    """What is to be recorded of each, where it is anything. Raises Conflict only for the first of them."""
+    for n, live in enumerate(family):
+        try:
+            events = rule(live.run)
+        except Conflict:
+            if n == 0:
+                raise
+            continue
+        if events:
+            yield live, Step.of(live.run, *events)
 
 
 def preview(payload: Json, redact: Callable[[str], str] = str) -> str | None:

@@ -21,7 +21,7 @@ from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
-from cascadenced.pipeline.model import ENDED, Run
+from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.first_of import first_of
 from cascadenced.runtime.perform import Perform
@@ -133,10 +133,10 @@ class Journey:
                 await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
         elif live.entry is None:
             found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
-            if isinstance(found, Event):
-                await self._record_unless_ended(live, found)
-            else:
+            if not isinstance(found, Event):
                 live.entry = found
+            elif live.drive is not None:  # else it was read for a child of its own, and ends where it is driven
+                await self._record_unless_ended(live, found)
         return live.entry is not None
 
     async def _alone(self, live: LiveRun) -> None:
@@ -209,12 +209,14 @@ class Journey:
         run, wait = live.run, live.run.wait
         if wait is None or wait.kind != "event" or run.current is None:
             return None
-        since = max(live.began_at, run.heard.get(wait.name, 0))
+        handed = run.handed.get(wait.name, NOTHING_HANDED)
+        since = max(live.began_at, handed.until)
         async for recorded in self._log.read_since(workflow_stream(wait.name), since):
             event = recorded.event
             if (
                 type(event) is EventDispatched
                 and recorded.group_hash == live.context.group_hash
+                and recorded.position not in handed
                 and wait.is_met_by(event.payload)
             ):
                 return WaitEnded(

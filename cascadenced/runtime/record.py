@@ -96,6 +96,12 @@ class LiveRun:
             self.dormant = True
             self.fold(events)
 
+    async def read_on(self, log: EventLog) -> None:
+        """Take in what was recorded of it since. Others who record of it with this same object may have been told of
+        some of that meanwhile."""
+        missed = await log.read_stream(self.stream, self.version)
+        self.fold([recorded for recorded in missed if recorded.version > self.version])
+
     def change(self, events: Sequence[Event]) -> Change:
         """An append to this run at the version we know, caused by its last event."""
         context = Context(
@@ -165,12 +171,10 @@ async def record(
                 raise
             await clock.sleep(NOT_WRITABLE_RETRY_S)
         except WrongVersion:
-            missed = await log.read_stream(live.stream, live.version)
-            # Others who record of it with the same `live` may have been told of some of that meanwhile.
-            live.fold([recorded for recorded in missed if recorded.version > live.version])
+            await live.read_on(log)
         else:
             if receipt.duplicate:
-                live.fold(await log.read_stream(live.stream, live.version))
+                await live.read_on(log)
             else:
                 live.advance(step.run, receipt.recorded[: len(step.events)])
             return receipt

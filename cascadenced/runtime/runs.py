@@ -13,6 +13,7 @@ import structlog
 from cascadenced.clock import Clock
 from cascadenced.errors import CascadenceError, Overloaded, Unavailable, Unknown, no_run
 from cascadenced.eventlog.base import Change, EventLog, Receipt
+from cascadenced.eventlog.rows import position_of
 from cascadenced.events.base import Context, Event, Json
 from cascadenced.events.followup import FollowupRequested
 from cascadenced.events.run import RunRefused, RunRequested
@@ -160,10 +161,13 @@ class Runs:
 
         run_id: as `new_run_id` gave it.  before: changes that belong in the same append, ahead of the run's own.
         A caller that is cancelled meanwhile may find the run recorded; then it runs.
-        Raises Overloaded when the queue is full, and nothing is recorded; Unknown for a `source` under which something
-        else than a run was recorded.
+        Raises Overloaded when the queue is full, and nothing is recorded, unless the same was before; Unknown for a
+        `source` under which something else than a run was recorded.
         """
         if not self._has_room():
+            known = None if request.source is None else await position_of(self._log.tables, request.source)
+            if known is not None:
+                return Accepted(await self._run_at(known), duplicate=True)
             raise Overloaded(f"{self._max_queued} runs are queued already; try again later", retry_after_s=5.0)
         live = self._newborn(request, run_id or self.new_run_id(request.source, request.at_us))
         requested = RunRequested(
@@ -505,8 +509,8 @@ class Runs:
         run = live.run
         if run.status in ENDED:
             self._over(live)
-        elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held"):
-            self._leave(live)
+        elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held" and not run.paused):
+            self._leave(live)  # of one that is paused, what holds it was not looked at in this life
         elif run.wait is not None or run.in_doubt is not None or run.paused or is_held_back(run):
             self._sleep(live)
             if missed:

@@ -289,8 +289,14 @@ async def _explain(instance: Readable, asked: ShowArguments) -> Any:
         entry = instance.catalogue.tasks.get(task)
         return None if entry is None else entry.policy
 
-    limit, now_us = instance.config.max_concurrent_runs, instance.clock.now_us()
-    return await instance.answers.explain(asked.run, limit=limit, policy=policy, is_up=instance.goes_on, now_us=now_us)
+    return await instance.answers.explain(
+        asked.run,
+        limit=instance.config.max_concurrent_runs,
+        policy=policy,
+        is_up=instance.epoch is not None,
+        epoch=instance.epoch,
+        now_us=instance.clock.now_us(),
+    )
 
 
 async def _diff(instance: Readable, asked: DiffArguments) -> Any:

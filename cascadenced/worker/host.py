@@ -17,6 +17,7 @@ from cascadenced import errors
 from cascadenced.events.base import Json
 from cascadenced.events.content import recordable, text_of, type_name
 from cascadenced.events.place import Place
+from cascadenced.pipeline import asks
 from cascadenced.runtime.lanes import Lanes
 from cascadenced.runtime.under_way import UnderWay
 from cascadenced.runtime.worker_protocol import (
@@ -64,11 +65,8 @@ class Host:
     def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What `function(*args, **kwargs)` returns, as it is recorded; it is done once, and a stage that is performed
         again is handed what was recorded. To be awaited in `async` hooks, and if `function` is a coroutine function."""
-        _text(name, "step")
-        if _within.get():
-            raise errors.Invalid(
-                f"the step {name!r} cannot be taken within another one: do it before or after", code="step.nested"
-            )
+        asks.checked_step(name)
+        _refuse_within(f"the step {name!r}")
         place = self._lanes.take()
         if _is_coroutine_function(function):
             return self._awaited_step(place, name, function, args, kwargs)
@@ -120,20 +118,17 @@ class Host:
 
     def sleep(self, seconds: float) -> Any:
         """Return when `seconds` have passed; while they pass nothing of the run is kept in a process."""
-        if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
-            raise errors.Invalid(f"sleep: {seconds!r} is no number of seconds")
+        wanted_s = asks.checked_sleep(seconds)
+        _refuse_within("a sleep")
         place = self._lanes.take()
-        return self._done_or_awaited(SleepWanted(id=self._channel.next_id(), place=place, seconds=float(seconds)))
+        return self._done_or_awaited(SleepWanted(id=self._channel.next_id(), place=place, seconds=wanted_s))
 
     def wait_for(self, name: str, timeout_s: float | None = None, where: dict[str, Json] | None = None) -> Any:
         """The payload of the next event `name` that holds what `where` says. Raises TimeoutError."""
-        _text(name, "wait_for")
+        matching = asks.checked_wait(name, timeout_s, where)
+        _refuse_within(f"a wait for the event {name!r}")
         question = EventWanted(
-            id=self._channel.next_id(),
-            place=self._lanes.take(),
-            name=name,
-            where=recordable(where or {}, "where"),
-            timeout_s=timeout_s,
+            id=self._channel.next_id(), place=self._lanes.take(), name=name, where=matching, timeout_s=timeout_s
         )
         if _loop_runs():
             return self._awaited_event(question)
@@ -244,9 +239,9 @@ def _loop_runs() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
-def _text(name: object, what: str) -> None:
-    if type(name) is not str or not name:
-        raise errors.Invalid(f"{what}: a name must be text, not {name!r}")
+def _refuse_within(what: str) -> None:
+    if _within.get():
+        raise asks.refused_within(what)
 
 
 def _came(payload: Json, asked: EventWanted) -> Json:

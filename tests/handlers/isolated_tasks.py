@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cascadenced.errors import Invalid
 from cascadenced.pipeline.policy import Limits, Retry
 from cascadenced.plugins.base import BaseTask
 
@@ -53,6 +55,43 @@ class TimesOut(Isolated):
             return str(self.wait_for("paid", timeout_s=5))
         except TimeoutError as error:
             return f"timed out: {error}"
+
+
+class Confused(Isolated):
+    """Asks for what makes no sense, and then for something that does."""
+
+    name = "confused"
+
+    def run(self) -> list[str]:
+        def sleep_within() -> None:
+            self.sleep(1)
+
+        asked: list[Callable[[], Any]] = [
+            lambda: self.step("", list),
+            lambda: self.step("x" * 201, list),
+            lambda: self.sleep(-1),
+            lambda: self.sleep(float("nan")),
+            lambda: self.sleep(1e300),
+            lambda: self.wait_for("two words"),
+            lambda: self.wait_for(7),  # type: ignore[arg-type]
+            lambda: self.wait_for("paid", timeout_s="soon"),  # type: ignore[arg-type]
+            lambda: self.wait_for("paid", timeout_s=True),
+            lambda: self.wait_for("paid", timeout_s=1e300),
+            lambda: self.wait_for("paid", where=[1]),  # type: ignore[arg-type]
+            lambda: self.step("outer", sleep_within),
+        ]
+        said = []
+        for ask in asked:
+            try:
+                ask()
+            except Invalid as error:
+                said.append(str(error))
+        return [*said, self.step("last", lambda: "went on")]
+
+
+class ConfusedInAThread(Confused):
+    name = "confused-in-a-thread"
+    isolation = "thread"
 
 
 class Aborts(Isolated):

@@ -13,10 +13,11 @@ import pytest
 
 from cascadenced.clock import SystemClock
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
-from cascadenced.events.step import StepFinished
+from cascadenced.events.step import StepFailed, StepFinished
 from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.instance import Instance
+from cascadenced.runtime.spawn import ThreadSpawner
 from tests.doubles import ALICE, PSEUDONYMS, World, ask, run
 from tests.handlers import isolated_tasks as tasks
 from tests.runtime.worker_world import children, is_alive
@@ -170,3 +171,15 @@ async def test_a_tasks_own_attach_context_is_called_there_too() -> None:
         await instance.log.close()
     async with up(world) as instance:
         assert (await instance.runs.ended(run_id)).run.result == [[1, 2], []]
+
+
+async def test_what_makes_no_sense_is_told_to_the_task_and_takes_no_place_in_a_process_as_in_a_thread() -> None:
+    world = World(tasks.Confused, tasks.ConfusedInAThread, spawner=ThreadSpawner(2))
+    async with up(world) as instance:
+        there, here = await run(instance, "confused"), await run(instance, "confused-in-a-thread")
+    assert there.run.status == "success", there.run.reason
+    assert there.run.result == here.run.result
+    *said, last = there.run.result
+    assert (len(said), last) == (12, "went on")
+    places = [(e.name, e.place) for e in world.events() if isinstance(e, StepFinished | StepFailed)]
+    assert places == [("outer", "1"), ("last", "2")] * 2

@@ -179,6 +179,30 @@ async def test_sleeps_and_events_are_answered_and_nothing_waits():
     assert (done.divergence, done.stages[0].n_places) == (None, 3)
 
 
+async def test_what_the_task_was_refused_takes_no_place_either():
+    class Confused(BaseTask):
+        name = "order"
+
+        async def run(self) -> list[str]:
+            said = []
+            for ask_for in (
+                lambda: self.wait_for("two words"),
+                lambda: self.wait_for("paid", timeout_s=-1),
+                lambda: self.sleep(-1),
+                lambda: self.step("", dict),
+                lambda: self.step("bad", lambda: {1}),
+            ):
+                try:
+                    await ask_for()
+                except Exception as error:
+                    said.append(str(error))
+            return [*said, await self.step("last", lambda: "went on")]
+
+    world = await performed(Confused)
+    done = await again(world, Confused)
+    assert (done.divergence, done.stages[0].n_places) == (None, 2)
+
+
 async def test_a_run_that_still_waits_is_performed_up_to_there():
     class Waits(Order):
         async def run(self, plan: Any) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from cascadenced.errors import Conflict
+from cascadenced.errors import Conflict, Overloaded
 from cascadenced.events.base import Context
 from cascadenced.events.run import RunRequested
 from cascadenced.events.workflow import EventDispatched
@@ -53,6 +54,35 @@ async def test_a_key_that_was_used_with_other_arguments_is_a_conflict(world: Wor
             await ask(instance, "quick", args=args, key="k")
         assert caught.value.code == "idempotency.conflict"
     assert len(world.events(RunRequested)) == 1
+
+
+async def test_what_was_accepted_is_not_refused_when_it_is_asked_again_and_the_queue_is_full_by_now() -> None:
+    gate = asyncio.Event()
+
+    class Slow:
+        name = "slow"
+
+        async def run(self) -> None:
+            await gate.wait()
+
+    @subscribe("order.placed")
+    async def slowly(payload: dict[str, Any]) -> None:
+        await gate.wait()
+
+    async with World(Slow, slowly, max_concurrent_runs=1, max_queued_runs=2).up() as instance:
+        first = await ask(instance, "slow", args={"n": 1}, key="k")
+        second = await dispatch(instance, "order.placed", {"n": 1})
+        await ask(instance, "slow")
+        for _ in range(2):
+            again = await ask(instance, "slow", args={"n": 1}, key="k")
+            assert (again.run_id, again.duplicate) == (first.run_id, True)
+            once_more = await dispatch(instance, "order.placed", {"n": 1})
+            assert (once_more.run_id, once_more.duplicate) == (second.run_id, True)
+        with pytest.raises(Conflict, match="used before with other arguments"):
+            await ask(instance, "slow", args={"n": 2}, key="k")
+        with pytest.raises(Overloaded):
+            await ask(instance, "slow", args={"n": 1}, key="another")
+        gate.set()
 
 
 async def test_a_key_that_was_used_for_another_group_is_a_conflict(world: World) -> None:

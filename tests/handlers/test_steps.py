@@ -704,11 +704,37 @@ async def test_events_of_other_names_values_and_groups_are_not_for_it() -> None:
         await dispatch(instance, "paid", n=8)
         await dispatch(instance, "paid", m=7)
         await dispatch(instance, "paid", n="7")
+        await dispatch(instance, "paid", n=[7])
         await dispatch(instance, "paid", BOB, n=7)
         await idle()
         assert (await instance.answers.run(run_id)).status == "waiting"
         await dispatch(instance, "paid", Identity("carol", ALICE.group_id), n=7)  # of the same group
         assert (await instance.runs.ended(run_id)).run.result == {"n": 7}
+
+
+@pytest.mark.parametrize(("wanted", "others"), [(1, [True, "1", 2]), (False, [0, None]), ({"a": [1]}, [{"a": [True]}])])
+async def test_what_an_event_must_hold_is_compared_as_json_has_it(wanted: Any, others: list[Any]) -> None:
+    async def hook(self: Any) -> Any:
+        return (await self.wait_for("paid", where={"n": wanted}))["by"]
+
+    async with World(task(hook)).up() as instance:
+        run_id = await listening(instance)
+        for other in others:
+            await dispatch(instance, "paid", n=other, by="another")
+        await idle()
+        explained = await instance.answers.explain(
+            run_id, limit=1, policy=lambda _: None, is_up=True, now_us=instance.clock.now_us()
+        )
+        assert not explained.reasons[0].is_over
+        await dispatch(instance, "paid", n=wanted, by="the one")
+        assert (await instance.runs.ended(run_id)).run.result == "the one"
+
+
+async def test_a_number_is_the_same_however_it_is_written() -> None:
+    async with World(task(waits)).up() as instance:
+        run_id = await listening(instance)
+        await dispatch(instance, "paid", n=7.0)
+        assert (await instance.runs.ended(run_id)).run.result == {"n": 7.0}
 
 
 async def test_an_event_that_came_before_the_wait_began_but_after_the_run_did_is_found() -> None:
@@ -782,6 +808,42 @@ async def test_two_waits_for_the_same_name_are_handed_successive_events() -> Non
         for n in (1, 2, 3, 4):
             await dispatch(instance, "paid", n=n)
         assert (await instance.runs.ended(run_id)).run.result == [1, 2, 3]
+
+
+async def test_an_event_that_another_wait_passed_over_is_found_by_the_one_it_is_for() -> None:
+    async def hook(self: Any) -> Any:
+        wheres: list[dict[str, Any]] = [{"n": 3}, {"n": 1}, {}, {"n": 4}, {}]
+        return [(await self.wait_for("paid", where=where))["n"] for where in wheres]
+
+    async with World(task(hook)).up() as instance:
+        run_id = await listening(instance)
+        for n in (1, 2, 3, 4, 5):
+            await dispatch(instance, "paid", n=n)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [3, 1, 2, 4, 5]
+
+
+async def test_an_event_that_a_wait_passed_over_is_known_to_have_come() -> None:
+    going = asyncio.Event()
+
+    async def hook(self: Any) -> Any:
+        await self.wait_for("paid", where={"n": 2})
+        await self.step("go on", going.wait)
+        return await self.wait_for("paid", where={"n": 1})
+
+    async with World(task(hook)).up() as instance:
+        run_id = await listening(instance)
+        await dispatch(instance, "paid", n=1)
+        await dispatch(instance, "paid", n=2)
+        await idle()
+        await instance.controls.pause(run_id, by=None)
+        going.set()
+        await idle()
+        explained = await instance.answers.explain(
+            run_id, limit=1, policy=lambda _: None, is_up=True, now_us=instance.clock.now_us()
+        )
+        assert [reason.is_over for reason in explained.reasons] == [False, True]
+        await instance.controls.resume(run_id, by=None)
+        assert (await instance.runs.ended(run_id)).run.result == {"n": 1}
 
 
 async def test_one_event_wakes_every_run_that_waits_for_it() -> None:

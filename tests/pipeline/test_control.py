@@ -283,6 +283,22 @@ def test_a_plan_of_tasks_that_was_in_doubt_is_not_made_up():
     assert (run.children, run.outputs["plan"], run.done[-1]) == (None, ["data"], "plan")
 
 
+def test_a_plan_that_nothing_else_is_done_with_cannot_be_taken_for_done():
+    planning = (
+        example(RunRequested),
+        example(RunStarted, stages=("plan", "verify")),
+        example(StageStarted, stage="plan"),
+        example(RunDoubted, stage="plan", step=None, place=""),
+    )
+    with pytest.raises(Conflict, match="resolve it by retry or fail") as caught:
+        settled(planning, "done", ["data"])
+    assert caught.value.code == "plan.unknown"
+    assert settled(planning, "retry")
+    assert settled(planning, "fail")
+    in_a_step = (*planning[:-1], example(StepStarted, stage="plan"), example(RunDoubted, stage="plan", step="charge"))
+    assert settled(in_a_step, "done", 7)
+
+
 def test_a_child_that_is_planned_is_not_asked_for_by_any_of_this():
     planned = example(StageFinished, stage="plan", children=(Planned("part", "Part"),))
     run = fold([*PLANNING, planned, example(StageStarted, stage="run")])

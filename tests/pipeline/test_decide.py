@@ -388,7 +388,13 @@ def test_a_wait_that_has_ended_is_behind_the_stage_when_it_runs_again():
     run = fold([*LISTENING, WOKEN])
     assert (run.status, run.wait, run.current) == ("running", None, "run")
     assert (run.marks["1"].kind, run.marks["1"].name, run.marks["1"].output) == ("event", "paid", {"number": 7})
-    assert dict(run.heard) == {"paid": 12}
+    assert list(run.handed) == ["paid"]
+    assert [position in run.handed["paid"] for position in (11, 12, 13)] == [False, True, False]
+
+
+def test_a_wait_that_would_have_taken_any_event_has_none_before_it():
+    run = fold([*RUN, example(WaitStarted, stage="run", place="1", kind="event", name="paid", where={}), WOKEN])
+    assert [position in run.handed["paid"] for position in (11, 12, 13)] == [True, True, False]
 
 
 def test_a_wait_is_no_crash_however_often_the_process_dies_meanwhile():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cascadenced.events.base import Event
 from cascadenced.events.child import ChildEnded, ChildRequested, Planned
@@ -98,6 +99,41 @@ def test_an_interrupted_run_goes_on_with_the_next_start():
     assert "the daemon stopped in good order while the stage run was under way" in reason.text
     assert reason.remedies == ["cascadenced up"]
     assert "stopped or died" in why(*BEGUN, is_up=False).text
+
+
+def test_a_stage_of_an_earlier_life_waits_for_a_slot_after_the_start():
+    reason = why(*BEGUN, epoch=2)
+    assert (reason.code, reason.remedies) == ("interrupted", [])
+    assert reason.text.startswith("the daemon stopped or died while the stage run was under way")
+    assert reason.text.endswith("it goes on with it as soon as there is a free slot")
+
+
+@pytest.mark.parametrize("around", [{"epoch": 2}, {"is_up": False}])
+@pytest.mark.parametrize("how", ["died", "stopped", "stopped and was paused then"])
+def test_a_paused_run_whose_stage_a_crash_or_a_stop_cut_off_goes_on_with_it_when_it_is_resumed(
+    around: dict[str, Any], how: str
+):
+    pause, stop = example(RunPaused), example(StageInterrupted)
+    after = {"died": [pause], "stopped": [pause, stop], "stopped and was paused then": [stop, pause]}[how]
+    paused, interrupted = explained(*BEGUN, *after, **around).reasons
+    assert "may end" not in paused.text
+    assert interrupted.code == "interrupted"
+    assert ("in good order" in interrupted.text) is (how != "died")
+    assert interrupted.text.endswith("it goes on with it when it is resumed")
+
+
+def test_a_stage_that_goes_on_in_this_life_after_a_wait_is_under_way():
+    events = story([*BEGUN, example(WaitStarted), example(WaitEnded)])
+    [reason] = explain([*events[:-1], replace(events[-1], epoch=2)], Around(epoch=2)).reasons
+    assert reason.code == "running"
+
+
+def test_a_held_run_that_is_paused_over_a_start_is_looked_at_when_it_is_resumed():
+    held = (*BEGUN, example(RunHeld, code="task_missing", reason="Unknown task: example"))
+    _, reason = explained(*held, example(RunPaused), epoch=2).reasons
+    assert "seen when it is resumed: Unknown task: example" in reason.text
+    assert reason.remedies == [f"cascadenced cancel {RUN_ID} --user-id ID --group-id ID"]
+    assert "until a restart" in why(*held, epoch=2).text  # of one that is not paused that start has looked
 
 
 def test_a_run_between_two_stages_says_so():
@@ -235,6 +271,12 @@ def test_a_run_in_doubt_names_the_effect_and_the_commands_that_resolve_it():
 
 
 # ── it has ended ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_plan_in_doubt_that_nothing_else_is_done_with_is_not_said_to_be_settled_by_done():
+    planning = (example(RunRequested), example(RunStarted, stages=("plan",)), example(StageStarted, stage="plan"))
+    reason = why(*planning, example(RunDoubted, stage="plan", step=None, place=""))
+    assert [remedy.split()[3] for remedy in reason.remedies] == ["retry", "fail"]
 
 
 def test_a_finished_run_has_nothing_to_explain():

@@ -14,13 +14,13 @@ from cascadenced.events.catalogue import TYPES
 from cascadenced.events.dead_letter import MessageDeadLettered, MessageRedriven
 from cascadenced.events.followup import FollowupRequested, FollowupSkipped
 from cascadenced.events.pointer import PointerAdded
-from cascadenced.events.run import RunFinished, RunRefused, RunRequested, RunStarted
+from cascadenced.events.run import RunDoubted, RunFinished, RunPaused, RunRefused, RunRequested, RunStarted
 from cascadenced.events.schedule import ScheduleRemoved, ScheduleSet
 from cascadenced.events.stage import StageStarted
 from cascadenced.events.task import TaskDisabled, TaskPaused, TaskResumed
 from cascadenced.projections import all_projections, dead_letters
 from cascadenced.projections.answers import Answers
-from tests.examples import GROUP_HASH, OTHER_RUN_ID, RUN_ID, USER_HASH, example
+from tests.examples import GROUP_HASH, OTHER_RUN_ID, RUN_ID, USER_HASH, example, run_of
 
 
 def run_id(n):
@@ -148,6 +148,17 @@ async def test_runs_are_filtered_by_task_and_status(answers, happened):
     assert [row.run_id for row in (await answers.runs(task="b")).items] == [run_id(3), run_id(2)]
     assert [row.run_id for row in (await answers.runs(status="refused")).items] == [run_id(3)]
     assert [row.run_id for row in (await answers.runs(task="b", status="queued")).items] == [run_id(2)]
+
+
+async def test_a_pause_hides_no_run_that_is_in_doubt(answers, happened):
+    doubted = (*run_of("run")[:3], example(RunDoubted))
+    await happened(*doubted, run_id=run_id(1))
+    await happened(*doubted, example(RunPaused), run_id=run_id(2))
+    await happened(*run_of("run")[:3], example(RunPaused), run_id=run_id(3))
+    rows = (await answers.runs(status="in_doubt")).items
+    assert [(row.run_id, row.status) for row in rows] == [(run_id(2), "paused"), (run_id(1), "in_doubt")]
+    assert [row.run_id for row in (await answers.runs(status="paused")).items] == [run_id(3), run_id(2)]
+    assert (await answers.runs(status="running")).items == []
 
 
 async def test_a_filtered_list_has_pages_too(answers, happened):

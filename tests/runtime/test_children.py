@@ -6,7 +6,8 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,8 +16,18 @@ import pytest
 
 from cascadenced import ParallelPlan, TaskPipeline
 from cascadenced.clock import SystemClock
+from cascadenced.errors import Conflict
+from cascadenced.eventlog.base import Change, Receipt
 from cascadenced.events.child import ChildEnded, ChildRequested
-from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunRequested, RunStarted
+from cascadenced.events.run import (
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunPaused,
+    RunRequested,
+    RunResumed,
+    RunStarted,
+)
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitStarted
 from cascadenced.pipeline.policy import Retry
@@ -241,7 +252,7 @@ async def test_a_child_is_a_run_of_its_own_with_its_parents_identity_and_story()
     async with world.up() as instance:
         run_id = (await ask(instance, "parent", args={"n": 1})).run_id
         await instance.runs.ended(run_id)
-        [kid] = of_kids(world)
+        *_, kid = of_kids(world)
         view = await instance.answers.run(kid.run_id)
     assert seen == [("alice", "eng", kid.run_id, {})]
     assert (kid.event.task, kid.event.via, kid.event.parent_run_id, kid.event.nesting) == ("Sees", "plan", run_id, 1)
@@ -479,6 +490,67 @@ async def test_pausing_a_parent_pauses_its_children_and_resuming_it_resumes_them
         assert (await instance.runs.ended(run_id)).run.result == [[1, 2], 3]
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_pausing_and_resuming_a_parent_at_any_turn_of_the_loop_loses_no_end_of_a_child(parallel: bool) -> None:
+    def plan() -> Any:
+        return ParallelPlan([LateKid(1), LateKid(2)]) if parallel else [LateKid(1), LateKid(2)]
+
+    for turns in range(60):
+        async with World(parent(plan)).up() as instance:
+            run_id = (await ask(instance, "parent")).run_id
+            await idle(turns)
+            with suppress(Conflict):  # it was over already
+                await instance.controls.pause(run_id, by=None)
+                await idle(turns % 7)
+                await instance.controls.resume(run_id, by=None)
+            assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2], turns
+
+
+@pytest.mark.parametrize("asked", ["pause", "resume"])
+async def test_a_crash_while_a_parent_is_paused_or_resumed_leaves_none_of_its_children_behind(
+    gate: type[Gate], asked: str
+) -> None:
+    world = World(parent(lambda: ParallelPlan([gate(1), [gate(2), gate(3)], gate(4)])))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: len(gate.begun) == 3)
+    if asked == "resume":
+        await instance.controls.pause(run_id, by=None)
+    asking = asyncio.ensure_future(getattr(instance.controls, asked)(run_id, by=None))
+    await until(lambda: world.events(RunPaused if asked == "pause" else RunResumed))
+    world.crash(instance)
+    asking.cancel()
+    async with world.up() as instance:
+        await idle(300)
+        runs = [r.run_id for r in world.recorded(RunRequested)]
+        statuses = [(await instance.answers.run(each or "")).status for each in runs]
+        assert len(runs) == 5
+        assert [status == "paused" for status in statuses] == [asked == "pause"] * 5, statuses
+
+
+async def test_pausing_a_parent_does_not_wait_for_children_that_record_something_all_the_time(
+    gate: type[Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(parent(lambda: ParallelPlan([gate(1), [gate(2)]])))
+    async with world.up() as instance:
+        run_id = (await ask(instance, "parent")).run_id
+        await until(lambda: len(gate.begun) == 2)
+        append = instance.log.append
+
+        def another_was_first(changes: Sequence[Change], *, source: str | None = None) -> asyncio.Future[Receipt]:
+            return append([Change(c.stream, c.events, 0) for c in changes] if len(changes) > 1 else changes)
+
+        monkeypatch.setattr(instance.log, "append", another_was_first)
+        await instance.controls.pause(run_id, by=None)
+        assert len(world.events(RunPaused)) == 4
+        await instance.controls.resume(run_id, by=None)
+        assert len(world.events(RunResumed)) == 4
+        monkeypatch.undo()
+        for each in gate.gates.values():
+            each.set()
+        assert (await instance.runs.ended(run_id)).run.result == [1, [2]]
+
+
 # ── restarts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -649,6 +721,35 @@ async def test_a_paused_child_whose_parent_ended_before_the_crash_is_cancelled_t
     assert world.file.unfinished == {}
 
 
+@pytest.mark.parametrize("nested", [False, True])
+async def test_the_plan_of_a_parent_that_has_just_ended_is_not_made_again(
+    gate: type[Gate], monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    cls = counted(lambda: [[gate(1)]] if nested else [gate(1)])
+    world = World(cls)
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: gate.begun == [1])
+    *_, kid = of_kids(world)
+    world.crash(instance)
+    async with world.up(recover=False) as instance:
+        reveal, is_to_end = world.vault.reveal, [True]
+
+        async def and_end_the_parent(*who: str) -> Any:
+            task = asyncio.current_task()
+            if task is not None and task.get_name() == f"run-{kid.run_id}" and is_to_end and is_to_end.pop():
+                await instance.controls.cancel(run_id, via="cli", by=None)
+            return await reveal(*who)
+
+        monkeypatch.setattr(world.vault, "reveal", and_end_the_parent)
+        await instance.runs.recover()
+        await until(lambda: not world.file.unfinished)
+        await until(lambda: instance.runs.n_running == instance.runs.n_asleep == 0)
+        kept = vars(instance.runs._children)
+        assert [name for name in ("_entries", "_planning", "_places") if kept[name]] == []
+    assert (len(cls.made), len(world.events(RunCancelled))) == (2 if nested else 1, 3 if nested else 2)  # type: ignore[attr-defined]
+
+
 async def test_children_whose_parents_task_is_gone_are_held_with_it_and_go_on_when_it_is_back(gate: type[Gate]) -> None:
     cls = parent(lambda: [gate(1), gate(2)])
     world = World(cls)
@@ -709,6 +810,24 @@ async def test_a_parent_that_is_resumed_while_a_restart_reads_it_goes_on(gate: t
     going.set()
     assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [0]
     await instance.log.close()
+
+
+async def test_of_a_parent_that_has_ended_nothing_is_kept(gate: type[Gate]) -> None:
+    world = World(parent(lambda: ParallelPlan([gate(1), gate(2)])))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: len(gate.begun) == 2)
+    world.crash(instance)
+    async with world.up(recover=False) as instance:
+        await instance.controls.cancel(str(of_kids(world)[0].run_id), via="cli", by=None)
+        await instance.runs.recover()  # the plan is made again for the other one, before the parent fails
+        assert (await instance.runs.ended(run_id)).run.error_type == "cancelled"
+        await until(lambda: instance.runs.n_running == instance.runs.n_queued == 0)
+        kept, names = (
+            vars(instance.runs._children),
+            ("_entries", "_errors", "_planning", "_places", "_watched", "_ended"),
+        )
+        assert [name for name in names if kept[name]] == []
 
 
 async def test_an_orderly_stop_leaves_children_and_parent_to_the_next_start(gate: type[Gate]) -> None:

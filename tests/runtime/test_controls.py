@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cascadenced.clock import SystemClock
-from cascadenced.errors import Conflict, DiskFull, Invalid, Unknown
+from cascadenced.errors import Conflict, DiskFull, Invalid, Unavailable, Unknown
 from cascadenced.events.audit import audit_rows, stage_rows
-from cascadenced.events.run import RunCancelled, RunFinished, RunPaused, RunResumed
+from cascadenced.events.run import RunCancelled, RunFinished, RunHeld, RunPaused, RunResumed
 from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageLate, StageStarted
 from cascadenced.identity import Redactor
@@ -227,6 +227,50 @@ async def test_a_run_in_any_state_can_be_paused_over_a_restart_and_goes_on_when_
     else:
         assert (await instance.runs.ended(run_id)).run.status == "success"
     assert [e.by for e in world.events() if isinstance(e, RunPaused | RunResumed)] == [BOBS, BOBS]
+    await instance.runs.stop(0)
+    await instance.log.close()
+
+
+async def test_a_paused_run_whose_stage_a_crash_cut_off_is_not_said_to_be_under_way() -> None:
+    world = world_for("running")
+    instance, run_id = await in_state(world, "running")
+    await instance.controls.pause(run_id, by=BOBS)
+    codes = [reason.code for reason in (await perform(VERBS["explain"], instance, {"run": run_id})).reasons]
+    assert codes == ["paused", "running"]
+    world.crash(instance)
+    async with world.up() as instance:
+        await idle()
+        codes = [reason.code for reason in (await perform(VERBS["explain"], instance, {"run": run_id})).reasons]
+        assert codes == ["paused", "interrupted"]
+
+
+async def test_a_held_run_that_is_paused_over_the_restart_that_could_go_on_with_it_does_so_when_it_is_resumed() -> None:
+    world = world_for("held")
+    instance, run_id = await in_state(world, "held")
+    await instance.controls.pause(run_id, by=BOBS)
+    world.crash(instance)
+    world.tasks[0].gate.set()  # type: ignore[attr-defined]
+    async with world.up() as instance:
+        await idle()
+        assert await status(instance, run_id) == "paused"
+        await instance.controls.resume(run_id, by=BOBS)
+        assert (await instance.runs.ended(run_id)).run.status == "success"
+
+
+async def test_a_held_run_that_is_paused_and_resumed_while_its_task_is_gone_stays_held() -> None:
+    world = world_for("held")
+    instance, run_id = await in_state(world, "held")
+    for _ in range(2):
+        await instance.controls.pause(run_id, by=BOBS)
+        world.crash(instance)
+        instance = await world.start(type("Else", (), {"name": "else", "run": lambda self: None}))
+        await idle()
+        await instance.controls.resume(run_id, by=BOBS)
+        await idle()
+        assert (await status(instance, run_id), instance.runs.n_asleep, instance.runs.n_running) == ("waiting", 0, 0)
+        with pytest.raises(Unavailable):
+            await instance.runs.ended(run_id)
+    assert len(world.events(RunHeld, run_id=run_id)) == 1
     await instance.runs.stop(0)
     await instance.log.close()
 

@@ -163,7 +163,7 @@ def waits_are_handed_the_first_event_that_fits(world: World) -> Iterator[str]:
     """From the run's beginning on, and none of them twice."""
     dispatched = [recorded for recorded in world.file.events if isinstance(recorded.event, EventDispatched)]
     for run_id, events in _runs(world).items():
-        heard, asked = events[0].position, None
+        handed, asked = set[int](), None
         for recorded in events:
             event = recorded.event
             if isinstance(event, WaitStarted):
@@ -174,7 +174,8 @@ def waits_are_handed_the_first_event_that_fits(world: World) -> Iterator[str]:
             fits = (
                 one
                 for one in dispatched
-                if one.position > heard
+                if one.position > events[0].position
+                and one.position not in handed
                 and one.event.name == event.name
                 and one.group_hash == recorded.group_hash
                 and where.items() <= one.event.payload.items()
@@ -185,7 +186,7 @@ def waits_are_handed_the_first_event_that_fits(world: World) -> Iterator[str]:
                     yield f"{run_id} waited in vain (position {recorded.position}) for what came at {first.position}"
             elif first is None or (first.position, first.event.payload) != (event.position, event.payload):
                 yield f"{run_id} was handed the event {event.position} at {recorded.position}, which is not the first"
-            heard = max(heard, event.position)
+            handed.add(event.position)
 
 
 def sleeps_and_retries_last_as_long_as_they_should(world: World) -> Iterator[str]:

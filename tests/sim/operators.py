@@ -15,7 +15,7 @@ from cascadenced.eventlog.memory import MemoryFile
 from cascadenced.events.base import Recorded
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.decide import RESOLUTIONS
-from cascadenced.pipeline.model import Run, fold
+from cascadenced.pipeline.model import NOTHING_HANDED, Run, fold
 from tests.sim.durable import SETTLED
 from tests.sim.ledger import Ledger
 
@@ -78,12 +78,13 @@ class Operators:
     def _is_told(self, events: Sequence[Recorded], run: Run) -> bool:
         """Whether what the run waits for is recorded: then nobody has to help it, and it must find that itself."""
         assert run.wait is not None
-        since = max(events[0].position, run.heard.get(run.wait.name, 0))
+        handed = run.handed.get(run.wait.name, NOTHING_HANDED)
         return any(
             isinstance(recorded.event, EventDispatched)
             and recorded.group_hash == events[0].group_hash
             and recorded.event.payload.get("of") == run.wait.where["of"]
-            for recorded in self._file.events[since:]
+            and recorded.position not in handed
+            for recorded in self._file.events[events[0].position :]
         )
 
     def _unfinished(self) -> list[str]:

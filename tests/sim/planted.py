@@ -256,7 +256,7 @@ def a_wait_is_handed_an_event_once_more(put: Callable[..., None]) -> None:
     heard = Journey._heard
 
     async def anew(self: Journey, live: LiveRun) -> Any:
-        before, live.run = live.run, replace(live.run, heard={})
+        before, live.run = live.run, replace(live.run, handed={})
         try:
             return await heard(self, live)
         finally:
