@@ -2,6 +2,7 @@
 
 model.py      Run, the six stages, and `evolve`: a run's events → its state
 decide.py     what follows from an event of a run; what a restart does about an unfinished one
+asks.py       what a stage may ask for on its way
 control.py    what others may ask of a run under way
 access.py     who may
 contexts.py   what it may be told
