@@ -29,7 +29,7 @@ FLOORS: dict[str, int] = {
         ),
         0,
     ),
-    **dict.fromkeys(("eventlog", "bus", "vault", "vault_file", "backup"), 1),
+    **dict.fromkeys(("eventlog", "bus", "vault", "vault_file", "backup", "completeness"), 1),
     "schedules": 2,
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "recurrence": 2,

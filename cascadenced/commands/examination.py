@@ -13,14 +13,20 @@ from typing import Any
 import msgspec
 
 from cascadenced import __version__
+from cascadenced.backup import refuse_half_restored
 from cascadenced.commands import door, wire
 from cascadenced.commands.folder import has_log
 from cascadenced.commands.offline import open_shelf
+from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError
 from cascadenced.events.base import Json
+from cascadenced.identity import Pseudonyms
+from cascadenced.instance import other_secret
+from cascadenced.private_files import read_hex
 from cascadenced.runtime.tasks import TaskEntry
 from cascadenced.shown_settings import Setting, show
+from cascadenced.vault_file import check_key
 
 _PRIVATE_FILES = ("log.db", "vault.db", "vault.key", "hash.secret", "daemon.json")
 
@@ -83,6 +89,7 @@ async def examine(config: Config) -> Report:
         settings=show(config),
     )
     _look_at_folder(config, report)
+    _look_at_vault(config, report)
     await _look_for_server(config, report)
     await _look_at_log(config, report)
     _look_for_daemon(config, report)
@@ -112,6 +119,17 @@ def _look_at_folder(config: Config, report: Report) -> None:
             report.problems.append(f"others may read {path}: chmod 600")
 
 
+def _look_at_vault(config: Config, report: Report) -> None:
+    try:
+        refuse_half_restored(config)
+        refuse_incomplete(config)
+        check_key(config.vault_path, config.vault_key_path)
+    except CascadenceError as error:
+        report.problems.append(str(error))
+    except OSError as error:
+        report.problems.append(f"{config.vault_path} cannot be looked at: {error.strerror}")
+
+
 async def _look_for_server(config: Config, report: Report) -> None:
     if config.nats_url is not None:
         return
@@ -129,6 +147,7 @@ async def _look_at_log(config: Config, report: Report) -> None:
         async with open_shelf(config) as shelf:
             if has_log(config):
                 meta = await shelf.meta()
+                _look_at_secret(config, meta.get("hash_secret"), report)
                 report.log = Log(
                     position=await shelf.position(),
                     epoch=int(meta.get("epoch", "0")),
@@ -146,6 +165,20 @@ async def _look_at_log(config: Config, report: Report) -> None:
             report.problems.append(f"the projection {name} is frozen ({state}): `cascadenced log rebuild {name}`")
     for rejected in report.rejected:
         report.problems.append(f"the plugin {rejected.plugin} cannot be used: {rejected.reason}")
+
+
+def _look_at_secret(config: Config, fingerprint: str | None, report: Report) -> None:
+    """fingerprint: of the secret that the log was written with; None if nothing was ever written."""
+    if fingerprint is None:
+        return
+    try:
+        secret = config.hash_secret or read_hex(config.hash_secret_path, 32)
+        fits = Pseudonyms(secret).fingerprint == fingerprint
+    except CascadenceError as error:
+        report.problems.append(str(error))
+        return
+    if not fits:
+        report.problems.append(other_secret(config))
 
 
 def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: Report) -> None:

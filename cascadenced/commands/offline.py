@@ -22,6 +22,7 @@ from cascadenced.backup import make, refuse_half_restored
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import SystemClock
 from cascadenced.commands.folder import has_log
+from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
 from cascadenced.errors import BadMessage, Conflict, Invalid, Unavailable, Unknown
 from cascadenced.eventlog.base import ProjectionState
@@ -216,6 +217,7 @@ async def backup(config: Config, arguments: dict[str, Json]) -> Any:
     lock = DataFolderLock.acquire(config.data_dir, "the command log_backup")
     try:
         refuse_half_restored(config)
+        refuse_incomplete(config)
         summary = make(config, Path(asked.folder), keys=asked.keys, clock=SystemClock(), pause=lambda: None)
     finally:
         lock.release()

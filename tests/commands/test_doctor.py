@@ -152,3 +152,31 @@ def test_a_folder_that_cannot_be_looked_into_is_wrong_and_the_rest_is_told(run, 
     assert ran.code == 1
     assert f"wrong  {folder} cannot be read and written by this user" in ran.out
     assert "CASCADENCE_DATA_DIR" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("vault.key", None, "cannot be read without its key"),
+        ("vault.key", b"k" * 32, "is not the key of"),
+        ("vault.db", None, "vault.db is gone"),
+        ("log.db", None, "log.db is gone"),
+        ("hash.secret", None, "hash.secret cannot be read"),
+        ("hash.secret", b"0" * 64 + b"\n", "were made with another secret"),
+        ("restore.unfinished", b"", "was interrupted: do it again"),
+    ],
+)
+def test_whatever_would_keep_a_daemon_from_starting_is_wrong(run, folder, name, content, says):
+    run("run", "example", *WHO)
+    for path in folder.glob(f"{name}*"):
+        path.unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    before = {path.name for path in folder.iterdir()}
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    assert any(says in problem for problem in ran.json["problems"]), ran.json["problems"]
+    made = {path.name for path in folder.iterdir()} - before
+    assert made <= {f"{name}-{kind}" for name in ("log.db", "vault.db") for kind in ("shm", "wal")}
+    assert run("run", "example", *WHO).code == 78
