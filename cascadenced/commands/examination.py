@@ -48,7 +48,7 @@ class Daemon(msgspec.Struct):
 
 
 class Log(msgspec.Struct):
-    """The log as it lies on disk. epoch: how often it was opened for writing.  projections: name → state."""
+    """The log as it lies on disk. epoch: raised by openings for writing and restores.  projections: name → state."""
 
     position: int
     epoch: int
