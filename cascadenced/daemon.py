@@ -16,7 +16,7 @@ import anyio
 import msgspec
 import structlog
 
-from cascadenced import __version__, garbage, logs
+from cascadenced import __version__, garbage, logs, loose_ends
 from cascadenced.bus.base import Bus, JetStreamOff, StreamUnreadable
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
@@ -125,6 +125,7 @@ def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Co
                 daemon.reread.set()
 
         loop = asyncio.get_running_loop()
+        loose_ends.catch(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.request)
         loop.add_signal_handler(signal.SIGHUP, hang_up)

@@ -38,7 +38,7 @@ FLOORS: dict[str, int] = {
     "runtime": 4,
     **dict.fromkeys(("handlers", "plugins", "worker", "workflows", "partial_results"), 5),
     **dict.fromkeys(("instance", "task_pipeline"), 6),
-    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "reloading"), 7),
+    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "loose_ends", "reloading"), 7),
     **dict.fromkeys(("daemon",), 8),
     **dict.fromkeys(("cli", "__main__", ""), 9),
 }
