@@ -20,7 +20,15 @@ from cascadenced import __version__, garbage, logs, loose_ends
 from cascadenced.bus.base import Bus, JetStreamOff, StreamUnreadable
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, DiskFull, LogCorrupt, Unavailable
+from cascadenced.errors import (
+    CascadenceError,
+    ConfigError,
+    DataFolderGone,
+    DiskError,
+    DiskFull,
+    LogCorrupt,
+    Unavailable,
+)
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.place import Place
 from cascadenced.events.base import Event
@@ -136,6 +144,9 @@ def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Co
             await daemon.run()
         except ExceptionGroup as errors:
             # Whichever loop met a broken disk first: the log's own word of it comes as well, and may come later.
+            wrong, others = errors.split(ConfigError)
+            if wrong is not None and others is None:
+                raise _first(wrong) from None
             broken, others = errors.split((DiskError, LogCorrupt))
             if broken is None or others is not None:
                 raise

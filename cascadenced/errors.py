@@ -43,7 +43,10 @@ class LogCorrupt(CascadenceError):
     code = "log_corrupt"
 
     def __init__(self, message: str, *, position: int) -> None:
-        super().__init__(message)
+        super().__init__(
+            f"{message}. What comes before it is as it was recorded; for the rest, put the file back, or restore a "
+            "backup: `cascadenced log restore BACKUP --force`"
+        )
         self.position = position
 
 

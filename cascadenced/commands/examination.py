@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sqlite3
@@ -15,11 +16,12 @@ import msgspec
 from cascadenced import __version__
 from cascadenced.backup import refuse_half_restored
 from cascadenced.commands import door, wire
-from cascadenced.commands.folder import has_log
+from cascadenced.commands.folder import has_log, read_only
 from cascadenced.commands.offline import open_shelf
 from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, ConfigError
+from cascadenced.errors import CascadenceError, ConfigError, LogCorrupt
+from cascadenced.eventlog.database import verify_chain
 from cascadenced.events.base import Json
 from cascadenced.identity import Pseudonyms
 from cascadenced.instance import other_secret
@@ -28,6 +30,8 @@ from cascadenced.runtime.tasks import TaskEntry
 from cascadenced.shown_settings import Setting, show
 from cascadenced.vault_file import check_key
 
+_N_CHECKED = 200_000
+"""Events that the doctor checks, which takes two seconds."""
 _PRIVATE_FILES = ("log.db", "vault.db", "vault.key", "hash.secret", "daemon.json")
 
 
@@ -147,6 +151,7 @@ async def _look_at_log(config: Config, report: Report) -> None:
         async with open_shelf(config) as shelf:
             if has_log(config):
                 meta = await shelf.meta()
+                _look_at_chain(config, report)
                 _look_at_secret(config, meta.get("hash_secret"), report)
                 report.log = Log(
                     position=await shelf.position(),
@@ -165,6 +170,16 @@ async def _look_at_log(config: Config, report: Report) -> None:
             report.problems.append(f"the projection {name} is frozen ({state}): `cascadenced log rebuild {name}`")
     for rejected in report.rejected:
         report.problems.append(f"the plugin {rejected.plugin} cannot be used: {rejected.reason}")
+
+
+def _look_at_chain(config: Config, report: Report) -> None:
+    """The newest events; `log verify` checks all of them."""
+    try:
+        with contextlib.closing(read_only(config)) as connection:
+            (last,) = connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
+            verify_chain(connection, max(0, last - _N_CHECKED))
+    except LogCorrupt as error:
+        report.problems.append(str(error))
 
 
 def _look_at_secret(config: Config, fingerprint: str | None, report: Report) -> None:

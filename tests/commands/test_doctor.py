@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,15 @@ def test_whatever_would_keep_a_daemon_from_starting_is_wrong(run, folder, name, 
     made = {path.name for path in folder.iterdir()} - before
     assert made <= {f"{name}-{kind}" for name in ("log.db", "vault.db") for kind in ("shm", "wal")}
     assert run("run", "example", *WHO).code == 78
+
+
+def test_a_damaged_event_is_wrong_and_named_with_what_to_do(run, folder):
+    run("run", "example", *WHO)
+    with closing(sqlite3.connect(folder / "log.db")) as connection, connection:
+        connection.execute("DROP TRIGGER events_are_not_changed")
+        connection.execute("UPDATE events SET data = CAST(data || ' ' AS BLOB) WHERE position = 7")
+    for ran in (run("doctor"), run("log", "verify")):
+        assert ran.code
+        said = ran.out + ran.err
+        assert "event 7 is not what was recorded" in said
+        assert "cascadenced log restore BACKUP" in said
