@@ -164,7 +164,8 @@ async def _look_at_log(config: Config, report: Report) -> None:
             report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
             _look_at_schedules(config, shelf.catalogue.tasks, report)
     except CascadenceError as error:
-        report.problems.append(str(error))
+        if str(error) not in report.problems:  # the folder was looked at before
+            report.problems.append(str(error))
     for name, state in (report.log.projections if report.log else {}).items():
         if state != "ok":
             report.problems.append(f"the projection {name} is frozen ({state}): `cascadenced log rebuild {name}`")

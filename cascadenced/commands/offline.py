@@ -84,6 +84,7 @@ async def read(config: Config, name: str, arguments: dict[str, Json]) -> Any:
 async def open_shelf(config: Config) -> AsyncIterator[Shelf]:
     """The data folder to read in. Raises ConfigError, Unavailable if there is a log that cannot be read."""
     if not has_log(config):
+        refuse_incomplete(config)
         log = await MemoryEventLog.open(clock=SystemClock(), ids=SystemIds(), projections=all_projections())
         yield Shelf(config, log)
         await log.close()

@@ -45,6 +45,16 @@ def test_a_file_whose_pages_are_damaged_exits_74_and_says_what_to_do(run, folder
     assert any("log.db is damaged (" in problem for problem in report["problems"])
 
 
+def test_a_log_that_is_gone_is_not_taken_for_an_empty_one(run, folder):
+    run("run", "example", *WHO)
+    for path in folder.glob("log.db*"):
+        path.unlink()
+    for command in (("log", "verify"), ("log", "export"), ("runs",), ("list",)):
+        ran = run(*command)
+        assert (ran.code, ran.out) == (78, ""), command
+        assert "log.db is gone" in ran.err
+
+
 def test_a_log_without_its_newest_event_exits_74_naming_it(run, folder):
     run("run", "example", *WHO)
     newest = run("log", "verify", "--json").json["position"]
