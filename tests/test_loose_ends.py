@@ -12,6 +12,7 @@ import warnings
 from typing import Any
 
 import pytest
+import structlog
 
 from cascadenced import logs, loose_ends
 from cascadenced.identity import Identity, Pseudonyms, Redactor, nameless
@@ -44,6 +45,40 @@ async def leave_behind() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     gc.collect()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+class Dropping:
+    """A stderr in whose midst something is collected that fails."""
+
+    def __init__(self) -> None:
+        self.left = 1
+
+    def write(self, text: str) -> None:
+        if self.left:
+            self.left -= 1
+            type("Dying", (), {"__del__": fail})()
+        sys.__stdout__.write(text)
+
+    def flush(self) -> None:
+        sys.__stdout__.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
+async def log_while_something_dies() -> None:
+    loose_ends.catch(asyncio.get_running_loop())
+    structlog.get_logger().info("said")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def drop() -> None:
+    sys.stderr = Dropping()  # type: ignore[assignment]
+    logs.configure("info")
+    asyncio.run(log_while_something_dies())
 
 
 def leave() -> None:
@@ -73,6 +108,12 @@ def test_each_of_them_is_one_line_that_says_what_and_where(output: str) -> None:
 
 def test_a_warning_is_logged_with_the_pseudonym(output: str) -> None:
     assert f"UserWarning: old: {PSEUDONYMS.user(ALICE.user_id)}" in output
+
+
+def test_what_dies_in_the_midst_of_a_line_being_written_does_not_stop_the_log() -> None:
+    asked = (sys.executable, "-c", f"from {__name__} import drop; drop()")
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20)
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["said", "loose_error"]
 
 
 def test_nobody_is_named(output: str) -> None:
