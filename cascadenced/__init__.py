@@ -8,12 +8,12 @@ is again a fact.
 
 Imports go down only:
 
-    6 faces     http/  rpc.py  verbs/  commands/  cli.py; refusals.py  logs.py  reloading.py
+    6 faces     http/  rpc.py  verbs/  commands/  cli.py; refusals.py  logs.py  loose_ends.py  reloading.py
     5 work      handlers/  plugins/  workflows/  partial_results.py  worker/ (a process of its own)
     4 movement  runtime/      the loops; none knows what the work is
     3 views     projections/  events → rows, rows → answers
     2 rules     pipeline/     state + event → events, pure; recurrence/  when; schedules/  what of it; calendar_files.py
-    1 log       eventlog/  bus/  vault.py  vault_file.py  backup.py
+    1 log       eventlog/  bus/  vault.py  vault_file.py  backup.py  completeness.py
     0 facts     events/  ids.py  identity.py  clock.py  errors.py  config.py (setting_rules.py  plain_yaml.py
                 shown_settings.py)  private_files.py  crashpoint.py  garbage.py  sd_notify.py  in_either_world.py
                 job_thread.py

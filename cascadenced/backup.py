@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from cascadenced import __version__
-from cascadenced.clock import Clock, iso
+from cascadenced.clock import Clock, iso, parse_iso
 from cascadenced.config import Config
 from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import BackupDamaged, ConfigError, Conflict, Invalid, Unknown
@@ -47,6 +48,8 @@ _WORKING = frozenset({LOCK, UNFINISHED, "nats", "nats.key", "daemon.log", "daemo
 """What does not count as something there. The broker's store stays: it may hold requests that no log has yet."""
 _REPLACED, _COPY = "replaced-", "restoring.part"
 _CHUNK_BYTES = 1 << 20
+_OPENINGS_PER_S = 100
+"""More than a log can be opened and closed, each time with several syncs."""
 
 Pause = Callable[[], object]
 
@@ -207,7 +210,7 @@ def restore(config: Config, folder: Path, *, keys: Path | None, force: bool, clo
     manifest = _checked_manifest(folder)
     home = Path(config.data_dir)
     _refuse_occupied(home, force=force)
-    epoch = 1 + max(manifest.epoch, epoch_of(config.log_path))
+    epoch = _next_epoch(config, manifest, clock)
     draft = home / _COPY
     shutil.rmtree(draft, ignore_errors=True)  # of a restore that was interrupted
     try:
@@ -226,6 +229,16 @@ def restore(config: Config, folder: Path, *, keys: Path | None, force: bool, clo
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return _summary(home, manifest, epoch=epoch, replaced=replaced)
+
+
+def _next_epoch(config: Config, manifest: Manifest, clock: Clock) -> int:
+    """Higher than any that the old log has been in since the backup, which may be lost or moved aside: each of its
+    openings has raised it by one."""
+    try:
+        since_s = max(0, clock.now_us() - parse_iso(manifest.made_at)) / 1e6
+    except ValueError:
+        raise BackupDamaged(f"{MANIFEST} says that it was made at {manifest.made_at!r}, which is no time") from None
+    return 1 + max(manifest.epoch + math.ceil(since_s * _OPENINGS_PER_S), epoch_of(config.log_path))
 
 
 def refuse_half_restored(config: Config) -> None:

@@ -16,12 +16,12 @@ import anyio
 import msgspec
 import structlog
 
-from cascadenced import __version__, garbage, logs
+from cascadenced import __version__, garbage, logs, loose_ends
 from cascadenced.bus.base import Bus
 from cascadenced.commands.wire import Note
 from cascadenced.config import Config
 from cascadenced.connecting import Connected, connect
-from cascadenced.errors import CascadenceError, DataFolderGone, DiskError, LogCorrupt
+from cascadenced.errors import CascadenceError, ConfigError, DataFolderGone, DiskError, LogCorrupt
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.place import Place
 from cascadenced.events.streams import SYSTEM_STREAM
@@ -105,6 +105,7 @@ def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Co
                 daemon.reread.set()
 
         loop = asyncio.get_running_loop()
+        loose_ends.catch(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.request)
         loop.add_signal_handler(signal.SIGHUP, hang_up)
@@ -115,6 +116,9 @@ def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Co
             await daemon.run()
         except ExceptionGroup as errors:
             # Whichever loop met a broken disk first: the log's own word of it comes as well, and may come later.
+            wrong, others = errors.split(ConfigError)
+            if wrong is not None and others is None:
+                raise _first(wrong) from None
             broken, others = errors.split((DiskError, LogCorrupt))
             if broken is None or others is not None:
                 raise

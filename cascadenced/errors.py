@@ -37,13 +37,16 @@ class LogHeld(CascadenceError):
         self.pid = pid
 
 
+RESTORE = "put the file back, or restore a backup: `cascadenced log restore BACKUP --force`"
+
+
 class LogCorrupt(CascadenceError):
     """The log's bytes are not what was written: the chain breaks. position: the first bad event."""
 
     code = "log_corrupt"
 
     def __init__(self, message: str, *, position: int) -> None:
-        super().__init__(message)
+        super().__init__(f"{message}. What comes before it is as it was recorded; for the rest, {RESTORE}")
         self.position = position
 
 
@@ -92,6 +95,12 @@ class Unavailable(CascadenceError):
     """NATS or a peer does not answer: back off, keep what you hold, try again."""
 
     code = "unavailable"
+
+
+class LogUnreadable(Unavailable):
+    """The log's file is damaged where somebody wanted to read. Exit 74."""
+
+    code = "log_unreadable"
 
 
 class Overloaded(CascadenceError):

@@ -16,6 +16,7 @@ from cascadenced import __version__
 from cascadenced.backup import refuse_half_restored
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, SystemClock
+from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
 from cascadenced.errors import CascadenceError, ConfigError, Invalid
 from cascadenced.eventlog.base import Change, ProjectionState, WritableLog
@@ -283,6 +284,7 @@ async def open_instance(
         lock = await DataFolderLock.acquire_within(config.data_dir, config.lock_wait_s, clock, who)
         stack.callback(lock.release)
         refuse_half_restored(config)
+        refuse_incomplete(config)
         pseudonyms = Pseudonyms(
             config.hash_secret or read_or_create_hex(config.hash_secret_path, 32),
             compat_sha256=config.hash_compat == "sha256",
@@ -299,7 +301,7 @@ async def open_instance(
         )
         stack.push_async_callback(log.close)
         if await log.remember("hash_secret", pseudonyms.fingerprint) != pseudonyms.fingerprint:
-            raise ConfigError(_other_secret(config))
+            raise ConfigError(other_secret(config))
         spawner = spawner or ThreadSpawner(config.max_threads)
         stack.callback(spawner.close)
         instance = await assemble(
@@ -330,7 +332,8 @@ def _cycles(entries: Mapping[str, TaskEntry]) -> dict[str, str]:
     return found
 
 
-def _other_secret(config: Config) -> str:
+def other_secret(config: Config) -> str:
+    """What is said where the log was written with another hash secret than the one in force."""
     made = f"the pseudonyms in {config.log_path} were made with another secret than"
     if config.hash_secret is not None:
         name = f"hash_secret ({config.sources.get('hash_secret', 'set')})"

@@ -111,7 +111,18 @@ def _of_length(content: bytes, n_bytes: int, path: Path) -> bytes:
 
 def read_or_create_hex(path: Path, n_bytes: int) -> str:
     """As `read_or_create`, but kept and returned as text: `2 * n_bytes` lower-case hex digits."""
-    content = _read_or_create(path, lambda: f"{secrets.token_hex(n_bytes)}\n".encode())
+    return _hex_of(_read_or_create(path, lambda: f"{secrets.token_hex(n_bytes)}\n".encode()), n_bytes, path)
+
+
+def read_hex(path: Path, n_bytes: int) -> str:
+    """As `read_key`, of a key that is kept as text."""
+    try:
+        return _hex_of(_read(path), n_bytes, path)
+    except OSError as error:
+        raise translated(error, f"the key {path} cannot be read") from error
+
+
+def _hex_of(content: bytes, n_bytes: int, path: Path) -> str:
     text = content.decode("ascii", errors="replace").strip()
     if not re.fullmatch(rf"[0-9a-f]{{{2 * n_bytes}}}", text):
         raise ConfigError(f"{path} is not {2 * n_bytes} lower-case hex digits: put the original back from a backup")

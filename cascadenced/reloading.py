@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -15,8 +16,12 @@ from cascadenced.events.content import cut
 from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import ConfigRejected, ConfigReread
 from cascadenced.instance import Instance
+from cascadenced.job_thread import JobThread
 
 _log = structlog.get_logger("cascadenced")
+
+
+READ_WITHIN_S = 10.0
 
 
 async def reload(instance: Instance, read: Callable[[], Config]) -> None:
@@ -26,7 +31,7 @@ async def reload(instance: Instance, read: Callable[[], Config]) -> None:
     """
     event: Event
     try:
-        found = reread(instance.config, read())
+        found = reread(instance.config, await _in_time(read))
     except ConfigError as error:
         _log.error("config_rejected", error=str(error), in_force="the configuration as it was")
         event = ConfigRejected(reason=cut(str(error)))
@@ -40,3 +45,18 @@ async def reload(instance: Instance, read: Callable[[], Config]) -> None:
         await instance.log.append([Change(SYSTEM_STREAM, [event])])
     except CascadenceError as error:
         _log.error("config_change_not_recorded", error=str(error))
+
+
+async def _in_time(read: Callable[[], Config]) -> Config:
+    """What `read` finds. Raises ConfigError, also if it takes too long: a file system may hang."""
+    thread = JobThread(asyncio.get_running_loop(), "configuration")
+    try:
+        async with asyncio.timeout(READ_WITHIN_S):
+            return await thread.do(read)
+    except TimeoutError:
+        raise ConfigError(
+            f"the configuration could not be read within {READ_WITHIN_S:g} s: see whether its file is one, and on a "
+            "disk that works"
+        ) from None
+    finally:
+        thread.stop()

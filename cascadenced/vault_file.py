@@ -182,7 +182,7 @@ class VaultFile:
         except VaultDamaged:
             fits = False
         if not fits:
-            raise ConfigError(f"{key_path} is not the key of {self._path}: put the right one back from a backup")
+            raise _another_key(self._path, key_path)
 
 
 def check_copy(path: Path, key_path: Path | None) -> tuple[str, str] | None:
@@ -214,6 +214,39 @@ def check_copy(path: Path, key_path: Path | None) -> tuple[str, str] | None:
     return user[0], raw.decode()
 
 
+def keeps_anything(path: Path) -> bool:
+    """Whether anybody or any letter is kept in the file; False where there is none, or none that can be read."""
+    if not path.exists():
+        return False
+    try:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("PRAGMA busy_timeout = 5000")
+            anything = "SELECT EXISTS (SELECT 1 FROM identity) OR EXISTS (SELECT 1 FROM letter)"
+            found = connection.execute(anything).fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(found[0])
+
+
+def check_key(path: Path, key_path: Path) -> None:
+    """Look at a vault that its owner may be using. Raises ConfigError for one that cannot be opened with this key."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    if not key_path.exists():
+        raise _keyless(path, key_path)
+    cipher = AESGCM(read_key(key_path, KEY_BYTES))
+    try:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("PRAGMA busy_timeout = 5000")
+            row = connection.execute("SELECT sealed FROM seal WHERE name = 'check'").fetchone()
+    except sqlite3.Error as error:
+        raise _our_error(error, path) from None
+    if row is None or _unsealed(cipher, "seal", "check", row[0]) != _CHECK:
+        raise _another_key(path, key_path)
+
+
 def _unsealed(cipher: AESGCM, kind: str, name: str, sealed: bytes) -> bytes | None:
     """The content, None if the seal is broken."""
     try:
@@ -225,11 +258,19 @@ def _unsealed(cipher: AESGCM, kind: str, name: str, sealed: bytes) -> bytes | No
 def _key(path: Path, key_path: Path) -> bytes:
     private_folder(path.parent)
     if path.exists() and path.stat().st_size and not key_path.exists():
-        raise ConfigError(
-            f"{path} cannot be read without its key {key_path}: put the key back from a backup, or move {path.name} "
-            "away to start an empty vault (raw identities and dead letters are lost then)"
-        )
+        raise _keyless(path, key_path)
     return read_or_create(key_path, KEY_BYTES)
+
+
+def _keyless(path: Path, key_path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be read without its key {key_path}: put the key back from a backup, or leave an empty file in "
+        "the vault's place (raw identities and dead letters are lost then)"
+    )
+
+
+def _another_key(path: Path, key_path: Path) -> ConfigError:
+    return ConfigError(f"{key_path} is not the key of {path}: put the right one back from a backup")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -254,7 +295,10 @@ def _our_error(error: sqlite3.Error, path: Path) -> CascadenceError:
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return DiskFull(f"no space is left to write {path}")
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return ConfigError(f"{path} is damaged or not a vault ({error}): put it back from a backup, or move it away")
+        return ConfigError(
+            f"{path} is damaged or not a vault ({error}): put it back from a backup, or leave an empty "
+            "file in its place (raw identities and dead letters are lost then)"
+        )
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return ConfigError(f"{path} cannot be written ({error}): check who owns it and its folder")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

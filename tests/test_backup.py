@@ -53,9 +53,22 @@ def made(config: Config, folder: Path, *, keys: bool = True, pause: Callable[[],
     return make(config, folder, keys=keys, clock=FakeClock(), pause=pause)
 
 
-def put_back(config: Config, folder: Path, *, keys: Path | None = None, force: bool = False) -> backup.Summary:
+def put_back(
+    config: Config, folder: Path, *, keys: Path | None = None, force: bool = False, later_s: float = 0
+) -> backup.Summary:
+    """later_s: than the backup was made."""
     Path(config.data_dir).mkdir(mode=0o700, exist_ok=True)
-    return restore(config, folder, keys=keys, force=force, clock=FakeClock())
+    clock = FakeClock()
+    clock.jump(later_s)
+    return restore(config, folder, keys=keys, force=force, clock=clock)
+
+
+def die_at(point: str) -> Callable[[str], None]:
+    def crashpoint(name: str) -> None:
+        if name == point:
+            raise KeyboardInterrupt
+
+    return crashpoint
 
 
 async def greeted(config: Config, *users: str) -> list[Any]:
@@ -205,6 +218,39 @@ async def test_what_is_put_back_goes_on_in_a_higher_epoch_with_the_same_pseudony
     assert len(hashes) == 1
 
 
+async def test_no_epoch_is_taken_that_the_lost_log_may_have_had_after_the_backup(
+    config: Config, fresh: Config, tmp_path: Path
+) -> None:
+    made(config, tmp_path / "bk")
+    for _ in range(3):
+        await greeted(config, "alice")
+    lost = check_log(Path(config.log_path)).epoch
+    put_back(fresh, tmp_path / "bk", later_s=60)
+    assert check_log(Path(fresh.log_path)).epoch > lost
+
+
+async def test_a_restore_that_is_done_again_after_an_interruption_takes_no_epoch_of_what_it_moved_aside(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(config, tmp_path / "bk")
+    for _ in range(3):
+        await greeted(config, "alice")
+    before = check_log(Path(config.log_path)).epoch
+    monkeypatch.setattr(backup, "crashpoint", die_at("restore.half"))
+    with pytest.raises(KeyboardInterrupt):
+        put_back(config, tmp_path / "bk", force=True, later_s=60)
+    monkeypatch.undo()
+    assert put_back(config, tmp_path / "bk", force=True, later_s=61).epoch > before
+
+
+async def test_a_manifest_without_a_time_is_damage(config: Config, fresh: Config, tmp_path: Path) -> None:
+    made(config, tmp_path / "bk")
+    path = tmp_path / "bk" / "backup.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "made_at": "yesterday"}))
+    with pytest.raises(BackupDamaged, match="'yesterday'"):
+        put_back(fresh, tmp_path / "bk")
+
+
 async def test_keys_that_were_left_out_are_taken_from_where_they_lie(
     config: Config, fresh: Config, tmp_path: Path
 ) -> None:
@@ -305,12 +351,7 @@ async def test_a_folder_in_which_a_restore_was_interrupted_is_opened_by_nobody_u
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(config, tmp_path / "bk")
-
-    def die(name: str) -> None:
-        if name == "restore.half":
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(backup, "crashpoint", die)
+    monkeypatch.setattr(backup, "crashpoint", die_at("restore.half"))
     with pytest.raises(KeyboardInterrupt):
         put_back(config, tmp_path / "bk", force=True)
     monkeypatch.undo()

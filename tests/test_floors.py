@@ -34,7 +34,7 @@ FLOORS: dict[str, int] = {
         ),
         0,
     ),
-    **dict.fromkeys(("eventlog", "bus", "vault", "vault_file", "backup"), 1),
+    **dict.fromkeys(("eventlog", "bus", "vault", "vault_file", "backup", "completeness"), 1),
     "schedules": 2,
     "pipeline": 2,  # below the views: a run's row is folded by the rules' own fold
     "recurrence": 2,
@@ -43,7 +43,8 @@ FLOORS: dict[str, int] = {
     "runtime": 4,
     **dict.fromkeys(("handlers", "plugins", "worker", "workflows", "partial_results"), 5),
     **dict.fromkeys(("instance", "task_pipeline"), 6),
-    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs", "reloading", "connecting"), 7),
+    **dict.fromkeys(("verbs", "refusals", "rpc", "http", "commands", "logs"), 7),
+    **dict.fromkeys(("loose_ends", "reloading", "connecting"), 7),
     **dict.fromkeys(("daemon",), 8),
     **dict.fromkeys(("cli", "__main__", ""), 9),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
 
-from cascadenced import config, logs
+from cascadenced import config, logs, reloading
 from cascadenced.config import Config, reread
 from cascadenced.errors import CascadenceError, ConfigError, DiskFull
 from cascadenced.events.system import ConfigRejected, ConfigReread
@@ -125,6 +126,25 @@ async def test_a_wrong_configuration_changes_nothing_and_is_recorded_with_the_re
     assert "c.yml:2: max_concurrent_runs" in reasons[0]
     assert "two words" not in reasons[1]
     assert "no such file" in reasons[2]
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_holds_up_nothing_and_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloading, "READ_WITHIN_S", 0.1)
+    path = tmp_path / "c.yml"
+    os.mkfifo(path)  # whoever opens it waits for somebody who writes
+    world, turns = World(), 0
+    async with world.up() as instance:
+        reading = asyncio.create_task(reload(instance, lambda: config.load(str(path), {})))
+        while not reading.done():
+            turns += 1
+            await asyncio.sleep(0.01)
+        await reading
+    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    assert turns > 3
+    [rejected] = world.events(ConfigRejected)
+    assert "could not be read within 0.1 s" in rejected.reason
 
 
 async def test_a_change_that_cannot_be_recorded_holds_all_the_same(tmp_path: Path) -> None:

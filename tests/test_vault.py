@@ -484,7 +484,7 @@ async def filled(files: Files) -> None:
 async def test_without_its_key_the_vault_stays_shut_and_no_new_key_is_made(files: Files):
     await filled(files)
     files.key_path.unlink()
-    with pytest.raises(ConfigError, match=r"without its key .*vault\.key: put the key back from a backup, or move"):
+    with pytest.raises(ConfigError, match=r"without its key .*vault\.key: put the key back from a backup, or leave"):
         await files.open()
     assert not files.key_path.exists()
 

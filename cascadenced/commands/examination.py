@@ -13,15 +13,25 @@ from typing import Any
 import msgspec
 
 from cascadenced import __version__
+from cascadenced.backup import refuse_half_restored
 from cascadenced.commands import door, wire
 from cascadenced.commands.folder import has_log
 from cascadenced.commands.shelf import open_shelf
+from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, ConfigError
+from cascadenced.errors import CascadenceError, ConfigError, LogCorrupt
+from cascadenced.eventlog.at_rest import reading
+from cascadenced.eventlog.database import verify_chain
 from cascadenced.events.base import Json
+from cascadenced.identity import Pseudonyms
+from cascadenced.instance import other_secret
+from cascadenced.private_files import read_hex
 from cascadenced.runtime.tasks import TaskEntry, resolve
 from cascadenced.shown_settings import Setting, show
+from cascadenced.vault_file import check_key
 
+_N_CHECKED = 200_000
+"""Events that the doctor checks, which takes two seconds."""
 _PRIVATE_FILES = ("log.db", "vault.db", "vault.key", "hash.secret", "daemon.json")
 
 
@@ -42,7 +52,7 @@ class Daemon(msgspec.Struct):
 
 
 class Log(msgspec.Struct):
-    """The log as it lies on disk. epoch: how often it was opened for writing.  projections: name → state."""
+    """The log as it lies on disk. epoch: raised by openings for writing and restores.  projections: name → state."""
 
     position: int
     epoch: int
@@ -83,6 +93,7 @@ async def examine(config: Config) -> Report:
         settings=show(config),
     )
     _look_at_folder(config, report)
+    _look_at_vault(config, report)
     await _look_for_server(config, report)
     await _look_at_log(config, report)
     _look_for_daemon(config, report)
@@ -112,6 +123,17 @@ def _look_at_folder(config: Config, report: Report) -> None:
             report.problems.append(f"others may read {path}: chmod 600")
 
 
+def _look_at_vault(config: Config, report: Report) -> None:
+    try:
+        refuse_half_restored(config)
+        refuse_incomplete(config)
+        check_key(config.vault_path, config.vault_key_path)
+    except CascadenceError as error:
+        report.problems.append(str(error))
+    except OSError as error:
+        report.problems.append(f"{config.vault_path} cannot be looked at: {error.strerror}")
+
+
 async def _look_for_server(config: Config, report: Report) -> None:
     if config.nats_url is not None:
         return
@@ -129,6 +151,8 @@ async def _look_at_log(config: Config, report: Report) -> None:
         async with open_shelf(config) as shelf:
             if has_log(config):
                 meta = await shelf.meta()
+                _look_at_chain(config, report)
+                _look_at_secret(config, meta.get("hash_secret"), report)
                 report.log = Log(
                     position=await shelf.position(),
                     epoch=int(meta.get("epoch", "0")),
@@ -140,12 +164,37 @@ async def _look_at_log(config: Config, report: Report) -> None:
             report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
             _look_at_schedules(config, shelf.catalogue.tasks, report)
     except CascadenceError as error:
-        report.problems.append(str(error))
+        if str(error) not in report.problems:  # the folder was looked at before
+            report.problems.append(str(error))
     for name, state in (report.log.projections if report.log else {}).items():
         if state != "ok":
             report.problems.append(f"the projection {name} is frozen ({state}): `cascadenced log rebuild {name}`")
     for rejected in report.rejected:
         report.problems.append(f"the plugin {rejected.plugin} cannot be used: {rejected.reason}")
+
+
+def _look_at_chain(config: Config, report: Report) -> None:
+    """The newest events; `log verify` checks all of them."""
+    try:
+        with reading(config.log_path) as connection:
+            (last,) = connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
+            verify_chain(connection, max(0, last - _N_CHECKED))
+    except LogCorrupt as error:
+        report.problems.append(str(error))
+
+
+def _look_at_secret(config: Config, fingerprint: str | None, report: Report) -> None:
+    """fingerprint: of the secret that the log was written with; None if nothing was ever written."""
+    if fingerprint is None:
+        return
+    try:
+        secret = config.hash_secret or read_hex(config.hash_secret_path, 32)
+        fits = Pseudonyms(secret).fingerprint == fingerprint
+    except CascadenceError as error:
+        report.problems.append(str(error))
+        return
+    if not fits:
+        report.problems.append(other_secret(config))
 
 
 def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: Report) -> None:

@@ -12,6 +12,7 @@ from cascadenced.errors import (
     DiskFull,
     LogCorrupt,
     LogHeld,
+    LogUnreadable,
     RunFailedError,
 )
 
@@ -27,6 +28,7 @@ _CODES: tuple[tuple[type[CascadenceError], int], ...] = (
     (ConfigError, CONFIGURATION),
     (LogHeld, HELD),
     (LogCorrupt, DISK),
+    (LogUnreadable, DISK),
     (BackupDamaged, DISK),
     (DiskError, DISK),
     (DiskFull, DISK),

@@ -15,6 +15,7 @@ import msgspec
 from cascadenced import backup
 from cascadenced.clock import SystemClock
 from cascadenced.commands.folder import has_log
+from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
 from cascadenced.errors import ConfigError, Invalid
 from cascadenced.eventlog.at_rest import reading, rows_after
@@ -71,8 +72,9 @@ def _lines(connection: sqlite3.Connection | None, after: int) -> Iterator[bytes]
 
 @contextlib.contextmanager
 def _log_file(config: Config) -> Iterator[sqlite3.Connection | None]:
-    """The log's file, None if there is none yet. Raises Unavailable if it cannot be read."""
+    """The log's file, None if there is none yet. Raises Unavailable if it cannot be read, ConfigError if it is gone."""
     if not has_log(config):
+        refuse_incomplete(config)
         yield None
         return
     with reading(config.log_path) as connection:

@@ -19,6 +19,7 @@ from cascadenced.backup import make, refuse_half_restored
 from cascadenced.clock import SystemClock
 from cascadenced.commands.folder import has_log
 from cascadenced.commands.shelf import open_shelf
+from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
 from cascadenced.errors import BadMessage, Conflict, Invalid, Unavailable, Unknown
 from cascadenced.eventlog.lock import DataFolderLock
@@ -105,6 +106,7 @@ async def backup(config: Config, arguments: dict[str, Json]) -> Any:
     lock = DataFolderLock.acquire(config.data_dir, "the command log_backup")
     try:
         refuse_half_restored(config)
+        refuse_incomplete(config)
         summary = make(config, Path(asked.folder), keys=asked.keys, clock=SystemClock(), pause=lambda: None)
     finally:
         lock.release()

@@ -17,6 +17,7 @@ from cascadenced import __version__
 from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import SystemClock
 from cascadenced.commands.folder import has_log
+from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
 from cascadenced.eventlog.base import ProjectionState
 from cascadenced.eventlog.database import unreadable
@@ -37,6 +38,7 @@ from cascadenced.projections.task_status import StoredTask, TaskStatus
 async def open_shelf(config: Config) -> AsyncIterator[Shelf]:
     """The data folder to read in. Raises ConfigError, Unavailable if there is a log that cannot be read."""
     if not has_log(config):
+        refuse_incomplete(config)
         log = await MemoryEventLog.open(clock=SystemClock(), ids=SystemIds(), projections=all_projections())
         yield Shelf(config, log)
         await log.close()

@@ -8,7 +8,6 @@ intake.py     what waits for that thread, in order
 database.py   opening the file, pragmas, migrations, checking the chain on disk
 rows.py bulk.py script.py   rows ⇄ events; many rows in few statements; SQL scripts
 folding.py    projections inside the transaction; frozen when they raise
-known.py      what was recorded under a source
 reader.py     reading the file, also beside a daemon
 at_rest.py    the file as it lies there: is it whole, and its rows
 tail.py       observers and followers

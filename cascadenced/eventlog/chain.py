@@ -65,6 +65,6 @@ def check_end(position: int, known: int) -> None:
     if position < known:
         which = f"event {known} is" if known == position + 1 else f"events {position + 1} to {known} are"
         raise LogCorrupt(
-            f"{which} missing at the end: the log had come to {known} before; put the file back from a backup",
+            f"{which} missing at the end: the log had come to {known} before",
             position=position + 1,
         )

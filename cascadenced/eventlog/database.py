@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from cascadenced.errors import CascadenceError, ConfigError, DiskError, DiskFull, LogCorrupt, Unavailable
+from cascadenced.errors import (
+    RESTORE,
+    CascadenceError,
+    ConfigError,
+    DiskError,
+    DiskFull,
+    LogCorrupt,
+    LogUnreadable,
+    Unavailable,
+)
 from cascadenced.eventlog.chain import Header, check_end, verify
 from cascadenced.eventlog.rows import COLUMNS
 from cascadenced.eventlog.script import statements
@@ -58,12 +67,15 @@ def _as_it_is(value: bytes | None) -> bytes | None:
 
 
 def _refuse_what_is_not_ours(connection: sqlite3.Connection, path: Path) -> None:
+    application = 0
     try:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
         if _primary(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise  # it may well be ours
+        if application == APPLICATION_ID:
+            raise  # its first page says that it is
         raise _not_ours(path, str(error)) from None
     if application not in (0, APPLICATION_ID) or (application == 0 and tables):
         raise _not_ours(path, "another program's database")
@@ -154,6 +166,8 @@ def translated(error: sqlite3.Error, path: Path) -> CascadenceError:
         return DiskFull(f"no space left to write {path}: {error}")
     if _primary(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(f"another program holds {path}: close it there; nothing is lost meanwhile")
+    if _primary(error) == sqlite3.SQLITE_CORRUPT:
+        return DiskError(f"{path} is damaged ({error}): {RESTORE}")
     return DiskError(f"{path} cannot be written: {error}")
 
 
@@ -164,6 +178,8 @@ def unreadable(error: sqlite3.Error, path: Path) -> Unavailable:
             f"{path} cannot be read: the disk is full ({error}), and SQLite needs a little space beside the file "
             "even to read it: free some and try again"
         )
+    if _primary(error) == sqlite3.SQLITE_CORRUPT:
+        return LogUnreadable(f"{path} is damaged ({error}): {RESTORE}")
     return Unavailable(f"{path} cannot be read: {error}")
 
 

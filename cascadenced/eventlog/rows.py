@@ -7,12 +7,12 @@ from sys import intern
 
 import msgspec
 
-from cascadenced.errors import ConfigError
+from cascadenced.errors import ConfigError, LogCorrupt
 from cascadenced.eventlog.base import Connection, Opening, Row, Tables
 from cascadenced.eventlog.bulk import insert_many
 from cascadenced.eventlog.chain import header_of
 from cascadenced.events.base import Event, Recorded
-from cascadenced.events.catalogue import decode
+from cascadenced.events.catalogue import SCHEMA, TYPE_NAMES, decode
 from cascadenced.events.run import RunRequested
 
 COLUMNS = (
@@ -25,6 +25,7 @@ OPENINGS = (
 )
 """What opened the unfinished streams. The arguments, which may be large, stay where they are: no step of `upcast.py`
 may need them to read the rest."""
+_KNOWN = frozenset(TYPE_NAMES.values())
 _INSERT = f"INSERT INTO events ({COLUMNS}) VALUES"
 
 
@@ -55,10 +56,16 @@ def to_row(event: Recorded) -> Row:
 
 
 def _event(position: int, type_name: str, schema: int, data: bytes) -> Event:
-    """Raises ConfigError for a type or schema that this program does not know yet."""
+    """Raises ConfigError for a type or schema that this program does not know yet, LogCorrupt for what it does know
+    and cannot read."""
     try:
         return decode(data, schema)
-    except (KeyError, msgspec.ValidationError) as error:
+    except (KeyError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        if type_name in _KNOWN and schema <= SCHEMA:
+            raise LogCorrupt(
+                f"event {position} of type {type_name} is not what was recorded: it cannot be read ({error})",
+                position=position,
+            ) from None
         raise ConfigError(
             f"event {position} of type {type_name} (schema {schema}) was recorded by a newer version: "
             f"install that version again, or restore a backup ({error})"

@@ -126,12 +126,13 @@ class ScheduleFile:
             await self._write(self._path, data, text, definitions, known, await self._whose_strangers(definitions))
             return ()
 
-    async def load(self, data: bytes) -> Sequence[str]:
+    async def load(self, data: bytes, via: str = "load") -> Sequence[str]:
         """Set all schedules of another file; what it does not name stays. Returns the names that were set.
+        via: the door that it came through.
 
         Raises Invalid with all that is wrong with it; then nothing was set.
         """
-        _, definitions, problems = await _beside(len(data), self._understood, data, "load")
+        _, definitions, problems = await _beside(len(data), self._understood, data, via)
         unknown = [f"line {line}: Unknown task: {key}" for key, (name, line, _) in definitions.items() if name is None]
         problems = [*problems, *unknown, *await self._refused(definitions)]
         if problems:
@@ -142,10 +143,10 @@ class ScheduleFile:
         await self.sync()
         return [name for name, _, _ in definitions.values() if name is not None]
 
-    async def rules(self, data: bytes) -> tuple[Mapping[str, ScheduleSet], Sequence[str]]:
+    async def rules(self, data: bytes, via: str = VIA) -> tuple[Mapping[str, ScheduleSet], Sequence[str]]:
         """By task, the rules of schedules that would fire if this file were all there is; and its entries that are of
         no task. Raises Invalid with all that is wrong with it."""
-        _, definitions, problems = await _beside(len(data), self._understood, data)
+        _, definitions, problems = await _beside(len(data), self._understood, data, via)
         problems = problems or await self._refused(definitions)
         if problems:
             raise Invalid("; ".join(problems), code="schedules_file")

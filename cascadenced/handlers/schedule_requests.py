@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -44,6 +45,12 @@ from cascadenced.schedules.timetable import timetable_now
 from cascadenced.vault import VaultPort
 
 _SETTLED_AT_ONCE = 10_000
+_FROM_OUTSIDE = frozenset({"bus", "http", "event"})
+"""Doors of others than the owner of the data folder, who must not learn which files there are on this machine."""
+
+
+def _is_beside(path: str) -> bool:
+    return not PurePath(path).is_absolute() and ".." not in PurePath(path).parts
 
 
 class ScheduleChanged(msgspec.Struct, frozen=True):
@@ -125,6 +132,12 @@ class ScheduleRequests:
         setting or a file that is missing today takes nobody's schedules away."""
         if definition.rule.calendar_event is not None and not self._has_calendar:
             raise Invalid(NOT_CONFIGURED, code="not_configured")
+        path = definition.rule.exclude_ics
+        if path is not None and definition.rule.via in _FROM_OUTSIDE and not _is_beside(path):
+            raise Invalid(
+                "exclude_ics: from outside only a file in the folder of schedules.yml can be named, by a relative path",
+                code="exclude_ics",
+            )
         await self._calendars.check(definition.rule)
 
     def refuse_cycle(self, task: str, definitions: Mapping[str, Definition]) -> None:

@@ -77,7 +77,8 @@ class Steps:
 
         Awaitable on the loop, and wherever `function` is a coroutine function. Raises what `function` raises.
         """
-        place, mark = self._place("step", checked_step(name))
+        name = self._named(name)
+        place, mark = self._place("step", name)
         if inspect.iscoroutinefunction(function) or self._is_on_the_loop():
             return self._step(place, mark, name, function, args, kwargs)
         if mark is not None:
@@ -123,15 +124,16 @@ class Steps:
             case StepWanted() | SleepWanted() | EventWanted() if self.suspended is not None:
                 return Suspend()  # of another branch
             case StepWanted():
-                _, mark = self._place("step", checked_step(ask.name), ask.place)
+                name = self._named(ask.name)
+                _, mark = self._place("step", name, ask.place)
                 if mark is not None:
                     return Recorded(mark.output)
                 if self._is_at_most_once:
-                    await self._record(StepStarted(task=task, stage=self._stage, place=ask.place, name=ask.name))
+                    await self._record(StepStarted(task=task, stage=self._stage, place=ask.place, name=name))
                 crashpoint("step.before_effect")
                 return Go()
             case StepDone():
-                await self._finished(ask.place, ask.name, ask.value, ask.took_s)
+                await self._finished(ask.place, self._named(ask.name), ask.value, ask.took_s)
                 return Recorded()
             case StepRaised():
                 reason = for_people(ask.text, redact)
@@ -140,7 +142,7 @@ class Steps:
                         task=task,
                         stage=self._stage,
                         place=ask.place,
-                        name=ask.name,
+                        name=self._named(ask.name),
                         error_type=for_people(ask.error_type, redact, MAX_TYPE_CHARS),
                         reason=reason,
                         took_s=ask.took_s,
@@ -311,6 +313,10 @@ class Steps:
             asked = spelled(Mark(kind, name))
             raise self._mismatch(f"{in_words(place)} was {spelled(mark)}, and now the stage asks for {asked}")
         return place, mark
+
+    def _named(self, name: object) -> str:
+        """The name of a step as it is recorded and compared: whom the run is for is not in it."""
+        return self._redact(checked_step(name))
 
     def _suspend(self, place: Place, kind: str, **fields: Any) -> None:
         self.suspended = WaitStarted(task=self._live.run.task, stage=self._stage, place=place, kind=kind, **fields)

@@ -4,6 +4,7 @@ app.py        the two applications, and `serve`, which opens both
 routes.py     the table of what everybody may ask, with GET; app, OpenAPI document and tests read it
 control.py    the table of what may be asked by who says their name (auth.py), with POST
 work.py       a verb that is performed for a request, past the end of its connection
+body.py       the bytes that come with it
 local.py      what only the socket offers: the verbs, and the stop
 face.py       what every handler needs
 query.py      path and query string → the struct of a route's arguments

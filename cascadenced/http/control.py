@@ -17,6 +17,7 @@ from cascadenced.events.base import Json
 from cascadenced.events.strict import scan, shaped
 from cascadenced.handlers.control_requests import not_running
 from cascadenced.http.auth import identity_of, key_of
+from cascadenced.http.body import body_of
 from cascadenced.http.face import FACE
 from cascadenced.http.query import arguments
 from cascadenced.http.replies import json_reply
@@ -198,7 +199,7 @@ def _asking(verb: str, do: Do, takes: type[msgspec.Struct], body: type[msgspec.S
         try:
             who, key = identity_of(request), key_of(request)
             query = _shaped_query(request, takes)
-            return await do(Asked(request, who, key, query, _shaped_body(await request.read(), body)))
+            return await do(Asked(request, who, key, query, _shaped_body(await body_of(request), body)))
         except CascadenceError as error:
             if is_only_counted(error):
                 request.app[FACE].instance.refusals.count(error.code, f"http.{verb}")

@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from cascadenced.errors import Unknown
+from cascadenced.http.body import body_of
 from cascadenced.http.face import FACE
 from cascadenced.http.query import arguments
 from cascadenced.http.replies import json_bytes, json_reply, refusal
@@ -65,5 +66,5 @@ async def _perform(request: web.Request) -> web.Response:
     verb = _VERBS.get(name)
     if verb is None:
         raise Unknown(f"no verb {name[:40]!r}; there are {', '.join(sorted(_VERBS))}")
-    status, body, refused = await performed(request, call(face.instance, verb, await request.read(), via=None))
+    status, body, refused = await performed(request, call(face.instance, verb, await body_of(request), via=None))
     return json_bytes(body, status) if refused is None else refusal(refused)

@@ -88,6 +88,9 @@ def answering(refuse: Callable[[web.Request], web.Response | None]) -> Middlewar
     return answered
 
 
+_CODES = {408: "too_slow", 413: "too_large", 415: "packed"}
+
+
 def _of_library(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
     """aiohttp's own refusals, in our words."""
     match error.status:
@@ -95,8 +98,8 @@ def _of_library(request: web.Request, error: web.HTTPException) -> web.StreamRes
             body = ErrorBody("there is nothing here; GET /openapi.json lists what there is", "not_found")
         case 405:
             body = ErrorBody(f"{request.method[:20]} is not offered here", "method_not_allowed")
-        case 413:
-            body = ErrorBody(error.text or error.reason, "too_large")
+        case 408 | 413 | 415:
+            body = ErrorBody(error.text or error.reason, _CODES[error.status])
         case _:
             body = ErrorBody(error.reason, "http_error")
     response = json_reply(body, error.status)

@@ -29,6 +29,16 @@ LOCAL_VERBS: Mapping[str, Verb[Any]] = {verb.name: verb for verb in log.LOCAL_VE
 others while they work."""
 
 
+_TOLD_THE_DOOR = (
+    runs.RunArguments,
+    runs.DispatchArguments,
+    runs.ForkArguments,
+    schedules.LoadArguments,
+    schedules.SimulateArguments,
+    Someone,
+)
+
+
 def is_duplicate(result: object) -> bool:
     """Whether a verb answers that the same was asked for before."""
     if isinstance(result, pointers.PointerResult):
@@ -46,7 +56,7 @@ async def perform(verb: Verb[Any], instance: Readable, value: Json, *, via: str 
         arguments = shaped(value, verb.takes)
     except BadMessage as error:
         raise Invalid(str(error)) from None
-    if isinstance(arguments, runs.RunArguments | runs.DispatchArguments | runs.ForkArguments | Someone):
+    if isinstance(arguments, _TOLD_THE_DOOR):
         if via is not None:
             arguments = msgspec.structs.replace(arguments, via=via)
         elif arguments.via not in OWNERS_DOORS:

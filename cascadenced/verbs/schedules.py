@@ -18,7 +18,7 @@ from cascadenced.schedules.definition import defined
 from cascadenced.schedules.preview import Previewed, preview
 from cascadenced.schedules.simulate import Difference, Simulation
 from cascadenced.schedules.timetable import timetable
-from cascadenced.verbs.base import ListArguments, Readable, Someone, by, reading, verb
+from cascadenced.verbs.base import OWNERS_DOORS, ListArguments, Readable, Someone, by, reading, verb
 
 
 class ScheduleArguments(Someone, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +94,7 @@ class SimulateArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     end: str
     change: str | None = None
     name: str | None = None
+    via: str = "cli"
 
 
 class LoadArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -101,6 +102,7 @@ class LoadArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     text: str
     name: str | None = None
+    via: str = "cli"
 
 
 class Loaded(msgspec.Struct):
@@ -210,12 +212,17 @@ async def _simulate(instance: Instance, asked: SimulateArguments) -> SimulationR
     changed, unknown = None, list[str]()
     if asked.change is not None:
         with _of_file(asked.name):
-            changed, strangers = await instance.schedule_file.rules(asked.change.encode())
+            changed, strangers = await instance.schedule_file.rules(asked.change.encode(), _door(asked.via, "file"))
         unknown = [*strangers]
     before, after, differences = await instance.answers.simulate(
         from_us=_instant("start", asked.start), to_us=_instant("end", asked.end), changed=changed
     )
     return SimulationResult(_shown(before), None if after is None else _shown(after), differences, unknown)
+
+
+def _door(via: str, owners: str) -> str:
+    """owners: what a file is said to have come through that the owner of the data folder gives us."""
+    return owners if via in OWNERS_DOORS else via
 
 
 def _shown(simulation: Simulation) -> Simulation:
@@ -244,7 +251,7 @@ async def _backfill(instance: Instance, asked: BackfillArguments) -> Backfilled:
 
 async def _load(instance: Instance, asked: LoadArguments) -> Loaded:
     with _of_file(asked.name):
-        return Loaded(list(await instance.schedule_file.load(asked.text.encode())))
+        return Loaded(list(await instance.schedule_file.load(asked.text.encode(), _door(asked.via, "load"))))
 
 
 @contextmanager

@@ -7,8 +7,10 @@ import os
 import pty
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,20 @@ async def test_a_daemon_whose_folder_is_taken_away_stops_with_74_and_touches_not
     daemon.data_dir = aside
     code, _, err = await daemon.command("log", "verify")
     assert code == 0, err
+
+
+async def test_a_log_with_a_damaged_event_ends_the_daemon_with_74_and_the_event(daemon: Daemon) -> None:
+    assert (await daemon.command("run", "telling", "--user-id", "alice", "--group-id", "eng"))[0] == 0
+    with closing(sqlite3.connect(daemon.data_dir / "log.db")) as connection, connection:
+        (at,) = connection.execute("SELECT position FROM events WHERE type = 'run.requested'").fetchone()
+        connection.execute("DROP TRIGGER events_are_not_changed")
+        connection.execute("UPDATE events SET data = CAST('{' AS BLOB) WHERE position = ?", (at,))
+    await daemon.launch()
+    assert await daemon.ended() == 74, daemon.output
+    said = "\n".join(daemon.output)
+    assert f"event {at} of type run.requested is not what was recorded" in said
+    assert "cascadenced log restore" in said
+    assert "Traceback" not in said
 
 
 async def test_a_terminal_that_is_closed_stops_the_daemon_in_it(daemon: Daemon) -> None:

@@ -68,6 +68,25 @@ class Logging:
             except ValueError:
                 logging.getLogger("blab").exception("it says %s", text)
 
+class Loose:
+    """Leaves errors behind that nobody waits for."""
+    name = "loose"
+    async def run(self):
+        import asyncio, gc, threading, warnings
+        text = " ".join(spelled(self))
+        def fail(*_): raise RuntimeError(text)
+        async def fail_later(): fail()
+        warnings.warn(text)
+        threading.Thread(target=fail).start()
+        left = asyncio.create_task(fail_later())
+        asyncio.get_running_loop().call_soon(fail, self.user_id)
+        class Dying:
+            __del__ = fail
+        Dying()
+        await asyncio.sleep(0.01)
+        del left
+        gc.collect()
+
 class Slow:
     name = "slow_one"
     async def run(self):
@@ -89,7 +108,7 @@ def blabbing(daemon: Daemon) -> Daemon:
 
 
 async def start(daemon: Daemon, **env: str) -> None:
-    more = [f"blabbing:{name}" for name in ("Blabbing", "Searching", "Logging", "Slow", "blab")]
+    more = [f"blabbing:{name}" for name in ("Blabbing", "Searching", "Logging", "Loose", "Slow", "blab")]
     plugins = ",".join([daemon.env["CASCADENCE_PLUGIN_PATHS"], *more])
     await daemon.start(CASCADENCE_PLUGIN_PATHS=plugins, UME_BROADCAST_POINTERS="true", **env)
 
@@ -122,6 +141,9 @@ async def test_no_raw_id_is_left_outside_the_vault(blabbing: Daemon) -> None:
     nothing_is_found(found, in_bytes("\n".join(daemon.output), "the daemon's output"))
     assert n_files > 5
     assert len(daemon.output) > 1000
+    loose = [line for line in daemon.output if '"loose_error"' in line]
+    assert len(loose) >= 4 * len(PEOPLE)
+    assert all("blabbing.py" in line for line in loose)
     alone = ("--user-id", PEOPLE["accented"].user_id, "--group-id", PEOPLE["accented"].group_id)
     for name in ("failing", "telling", "nowhere"):
         _, out, err = await daemon.command("run", name, *alone)  # without a daemon
@@ -214,7 +236,7 @@ def on_the_bus(name: str, who: Person) -> Iterable[tuple[str, bytes, dict[str, s
         yield "ume.run.request.blabbing", body(args={"stage": stage, "how": n % N_SPELLINGS}), None
     for how in range(N_SPELLINGS):
         yield "ume.run.request.blabbing", body(args={"stage": "run", "how": how}), None
-    for task in ("searching", "logging", "failing", "nowhere"):
+    for task in ("searching", "logging", "loose", "failing", "nowhere"):
         yield f"ume.run.request.{task}", body(), None
     for event in ("demo.greeting", "blab.please", "nobody.listens"):
         yield f"ume.event.{event}", body(payload={"name": "Ada"}), {"Nats-Msg-Id": f"{event}-{spelled}"}

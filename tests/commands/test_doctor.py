@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,43 @@ def test_a_folder_that_cannot_be_looked_into_is_wrong_and_the_rest_is_told(run, 
     assert ran.code == 1
     assert f"wrong  {folder} cannot be read and written by this user" in ran.out
     assert "CASCADENCE_DATA_DIR" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("vault.key", None, "cannot be read without its key"),
+        ("vault.key", b"k" * 32, "is not the key of"),
+        ("vault.db", None, "vault.db is gone"),
+        ("log.db", None, "log.db is gone"),
+        ("hash.secret", None, "hash.secret cannot be read"),
+        ("hash.secret", b"0" * 64 + b"\n", "were made with another secret"),
+        ("restore.unfinished", b"", "was interrupted: do it again"),
+    ],
+)
+def test_whatever_would_keep_a_daemon_from_starting_is_wrong(run, folder, name, content, says):
+    run("run", "example", *WHO)
+    for path in folder.glob(f"{name}*"):
+        path.unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    before = {path.name for path in folder.iterdir()}
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    assert len([problem for problem in ran.json["problems"] if says in problem]) == 1, ran.json["problems"]
+    made = {path.name for path in folder.iterdir()} - before
+    assert made <= {f"{name}-{kind}" for name in ("log.db", "vault.db") for kind in ("shm", "wal")}
+    assert run("run", "example", *WHO).code == 78
+
+
+def test_a_damaged_event_is_wrong_and_named_with_what_to_do(run, folder):
+    run("run", "example", *WHO)
+    with closing(sqlite3.connect(folder / "log.db")) as connection, connection:
+        connection.execute("DROP TRIGGER events_are_not_changed")
+        connection.execute("UPDATE events SET data = CAST(data || ' ' AS BLOB) WHERE position = 7")
+    for ran in (run("doctor"), run("log", "verify")):
+        assert ran.code
+        said = ran.out + ran.err
+        assert "event 7 is not what was recorded" in said
+        assert "cascadenced log restore BACKUP" in said

@@ -30,6 +30,31 @@ def test_a_changed_event_exits_74_naming_it(run, folder):
     assert "event 3" in ran.err
 
 
+def test_a_file_whose_pages_are_damaged_exits_74_and_says_what_to_do(run, folder):
+    run("run", "example", *WHO)
+    with (folder / "log.db").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    for command in (("log", "verify"), ("log", "export"), ("runs",), ("run", "example", *WHO)):
+        ran = run(*command)
+        assert ran.code == 74, (command, ran.err)
+        assert "log.db is damaged (" in ran.err, command
+        assert "cascadenced log restore BACKUP" in ran.err
+    report = run("doctor", "--json").json
+    assert any("log.db is damaged (" in problem for problem in report["problems"])
+
+
+def test_a_log_that_is_gone_is_not_taken_for_an_empty_one(run, folder):
+    run("run", "example", *WHO)
+    for path in folder.glob("log.db*"):
+        path.unlink()
+    for command in (("log", "verify"), ("log", "export"), ("runs",), ("list",)):
+        ran = run(*command)
+        assert (ran.code, ran.out) == (78, ""), command
+        assert "log.db is gone" in ran.err
+
+
 def test_a_log_without_its_newest_event_exits_74_naming_it(run, folder):
     run("run", "example", *WHO)
     newest = run("log", "verify", "--json").json["position"]

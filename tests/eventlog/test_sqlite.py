@@ -13,8 +13,8 @@ from contextlib import closing
 import pytest
 
 from cascadenced.clock import FakeClock
-from cascadenced.errors import ConfigError, DiskError, DiskFull, Unavailable
-from cascadenced.eventlog import sqlite
+from cascadenced.errors import ConfigError, DiskError, DiskFull, LogCorrupt, Unavailable
+from cascadenced.eventlog import sequence, sqlite
 from cascadenced.eventlog.base import Change
 from cascadenced.eventlog.intake import Job
 from cascadenced.eventlog.sqlite import SqliteEventLog
@@ -685,10 +685,23 @@ async def test_a_log_whose_events_have_a_newer_schema_is_refused(file_store, mon
 
 async def test_an_event_of_an_unknown_type_is_named_and_the_remedy_with_it(file_store, monkeypatch):
     monkeypatch.setattr("cascadenced.eventlog.sequence.encode", lambda event: b'{"type":"moon.landed"}')
+    monkeypatch.setitem(sequence.TYPE_NAMES, type(said("a", "one").events[0]), "moon.landed")
     log = await file_store.open()
     await log.append([said("a", "one")])
     with pytest.raises(ConfigError, match=r"event 1 .* newer version"):
         await log.read(0, 10)
+
+
+@pytest.mark.parametrize("data", [b'{"type":"moon.landed"}', b'{"text":1}', b'{"type":', b"\xff", b""])
+async def test_an_event_that_was_changed_in_the_file_is_damage_and_not_of_a_newer_version(file_store, data):
+    log = await file_store.open()
+    await log.append([said("a", "one", "two")])
+    with closing(sqlite3.connect(file_store.path)) as connection, connection:
+        connection.execute("DROP TRIGGER events_are_not_changed")
+        connection.execute("UPDATE events SET data = ? WHERE position = 2", (data,))
+    with pytest.raises(LogCorrupt, match="event 2 .* cannot be read .* restore a backup") as corrupt:
+        await log.read(0, 10)
+    assert corrupt.value.position == 2
 
 
 # ── migrations ───────────────────────────────────────────────────────────────────────────────────────────────────

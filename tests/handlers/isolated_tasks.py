@@ -36,7 +36,7 @@ class Journey(Isolated):
         return {"same": self.pid == os.getpid()}
 
     def run(self, plan: Any) -> Any:
-        one = self.step("one", self.note, "one")
+        one = self.step(f"one for {self.user_id}", self.note, "one")
         print("tired")
         self.sleep(60)
         two = self.step("two", self.note, "two")

@@ -183,3 +183,30 @@ async def test_a_simulation_knows_the_calendar_too(home: Home) -> None:
         assert (before.n_fired, before.left_out) == (3, {"excluded.span": 2})
         assert {odd.why for odd in before.oddities} == {"A calendar excludes it."}
         assert after.n_fired == 0
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../days.ics", "a/../../days.ics", "/nowhere/at/all"])
+async def test_whoever_comes_from_outside_names_only_files_beside_the_schedules(home: Home, path: str) -> None:
+    entry = {"expr": "* * * * *", "exclude_ics": path}
+    text = f"report: {{expr: '* * * * *', exclude_ics: {path}}}"
+    span = {"start": "2026-11-26T09:00:00Z", "end": "2026-11-26T09:05:00Z"}
+    async with home.ticking() as instance:
+        for verb, asked in (
+            ("schedule", {"task": "report", **entry, "user_id": "alice", "group_id": "eng"}),
+            ("load_schedules", {"text": text}),
+            ("simulate", {**span, "change": text}),
+        ):
+            for via in ("bus", "http"):
+                with pytest.raises(Invalid, match="from outside only a file in the folder"):
+                    await perform(VERBS[verb], instance, asked, via=via)
+        with pytest.raises(Invalid, match="from outside only"):
+            await instance.schedules.set("report", entry, via="event")
+        ours = {"task": "report", **entry, "exclude_ics": "days.ics"}
+        await perform(VERBS["schedule"], instance, {**ours, "user_id": "alice", "group_id": "eng"}, via="bus")
+
+
+async def test_the_owner_names_any_file(home: Home) -> None:
+    async with home.ticking() as instance:
+        await schedule(instance, exclude_ics=str(home.path))
+        text = f"report: {{expr: '* * * * *', exclude_ics: {home.path}}}"
+        await perform(VERBS["load_schedules"], instance, {"text": text})

@@ -71,7 +71,7 @@ async def test_a_run_keeps_its_process_through_its_stages_and_has_none_while_it_
         ended = await instance.runs.ended(run_id)
     assert ended.run.result == [{"same": True}, "one", "two", "card", "three", ["told"]]
     assert calls.read_text() == "one\ntwo\nthree\n"
-    assert [e.name for e in world.events(StepFinished)] == ["one", "two", "three"]
+    assert [e.name for e in world.events(StepFinished)] == [f"one for {ALICES}", "two", "three"]
 
 
 async def test_branches_find_their_own_steps_again_and_none_is_done_twice(tmp_path: Path) -> None:

@@ -128,6 +128,16 @@ async def test_user_and_group_are_the_pseudonyms():
     ]
 
 
+async def test_a_step_that_is_named_after_the_user_is_the_same_step():
+    class Named(BaseTask):
+        name = "named"
+
+        async def run(self) -> Any:
+            return await self.step(f"write to {self.user_id}", lambda: 1)
+
+    assert (await again(await performed(Named), Named)).divergence is None
+
+
 async def test_a_step_that_failed_fails_again_and_the_attempt_after_it_is_performed_too():
     class Retried(Order):
         retries = Retry(max_attempts=3, initial_s=1, jitter=0)

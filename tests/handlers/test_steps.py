@@ -80,6 +80,32 @@ async def crash_in(world: World, monkeypatch: pytest.MonkeyPatch, point: str, na
     return run_id
 
 
+# ── for whom ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def named(self: Any) -> Any:
+    await self.step(f"look up {self.user_id}", lambda: 1)
+    await self.sleep(HOUR_S)
+    return await self.step(f"bill {self.group_id}", self.bill)
+
+
+def _fail(self: Any) -> None:
+    raise ValueError("no")
+
+
+async def test_the_name_of_a_step_names_nobody_and_is_the_same_one_when_the_stage_runs_again() -> None:
+    world, (user, group) = World(task(named, bill=_fail)), (PSEUDONYMS.user("alice"), PSEUDONYMS.group("eng"))
+    instance = await world.start()
+    run_id = (await ask(instance, "t")).run_id
+    await asleep(instance)
+    world.crash(instance)
+    await world.clock.advance(HOUR_S)
+    async with world.up() as instance:
+        await instance.runs.ended(run_id)
+    assert [e.name for e in world.events(StepFinished)] == [f"look up {user}"]
+    assert [e.name for e in world.events(StepFailed)] == [f"bill {group}"]
+
+
 # ── once ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +442,22 @@ async def test_a_body_that_is_wrong_is_refused_and_nothing_is_recorded(world: Wo
     for data, status in BODIES:
         answered, body = await post(public, filled(path), data=data)
         assert (answered, bool(body["detail"])) == (status, True), data[:40]
+    assert await position(world) == before
+
+
+_PACKED = gzip.compress(b'{"args": {"n": 1}}')
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [("gzip", _PACKED), ("gzip", _PACKED[:4]), ("identity, gzip", _PACKED), ("no-such", b"{}")],
+)
+async def test_a_body_that_is_packed_is_refused_and_nothing_is_recorded(
+    world: World, public: Client, encoding: str, data: bytes
+):
+    before = await position(world)
+    status, body = await post(public, "/tasks/example/run", data=data, Content_Encoding=encoding)
+    assert (status, body["error"]) == (415, "packed")
     assert await position(world) == before
 
 

@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from cascadenced.errors import ConfigError
 from cascadenced.http import app as application
+from cascadenced.http import body
 from cascadenced.http.app import serve
 from tests.http.conftest import ALICE, World, a_world
 
@@ -211,6 +212,26 @@ async def test_what_is_not_http_hurts_nobody(
     assert "Traceback" not in "".join(capsys.readouterr())
     async with aiohttp.ClientSession() as session, session.get(f"{url}/healthz") as response:
         assert response.status == 200
+
+
+def _post(n_bytes: int, sent: bytes) -> bytes:
+    names = b"X-User-ID: alice\r\nX-Group-ID: eng\r\n"
+    return b"POST /tasks/example/run HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n%s" % (
+        *(names, n_bytes, sent),
+    )
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(body, "BODY_WITHIN_S", 0.1)
+    answer = await _raw(url, _post(100, b"{"))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"error":"too_slow"' in answer
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/healthz") as response:
+        assert response.status == 200
+
+
+async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(url: str):
+    assert (await _raw(url, _post(10**12, b"{"))).startswith(b"HTTP/1.1 413 ")
 
 
 async def test_no_descriptor_is_left_open(world: World):
