@@ -249,7 +249,7 @@ def _rule(row: ScheduleRow) -> str:
     if row.rrule is not None:
         return row.rrule
     if row.every_s is not None:
-        return f"every {duration(row.every_s)}"
+        return f"every {row.every_s:g} s" if row.every_s < 60 else f"every {duration(row.every_s)}"
     return f"once, {row.at}" if row.at is not None else "as its calendar says"
 
 

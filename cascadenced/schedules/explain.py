@@ -88,7 +88,7 @@ def explain(
         [due] = table.due(fires_us - 1, fires_us, 1) or [Due(fires_us)]
         if not due.fires and due.code is not None:
             left_out = True
-            reasons.append(f"It is not to fire: {_WHY.get(due.code, due.code)}.")
+            reasons.append(f"But it is left out: {_WHY.get(due.code, due.code)}.")
     if told:
         reasons += told
     elif answer.fires_us and answer.fires_us[0] > now_us:
