@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cascadenced.commands.options import Command, JsonObject, group_id, key, looks_like_run, user_id
-from cascadenced.commands.session import Session, pass_session
+from cascadenced.commands.session import Session, pass_session, remark
 from cascadenced.commands.tables import coloured, fields, plain, table, when
 from cascadenced.errors import RunFailedError, Unknown
 
@@ -18,10 +18,13 @@ def list_(session: Session) -> None:
     """List all registered tasks.
 
     One a line: NAME<TAB>enabled or disabled. Works on a fresh machine too: the tasks that come along and those of
-    installed plugins are listed.
+    installed plugins are listed. What is configured and cannot be loaded is named on stderr.
     """
     tasks = session.ask("list")
     session.show(tasks, "\n".join(f"{task['name']}\t{'disabled' if task['disabled'] else 'enabled'}" for task in tasks))
+    if not session.as_json:
+        for plugin, why in session.ask("status")["rejected"].items():
+            remark(f"warning: {plain(plugin)} is not loaded: {plain(why)}")
 
 
 def _run_command(name: str, line: str, text: str) -> click.Command:

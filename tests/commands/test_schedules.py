@@ -168,6 +168,12 @@ def test_an_expression_in_the_wrong_place_or_without_quotes_is_told_where_it_bel
     assert says in ran.err
 
 
+def test_what_is_to_run_after_a_task_that_is_not_there_is_not_set(run) -> None:
+    ran = run("schedule", "example", "0 9 * * *", "--after", "slepeer")
+    assert (ran.code, ran.err) == (1, "error: Unknown task: slepeer\n")
+    assert run("schedules").out == ""
+
+
 def test_what_a_file_would_only_add_is_not_compared_with_nothing(run, tmp_path: Path) -> None:
     run("schedule", "example", "--every", "3600")
     assert run("schedules").out == 'example\t{"every_s":3600}\n'
