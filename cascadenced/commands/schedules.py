@@ -310,7 +310,8 @@ def ticks(session: Session, task: str, limit: int, after: str | None) -> None:
         )
         for row in page["items"]
     ]
-    session.show_page(page, table(("DUE", "N", "VERDICT", "WHY", "RUN", "BACKFILLED"), rows) if rows else "nothing yet")
+    headers = ("DUE", "N", "VERDICT", "WHY", "RUN", "BACKFILLED")
+    session.show_page(page, table(headers, rows, spare=("BACKFILLED", "N")) if rows else "nothing yet")
 
 
 @click.command(cls=Command)

@@ -223,13 +223,13 @@ def _instance(session: Session, status: dict[str, Any]) -> str:
             *(("not loaded", f"{plugin}: {reason}") for plugin, reason in status["rejected"].items()),
         ]
     )
-    headers = ("TASK", "KIND", "STATE", "RUNNING", "QUEUED", "STAGE", "LAST", "FINISHED")
+    headers = ("TASK", "KIND", "STATE", "UNDER WAY", "QUEUED", "STAGE", "LAST", "FINISHED")
     rows = [
         (t["name"], t["kind"], _state(t), t["running"], t["queued"], t["stage"], t["last_status"],
          when(t["last_finished_at"]))
         for t in tasks
     ]  # fmt: skip
-    return f"{head}\n\n{table(headers, rows)}"
+    return f"{head}\n\n{table(headers, rows, spare=('STAGE', 'KIND', 'QUEUED', 'UNDER WAY'))}"
 
 
 def _one_task(task: dict[str, Any]) -> str:
@@ -238,7 +238,7 @@ def _one_task(task: dict[str, Any]) -> str:
             ("task", plain(task["name"])),
             ("kind", f"{task['kind']}, {task['mode']}"),
             ("state", coloured(_state(task))),
-            ("runs", f"{task['running']} running, {task['queued']} queued"),
+            ("runs", f"{task['running']} under way, {task['queued']} queued"),
             ("stage", task["stage"]),
             ("last", task["last_status"] and coloured(task["last_status"])),
             ("finished", when(task["last_finished_at"])),

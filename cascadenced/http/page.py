@@ -79,7 +79,7 @@ def task_page(task: TaskView, schedule: ScheduleRow | None) -> str:
             ("Kind", task.kind),
             ("Mode", task.mode),
             ("State", state_of(_switches(task))),
-            ("Running, queued", f"{task.running:,}, {task.queued:,}"),
+            ("Under way, queued", f"{task.running:,}, {task.queued:,}"),
             ("Last status", state_of(task.last_status)),
             ("Last finished", moment(task.last_finished_at)),
             ("Pointers", number(task.n_pointers)),
@@ -202,7 +202,7 @@ def _tasks(rows: Sequence[TaskRow]) -> Html:
     if not rows:
         return tag("p", "No task is registered.", class_="empty")
     return table(
-        ("Task", "Kind", "Mode", "State", "Running", "Queued", "Last run", "Last status", "Last finished"),
+        ("Task", "Kind", "Mode", "State", "Under way", "Queued", "Last run", "Last status", "Last finished"),
         [
             (
                 task_link(row.name),
