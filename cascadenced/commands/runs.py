@@ -102,7 +102,7 @@ def audit(session: Session, task: str, category: str, limit: int, after: str | N
         for row in page["items"]
     ]
     headers = ("TIME", "STAGE", "STATUS", "REASON OR OUTPUT", "USER", "RUN")
-    text = table(headers, rows, spare=("USER",)) if rows else "no rows"
+    text = table(headers, rows, spare=("USER", "RUN")) if rows else "no rows"
     session.show_page(page, text)
 
 

@@ -148,13 +148,17 @@ def _pause_command(name: str, done: str, text: str) -> click.Command:
         idempotency_key: str | None,
     ) -> None:
         who = {"user_id": user_id, "group_id": group_id, "idempotency_key": idempotency_key}
+        of_task = None
         try:
             result = session.ask(name, task=target, job_id=job_id, **who)
+            of_task = result["run_id"]
         except Unknown as error:
             if error.code == "not_running" or job_id is not None or not looks_like_run(target):
                 raise
             result = session.ask(f"{name}_run", run=target, **who)
         session.show(result, f"{plain(target)} {done}")
+        if of_task is not None and job_id is None and not session.as_json:
+            remark(f"that is its run {of_task}; the task itself is as it was")
 
     return command
 

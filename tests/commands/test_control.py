@@ -113,10 +113,19 @@ def test_who_cancelled_is_in_the_trail_by_pseudonym(run, waiting):
 
 def test_a_task_with_a_run_under_way_pauses_the_run(run, waiting):
     assert run("pause", "patient", *GROUP).err == "error: user_id is required\n"
-    assert run("pause", "patient", *WHO).out == "patient paused\n"
+    paused = run("pause", "patient", *WHO)
+    assert (paused.out, paused.err) == (
+        "patient paused\n",
+        f"that is its run {waiting}; the task itself is as it was\n",
+    )
     assert run("show", waiting, "--json").json["status"] == "paused"
     assert run("resume", "patient", *WHO).out == "patient resumed\n"
     assert run("show", waiting, "--json").json["status"] == "waiting"
+
+
+def test_a_task_without_a_run_under_way_is_paused_itself_and_no_run_is_named(run):
+    paused = run("pause", "example", *GROUP)
+    assert (paused.out, paused.err) == ("example paused\n", "")
 
 
 def test_a_run_is_paused_by_its_id_and_by_its_task_and_job(run, waiting):
