@@ -227,7 +227,7 @@ def _all_schedules(page: Page) -> list[Html | None]:
 
 def _schedules(rows: Sequence[ScheduleRow]) -> Html:
     return table(
-        ("Task", "When", "Zone", "Next", "State", "Last run", "What became of it"),
+        ("Task", "When", "Zone", "Next", "State", "Last run", "Ledger"),
         [
             (
                 task_link(row.task),
@@ -236,7 +236,7 @@ def _schedules(rows: Sequence[ScheduleRow]) -> Html:
                 NOTHING if row.next_fire_at is None else tag("time", row.next_fire_at, datetime=row.next_fire_at),
                 state_of("paused" if row.paused else "enabled"),
                 run_link(row.last_run_id),
-                tag("a", "ledger (JSON)", href=f"/schedules/{quote(row.task, safe='')}/ticks"),
+                tag("a", "JSON", href=f"/schedules/{quote(row.task, safe='')}/ticks"),
             )
             for row in rows
         ],
