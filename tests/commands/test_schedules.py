@@ -170,7 +170,7 @@ def test_an_expression_in_the_wrong_place_or_without_quotes_is_told_where_it_bel
 
 def test_what_is_to_run_after_a_task_that_is_not_there_is_not_set(run) -> None:
     ran = run("schedule", "example", "0 9 * * *", "--after", "slepeer")
-    assert (ran.code, ran.err) == (1, "error: Unknown task: slepeer\n")
+    assert (ran.code, ran.err) == (1, "error: Unknown task: slepeer\ndid you mean sleeper?\n")
     assert run("schedules").out == ""
 
 
