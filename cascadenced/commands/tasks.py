@@ -18,11 +18,11 @@ def list_(session: Session) -> None:
     """List all registered tasks.
 
     One a line: NAME<TAB>enabled or disabled. Works on a fresh machine too: the tasks that come along and those of
-    installed plugins are listed. What is configured and cannot be loaded is named on stderr.
+    installed plugins are listed. What `plugin_paths` names and cannot be loaded is told on stderr.
     """
     tasks = session.ask("list")
     session.show(tasks, "\n".join(f"{task['name']}\t{'disabled' if task['disabled'] else 'enabled'}" for task in tasks))
-    if not session.as_json:
+    if session.config.plugin_paths and not session.as_json:
         for plugin, why in session.ask("status")["rejected"].items():
             remark(f"warning: {plain(plugin)} is not loaded: {plain(why)}")
 

@@ -87,6 +87,9 @@ def complaint(error: msgspec.ValidationError, shape: type) -> str:
         return f"there is no field `{name}`{within}" + ("" if path else _instead(name, shape))
     if what.startswith("Object missing required field `"):
         return f"the field `{what.split('`')[1]}` is missing{within}"
+    if what.startswith("Expected ") and path:
+        expected, _, got = what.removeprefix("Expected ").partition(", got ")
+        return f"`{path}` must be {expected}" + (f", not {got}" if got else "")
     return str(error)
 
 

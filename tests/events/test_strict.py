@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -326,6 +326,10 @@ class _Needy(msgspec.Struct):
     user_id: str
 
 
+class _Bounded(msgspec.Struct):
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class _Empty(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
@@ -338,7 +342,8 @@ class _Empty(msgspec.Struct, forbid_unknown_fields=True):
         ({"inner": {"m": 1}}, _Shape, "there is no field `m` in `inner`"),
         ({"x": 7}, _Empty, "there is no field `x`; there may be none"),
         ({}, _Needy, "the field `user_id` is missing"),
-        ({"args": 7}, _Shape, "Expected `object`, got `int` - at `$.args`"),
+        ({"count": 0}, _Bounded, "`count` must be `int` >= 1"),
+        ({"args": 7}, _Shape, "`args` must be `object`, not `int`"),
     ],
 )
 def test_a_field_that_is_not_known_or_missing_is_told_with_what_may_be_meant(value: Any, shape: type, says: str):
