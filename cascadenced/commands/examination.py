@@ -140,6 +140,10 @@ async def _look_at_log(config: Config, report: Report) -> None:
             report.tasks = list(shelf.catalogue.tasks)
             report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
             _look_at_dependencies(shelf.catalogue.tasks, report)
+            if config.follow_up_task and config.follow_up_task not in shelf.catalogue.tasks:
+                report.problems.append(
+                    f"follow_up_task: there is no task {config.follow_up_task}: nothing follows a failed run"
+                )
             _look_at_schedules(config, shelf.catalogue.tasks, report)
     except CascadenceError as error:
         report.problems.append(str(error))

@@ -159,6 +159,15 @@ def test_tasks_that_need_themselves_are_wrong_and_those_that_need_nobody_a_warni
     assert "warning: needy:One is not loaded: Cyclic dependency detected: one -> two -> one\n" in listed.err
 
 
+def test_a_follow_up_that_there_is_no_task_of_is_wrong(run, monkeypatch):
+    monkeypatch.setenv("CASCADENCE_FOLLOW_UP_TASK", "agnet")
+    assert run("doctor", "--json").json["problems"] == [
+        "follow_up_task: there is no task agnet: nothing follows a failed run"
+    ]
+    monkeypatch.setenv("CASCADENCE_FOLLOW_UP_TASK", "")
+    assert run("doctor", "--json").json["problems"] == []
+
+
 def test_what_entries_are_to_run_after_is_looked_at_as_well(run, folder):
     folder.mkdir(mode=0o700)
     (folder / "schedules.yml").write_text(
