@@ -195,7 +195,7 @@ def _text_of(path: str) -> str:
 @click.option(
     "--count", metavar="N", type=click.IntRange(1, 1_000), default=10, show_default=True, help="How many are shown."
 )
-@click.option("--simulate", is_flag=True, help="Tell what all schedules would do from --from to --to.")
+@click.option("--simulate", is_flag=True, help="Tell what all schedules would do from --from to --to, both included.")
 @click.option("--to", "end", metavar="INSTANT", type=Instant(), help="Where the simulation ends.")
 @click.option("--change", metavar="PATH", help="And what would be different with this file in their place.")
 @click.option("--next", "show_next", is_flag=True, help="Also show when each fires next, or that it is paused.")

@@ -200,6 +200,12 @@ def test_all_schedules_are_simulated_and_compared_with_a_file(run, tmp_path: Pat
     assert (found["simulation"]["n_instants"], found["changed"], found["differences"]) == (2, None, [])
 
 
+def test_a_simulation_includes_both_of_its_ends_as_a_backfill_does(run) -> None:
+    run("schedule", "example", "@daily")
+    lines = run("schedules", "--simulate", "--from", "2027-01-01T00:00:00Z", "--to", "2027-01-02T00:00:00Z").out
+    assert lines.splitlines()[1].split() == ["example", "2", "2027-01-01T00:00:00+00:00", "2027-01-02T00:00:00+00:00"]
+
+
 def test_the_present_file_would_change_nothing_and_what_is_of_no_task_is_told(run, folder: Path) -> None:
     """Intervals go on counting from where they began, and a paused schedule stays so."""
     run("schedule", "example", "--every", "7")

@@ -177,7 +177,7 @@ async def test_the_rule_for_misfires_knows_what_is_excluded(home: Home) -> None:
 async def test_a_simulation_knows_the_calendar_too(home: Home) -> None:
     async with home.up() as instance:
         await schedule(instance)
-        span = {"start": "2026-11-26T09:00:00Z", "end": "2026-11-26T09:05:00Z"}
+        span = {"start": "2026-11-26T09:01:00Z", "end": "2026-11-26T09:05:00Z"}
         change = "report: {expr: '* * * * *', exclude_ics: days.ics, exclude: [2026-11-26]}"
         found = await perform(VERBS["simulate"], instance, {**span, "change": change})
         [before], [after] = found.simulation.schedules, found.changed.schedules
