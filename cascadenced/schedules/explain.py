@@ -93,6 +93,8 @@ def explain(
         reasons += told
     elif answer.fires_us and answer.fires_us[0] > now_us:
         will_not = "; it will be recorded as suppressed" if left_out or schedule.paused else ""
+        if schedule.paused and not left_out:
+            will_not += ", unless the schedule, which is paused, is resumed before"
         reasons.append(f"It is still to come{will_not}.")
     elif answer.fires_us and schedule.rule is not None and answer.fires_us[0] <= schedule.rule.from_us:
         reasons.append("The schedule was set, or changed, after it: nothing of the past is fired.")

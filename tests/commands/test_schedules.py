@@ -102,6 +102,8 @@ def test_pause_and_resume(run) -> None:
     run("schedule", "example", "0 9 * * *")
     assert run("schedule-pause", "example").out == "example schedule paused\n"
     assert run("schedules", "--next").out == "example\t0 9 * * *\tpaused\n"
+    said = "suppressed, unless the schedule, which is paused, is resumed before.\n"
+    assert run("explain", "example@2037-01-01T09:00").out.endswith(said)
     assert run("schedule-resume", "example").out == "example schedule resumed\n"
     assert run("schedule-resume", "example").err == "error: the schedule of example is not paused\n"
 
@@ -198,6 +200,11 @@ def test_all_schedules_are_simulated_and_compared_with_a_file(run, tmp_path: Pat
     ]
     found = json.loads(run("schedules", *span, "--json").out)
     assert (found["simulation"]["n_instants"], found["changed"], found["differences"]) == (2, None, [])
+
+
+def test_a_bound_is_told_in_digits(run) -> None:
+    ran = run("schedule", "example", "0 9 * * *", "--within", "-1")
+    assert ran.err == "error: example: 'misfire.within_s' must be a number from 0 to 31622400\n"
 
 
 def test_a_simulation_includes_both_of_its_ends_as_a_backfill_does(run) -> None:
