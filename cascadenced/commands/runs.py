@@ -186,5 +186,7 @@ def _stages(stages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         for step in stage["steps"]:
             name = step["name"] or step["kind"]
             shown = name if step["kind"] == "step" else f"{step['kind']} {step['name']}".rstrip()
-            rows.append((f"  {step['place']} {shown}", step["status"], "", took(step["took_s"]), ""))
+            put_out = "" if step.get("output") is None else content(step["output"])
+            row = (f"  {step['place']} {shown}", step["status"], "", took(step["took_s"]), step.get("error") or put_out)
+            rows.append(row)
     return rows

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
+import msgspec
+
+from cascadenced.events.base import Json
 from cascadenced.events.catalogue import TYPES
 from cascadenced.http.cells import (
     NOTHING,
@@ -33,6 +36,8 @@ from cascadenced.projections.schedules import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
 
 N_RUNS = 25
+MAX_STEP_CHARS = 200
+"""Of what a step returned."""
 N_SCHEDULES = 50
 MAX_CHILDREN_SHOWN = 200
 """All of them are in the JSON."""
@@ -316,11 +321,18 @@ def _steps(steps: Sequence[StepView], n_steps: int) -> Html | None:
                 " ",
                 step.name if step.kind == "step" else f"{step.kind} {step.name}".rstrip(),
                 None if step.took_s is None else tag("span", f" {duration(step.took_s)}", class_="none"),
+                None if step.output is None else [" ", tag("code", _in_a_line(step.output))],
+                None if step.error is None else f" {step.error}",
             )
             for step in steps
         ],
         class_="steps",
     )
+
+
+def _in_a_line(value: Json) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= MAX_STEP_CHARS else text[: MAX_STEP_CHARS - 1] + "…"
 
 
 def _children(children: Sequence[ChildView]) -> Html:

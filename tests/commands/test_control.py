@@ -180,6 +180,12 @@ def test_unknown_runs_are_errors(run):
         assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}': the list of runs has those there are\n")
 
 
+def test_what_a_step_returned_is_shown_with_it(run, waiting):
+    [line] = [line for line in run("show", waiting).out.splitlines() if "measure" in line]
+    assert line.split()[:3] == ["1", "measure", "success"]
+    assert line.split()[-1] == "7"
+
+
 # ── what cannot go on here ───────────────────────────────────────────────────────────────────────────────────────
 
 
