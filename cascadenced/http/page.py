@@ -321,7 +321,7 @@ def _steps(steps: Sequence[StepView], n_steps: int) -> Html | None:
                 " ",
                 step.name if step.kind == "step" else f"{step.kind} {step.name}".rstrip(),
                 None if step.took_s is None else tag("span", f" {duration(step.took_s)}", class_="none"),
-                None if step.output is None else [" ", tag("code", _in_a_line(step.output))],
+                None if step.output is None else [" → ", tag("code", _in_a_line(step.output))],
                 None if step.error is None else f" {step.error}",
             )
             for step in steps

@@ -194,8 +194,8 @@ class RunRow(msgspec.Struct):
 
 class StepView(msgspec.Struct):
     """A step or a wait. kind: step, sleep or event.  status: started, waiting, success, error,
-    or timeout: the event did not come.  took_s: seconds, of a step.  output: what a step returned; null where that is
-    longer than MAX_STEP_OUTPUT_BYTES, too: the run's events have all of it.  error: what it raised."""
+    or timeout: the event did not come.  took_s: seconds, of a step.  output: what a step returned; null, too,
+    where that is longer than 2 KiB: the run's events have all of it.  error: what it raised."""
 
     place: Place
     kind: str
