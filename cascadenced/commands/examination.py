@@ -140,6 +140,7 @@ async def _look_at_log(config: Config, report: Report) -> None:
             report.tasks = list(shelf.catalogue.tasks)
             report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
             _look_at_dependencies(shelf.catalogue.tasks, report)
+            _look_at_spelling(shelf.catalogue.tasks, report)
             if config.follow_up_task and config.follow_up_task not in shelf.catalogue.tasks:
                 report.problems.append(
                     f"follow_up_task: there is no task {config.follow_up_task}: nothing follows a failed run"
@@ -204,6 +205,16 @@ def _look_at_dependencies(tasks: Mapping[str, TaskEntry], report: Report) -> Non
         for needed in entry.policy.dependencies
         if needed not in tasks
     ]
+
+
+def _look_at_spelling(tasks: Mapping[str, TaskEntry], report: Report) -> None:
+    from cascadenced.plugins.discover import load
+    from cascadenced.plugins.misspelt import misspelt
+
+    for name, entry in tasks.items():
+        target = None if entry.source is None else load(entry.source)
+        for word, near in misspelt(target).items() if isinstance(target, type) else ():
+            report.warnings.append(f"the task {name} has {word}, which means nothing here: did you mean {near}?")
 
 
 def _cycles(found: Definitions, tasks: Mapping[str, TaskEntry]) -> Iterator[str]:

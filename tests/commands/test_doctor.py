@@ -168,6 +168,16 @@ def test_a_follow_up_that_there_is_no_task_of_is_wrong(run, monkeypatch):
     assert run("doctor", "--json").json["problems"] == []
 
 
+def test_what_a_class_nearly_says_is_a_warning(run, tmp_path, monkeypatch):
+    (tmp_path / "spelt.py").write_text(
+        'class Bill:\n    name = "bill"\n    delivry = "at_most_once"\n    def run(self): ...\n'
+    )
+    monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", "spelt:Bill")
+    report = run("doctor", "--json").json
+    assert report["problems"] == []
+    assert report["warnings"][-1] == "the task bill has delivry, which means nothing here: did you mean delivery?"
+
+
 def test_what_entries_are_to_run_after_is_looked_at_as_well(run, folder):
     folder.mkdir(mode=0o700)
     (folder / "schedules.yml").write_text(
