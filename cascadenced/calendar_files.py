@@ -29,6 +29,9 @@ _STALE_US = 30 * _DAY_US
 """After so much time it is another now."""
 
 
+_MISSING = "there is no such file"
+
+
 class ExclusionsUnknown(Unavailable):
     """The calendar that a schedule is not to fire during was never read, and cannot be."""
 
@@ -53,6 +56,8 @@ class CalendarFiles:
     async def check(self, rule: ScheduleSet) -> None:
         """Raises Invalid for a rule whose calendar cannot be read as it is now."""
         if rule.exclude_ics is not None and (problem := (await self._read(rule, rule.exclude_ics)).problem) is not None:
+            if problem == _MISSING and not Path(rule.exclude_ics).is_absolute():
+                problem += " (its path begins in the folder of schedules.yml)"
             raise Invalid(f"exclude_ics: {rule.exclude_ics}: {problem}", code="exclude_ics")
 
     async def timetable(self, rule: ScheduleSet) -> Timetable | None:
@@ -108,7 +113,7 @@ def _content(path: Path) -> bytes:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise Invalid("there is no such file") from None
+        raise Invalid(_MISSING) from None
     except (OSError, ValueError) as error:
         raise Invalid(f"it cannot be read ({type(error).__name__})") from None
     if not is_file:

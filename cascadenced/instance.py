@@ -18,7 +18,7 @@ from cascadenced.calendar_files import CalendarFiles
 from cascadenced.clock import Clock, SystemClock
 from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, ConfigError, Invalid
+from cascadenced.errors import CascadenceError, ConfigError
 from cascadenced.eventlog.base import Change, ProjectionState, WritableLog
 from cascadenced.eventlog.lock import DataFolderLock
 from cascadenced.eventlog.sqlite import SqliteEventLog
@@ -43,7 +43,6 @@ from cascadenced.handlers.task_host import TaskHost
 from cascadenced.handlers.ticks import Ticks
 from cascadenced.identity import Pseudonyms, nameless
 from cascadenced.ids import Ids, SystemIds
-from cascadenced.pipeline.graph import graph
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.discover import Catalogue, discover
 from cascadenced.private_files import read_or_create_hex
@@ -56,7 +55,7 @@ from cascadenced.runtime.orphans import Orphans
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.runs import Runs
 from cascadenced.runtime.spawn import Spawner, ThreadSpawner
-from cascadenced.runtime.tasks import TaskEntry, Tasks
+from cascadenced.runtime.tasks import Tasks
 from cascadenced.vault import Vault, VaultPort
 
 _log = structlog.get_logger(__name__)
@@ -184,15 +183,10 @@ class Instance:
     async def register_tasks(self) -> None:
         """Record what was found; what could not be used is an event as well."""
         await self.prerequisites.open()
-        in_cycles = _cycles(self.catalogue.tasks)
         for entry in self.catalogue.tasks.values():
-            if entry.name in in_cycles:
-                continue
             await self.tasks.register(entry)
             self.runs.limit_task(entry.name, entry.policy.max_concurrent)
         rejected = [TaskRejected(plugin=r.plugin, reason=r.reason) for r in self.catalogue.rejected]
-        rejected += [TaskRejected(plugin=name, reason=reason) for name, reason in in_cycles.items()]
-        self._rejected |= in_cycles
         for event in rejected:
             _log.error("plugin_rejected", plugin=event.plugin, reason=event.reason)
         if rejected:
@@ -319,17 +313,6 @@ async def open_instance(
         stack.push_async_callback(instance.stages.close)
         yield instance
         await instance.refusals.flush()
-
-
-def _cycles(entries: Mapping[str, TaskEntry]) -> dict[str, str]:
-    """Tasks that can never run, because each would have to have run before itself; with the way round."""
-    found: dict[str, str] = {}
-    for name in entries:
-        try:
-            graph(name, lambda of: entries[of].policy.dependencies if of in entries else ())
-        except Invalid as error:
-            found[name] = str(error)
-    return found
 
 
 def other_secret(config: Config) -> str:

@@ -45,7 +45,7 @@ def list_(session: Session, limit: int, after: str | None) -> None:
         for row in page["items"]
     ]
     headers = ("POSITION", "AT", "SUBJECT", "REASON", "BYTES", "REDRIVEN", "DETAIL")
-    session.show_page(page, table(headers, rows) if rows else "no dead letters")
+    session.show_page(page, table(headers, rows, spare=("REDRIVEN", "BYTES")) if rows else "no dead letters")
 
 
 @dead_letters.command(cls=Command)

@@ -22,8 +22,8 @@ from cascadenced.errors import RunFailedError
 def dispatch(session: Session, event: str, payload: dict[str, Any], user_id: str, group_id: str, no_wait: bool) -> None:
     """Dispatch EVENT to the workflow that answers it.
 
-    The JSON object is its payload. Waits for the workflow to end and prints run-id<TAB>ID and result<TAB>JSON; an event
-    that nobody listens to is recorded as unhandled.
+    The JSON object is its payload. Waits for the workflow to end and prints run-id<TAB>ID and result<TAB>JSON. An event
+    without a workflow is recorded as well: runs of the group that wait for it (`wait_for`) go on.
 
     \b
     Example: cascadenced dispatch demo.greeting '{"name": "Ada"}' --user-id alice --group-id eng
@@ -38,7 +38,7 @@ def dispatch(session: Session, event: str, payload: dict[str, Any], user_id: str
         raise
     lines = []
     if result["run_id"] is None:
-        lines = [f"recorded; no workflow listens to {plain(event)}"]
+        lines = [f"recorded; no workflow listens to {plain(event)}, only runs of this group that wait for it"]
     else:
         lines = [f"run-id\t{result['run_id']}"]
         if result["status"] == "success":

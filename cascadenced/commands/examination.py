@@ -6,7 +6,7 @@ import os
 import platform
 import sqlite3
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cascadenced.commands.folder import has_log
 from cascadenced.commands.shelf import open_shelf
 from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
-from cascadenced.errors import CascadenceError, ConfigError, LogCorrupt
+from cascadenced.errors import CascadenceError, ConfigError, Invalid, LogCorrupt
 from cascadenced.eventlog.at_rest import reading
 from cascadenced.eventlog.database import verify_chain
 from cascadenced.events.base import Json
@@ -27,6 +27,7 @@ from cascadenced.identity import Pseudonyms
 from cascadenced.instance import other_secret
 from cascadenced.private_files import read_hex
 from cascadenced.runtime.tasks import TaskEntry, resolve
+from cascadenced.schedules.file_entries import Definitions
 from cascadenced.shown_settings import Setting, show
 from cascadenced.vault_file import check_key
 
@@ -162,6 +163,12 @@ async def _look_at_log(config: Config, report: Report) -> None:
                 )
             report.tasks = list(shelf.catalogue.tasks)
             report.rejected = [Rejected(r.plugin, r.reason) for r in shelf.catalogue.rejected]
+            _look_at_dependencies(shelf.catalogue.tasks, report)
+            _look_at_spelling(shelf.catalogue.tasks, report)
+            if config.follow_up_task and config.follow_up_task not in shelf.catalogue.tasks:
+                report.problems.append(
+                    f"follow_up_task: there is no task {config.follow_up_task}: nothing follows a failed run"
+                )
             _look_at_schedules(config, shelf.catalogue.tasks, report)
     except CascadenceError as error:
         if str(error) not in report.problems:  # the folder was looked at before
@@ -222,11 +229,56 @@ def _look_at_schedules(config: Config, tasks: Mapping[str, TaskEntry], report: R
         return
     found, problems = understood(read(data), lambda key: resolve(key, tasks), define)
     report.problems += [f"{path.name}: {problem}" for problem in problems]
+    report.problems += [f"{path.name}: {problem}" for problem in _cycles(found, tasks)]
     report.warnings += [
         f"{path.name}: line {line}: there is no task {key}: its schedule fires nothing"
         for key, (name, line, _) in found.items()
         if name is None
     ]
+    report.warnings += [
+        f"{path.name}: line {line}: {key} is to run after {needed}, and there is no such task: its runs are refused"
+        for key, (name, line, definition) in found.items()
+        for needed in definition.rule.deps
+        if name is not None and needed not in tasks
+    ]
+
+
+def _look_at_dependencies(tasks: Mapping[str, TaskEntry], report: Report) -> None:
+    report.warnings += [
+        f"the task {name} is to run after {needed}, and there is no such task: its runs are refused"
+        for name, entry in tasks.items()
+        for needed in entry.policy.dependencies
+        if needed not in tasks
+    ]
+
+
+def _look_at_spelling(tasks: Mapping[str, TaskEntry], report: Report) -> None:
+    from cascadenced.plugins.discover import load
+    from cascadenced.plugins.misspelt import misspelt
+
+    for name, entry in tasks.items():
+        target = None if entry.source is None else load(entry.source)
+        for word, near in misspelt(target).items() if isinstance(target, type) else ():
+            report.warnings.append(f"the task {name} has {word}, which means nothing here: did you mean {near}?")
+
+
+def _cycles(found: Definitions, tasks: Mapping[str, TaskEntry]) -> Iterator[str]:
+    """Entries whose task would have to run before itself."""
+    from cascadenced.pipeline.graph import graph
+    from cascadenced.schedules.file_entries import by_task
+
+    by_schedule = by_task(found)
+
+    def needs(name: str) -> Sequence[str]:
+        by_class = tasks[name].policy.dependencies if name in tasks else ()
+        return (*by_class, *(by_schedule[name].rule.deps if name in by_schedule else ()))
+
+    for key, (name, line, definition) in found.items():
+        try:
+            if name is not None and definition.rule.deps:
+                graph(name, needs)
+        except Invalid as error:
+            yield f"line {line}: {key}: {error}"
 
 
 def _look_for_daemon(config: Config, report: Report) -> None:

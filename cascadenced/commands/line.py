@@ -137,7 +137,7 @@ def _run(args: list[str], program: str) -> int:
         if session.as_json:
             print_json(failures.body(error))
             sys.stdout.flush()
-        _complain(str(error))
+        _complain(str(error) + ("" if session.as_json else _meant(session, str(error))))
         return failures.exit_code(error)
     except OSError:
         raise
@@ -150,6 +150,22 @@ def _run(args: list[str], program: str) -> int:
         _complain(f"internal error: {type(error).__name__}: {error}")
         return failures.FAILED
     return code if isinstance(code, int) else failures.DONE
+
+
+def _meant(session: Session, complaint: str) -> str:
+    """A line with the name that is most like the one that there is none of; nothing where none is like it."""
+    what, _, name = complaint.partition(": ")
+    verb = {"Unknown task": "list", "Unknown schedule": "schedules"}.get(what)
+    if verb is None:
+        return ""
+    from difflib import get_close_matches
+
+    try:
+        found = session.ask("list") if verb == "list" else session.ask_all("schedules")["items"]
+    except CascadenceError:
+        return ""
+    near = get_close_matches(name, [each["name" if verb == "list" else "task"] for each in found], n=1)
+    return f"\ndid you mean {near[0]}?" if near else ""
 
 
 def _complain(text: str, lead: str = "error: ") -> None:

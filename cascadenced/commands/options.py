@@ -89,6 +89,21 @@ class JsonObject(JsonValue):
         return scanned
 
 
+class Instant(click.ParamType[str]):
+    """An instant, with an offset or Z."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from cascadenced.clock import parse_iso
+
+        try:
+            parse_iso(value)
+        except (ValueError, OverflowError):
+            self.fail(f"an instant with an offset or Z, such as 2026-11-30T09:00:00Z, not {value[:40]!r}", param, ctx)
+        return str(value)
+
+
 def looks_like_run(text: str) -> bool:
     """Whether it may be a run's id, or the beginning of one."""
     return 8 <= len(text) <= 32 and all(char in "0123456789abcdef" for char in text)

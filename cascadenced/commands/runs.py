@@ -51,7 +51,8 @@ def runs(session: Session, task: str | None, status: str | None, in_doubt: bool,
         for run in page["items"]
     ]
     headers = ("RUN", "TASK", "STATUS", "STAGE", "ATTEMPT", "REQUESTED", "FINISHED", "WAITS FOR")
-    text = table(headers, rows) if rows else "no runs"
+    spare = ("ATTEMPT", "FINISHED", "STAGE", "WAITS FOR")
+    text = table(headers, rows, spare=spare) if rows else "no runs"
     session.show_page(page, text)
 
 
@@ -100,7 +101,8 @@ def audit(session: Session, task: str, category: str, limit: int, after: str | N
         )
         for row in page["items"]
     ]
-    text = table(("TIME", "STAGE", "STATUS", "REASON OR OUTPUT", "USER", "RUN"), rows) if rows else "no rows"
+    headers = ("TIME", "STAGE", "STATUS", "REASON OR OUTPUT", "USER", "RUN")
+    text = table(headers, rows, spare=("USER", "RUN")) if rows else "no rows"
     session.show_page(page, text)
 
 
@@ -184,5 +186,7 @@ def _stages(stages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         for step in stage["steps"]:
             name = step["name"] or step["kind"]
             shown = name if step["kind"] == "step" else f"{step['kind']} {step['name']}".rstrip()
-            rows.append((f"  {step['place']} {shown}", step["status"], "", took(step["took_s"]), ""))
+            put_out = "" if step.get("output") is None else content(step["output"])
+            row = (f"  {step['place']} {shown}", step["status"], "", took(step["took_s"]), step.get("error") or put_out)
+            rows.append(row)
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cascadenced.clock import iso
-from cascadenced.commands.options import Command, JsonObject, after, limit
+from cascadenced.commands.options import Command, Instant, JsonObject, after, limit
 from cascadenced.commands.session import Session, pass_session, remark
 from cascadenced.commands.tables import cell, content, plain, table, when
 from cascadenced.errors import CascadenceError, Invalid
@@ -21,7 +21,7 @@ _group_id = click.option("--group-id", metavar="ID", help="The group of that use
 
 @click.command(cls=Command)
 @click.argument("task", metavar="NAME")
-@click.argument("expr", metavar="EXPR", required=False)
+@click.argument("expr", metavar="EXPR", nargs=-1)
 @_user_id
 @_group_id
 @click.option("--timezone", metavar="ZONE", help="An IANA time zone. [default: the setting `timezone`]")
@@ -63,7 +63,7 @@ _group_id = click.option("--group-id", metavar="ID", help="The group of that use
 @click.option("--args", metavar="JSON", type=JsonObject(), help="What the task finds in `self.args`.")
 @click.option("--after", "deps", metavar="NAME", multiple=True, help="A task that must have run before, each time.")
 @pass_session
-def schedule(session: Session, /, task: str, **given: Any) -> None:
+def schedule(session: Session, /, task: str, expr: tuple[str, ...], **given: Any) -> None:
     """Run the task NAME by the clock.
 
     EXPR is a cron expression of five fields (0 and 7 are Sunday), or a word like @daily. Setting a schedule again
@@ -74,7 +74,7 @@ def schedule(session: Session, /, task: str, **given: Any) -> None:
     """
     dst = {"gap": given.pop("gap"), "overlap": given.pop("fold")}
     misfire = {"policy": given.pop("misfire"), "within_s": given.pop("within_s"), "max": given.pop("most")}
-    whens = {key: given.pop(key) for key in ("expr", "every_s", "at", "rrule", "calendar_event")}
+    whens = {"expr": _expr(task, expr), **{key: given.pop(key) for key in ("every_s", "at", "rrule", "calendar_event")}}
     whens = {key: value for key, value in whens.items() if value is not None}
     if len(whens) != 1:
         raise click.UsageError("Give EXPR, or one of --every, --at, --rrule and --calendar-event.")
@@ -92,6 +92,20 @@ def schedule(session: Session, /, task: str, **given: Any) -> None:
     if result["unread"]:
         due += f"\nits calendar cannot be read now: {plain(result['unread'])}"
     session.show(result, due + (f"\nnext: {result['next_fire_at']}" if result["next_fire_at"] else ""))
+
+
+def _expr(task: str, words: tuple[str, ...]) -> str | None:
+    """The one expression; what people type in its place is named."""
+    if len(words) > 1:
+        raise click.UsageError('EXPR is one argument: put it into quotes, as in schedule report "0 9 * * 1-5".')
+    if words and _looks_like_expr(task) and not _looks_like_expr(words[0]):
+        raise click.UsageError(f"NAME comes before EXPR: schedule {words[0]} {task!r}.")
+    return words[0] if words else None
+
+
+def _looks_like_expr(text: str) -> bool:
+    """Names of tasks have no spaces."""
+    return " " in text.strip() or text.startswith("@")
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any] | None:
@@ -177,10 +191,12 @@ def _text_of(path: str) -> str:
 @click.command(cls=Command)
 @click.option("--preview", metavar="TASK|EXPR", help="Show when this schedule, or expression, is due next.")
 @click.option("--timezone", metavar="ZONE", help="Of an expression. [default: the setting `timezone`]")
-@click.option("--from", "start", metavar="INSTANT", help="Where the preview begins. [default: now]")
-@click.option("--count", metavar="N", type=int, default=10, show_default=True, help="How many are shown.")
-@click.option("--simulate", is_flag=True, help="Tell what all schedules would do from --from to --to.")
-@click.option("--to", "end", metavar="INSTANT", help="Where the simulation ends.")
+@click.option("--from", "start", metavar="INSTANT", type=Instant(), help="Where the preview begins. [default: now]")
+@click.option(
+    "--count", metavar="N", type=click.IntRange(1, 1_000), default=10, show_default=True, help="How many are shown."
+)
+@click.option("--simulate", is_flag=True, help="Tell what all schedules would do from --from to --to, both included.")
+@click.option("--to", "end", metavar="INSTANT", type=Instant(), help="Where the simulation ends.")
 @click.option("--change", metavar="PATH", help="And what would be different with this file in their place.")
 @click.option("--next", "show_next", is_flag=True, help="Also show when each fires next, or that it is paused.")
 @pass_session
@@ -217,7 +233,9 @@ def schedules(
         page = session.ask_all("schedules")
         session.show_page(page, "\n".join(_line(row, show_next=show_next) for row in page["items"]))
         return
-    is_expr = " " in preview.strip() or preview.startswith("@")
+    is_expr = _looks_like_expr(preview)
+    if timezone is not None and not is_expr:
+        raise click.UsageError(f"--timezone is for an expression; the schedule of {preview} has its own zone.")
     asked = {"expr": preview, "timezone": timezone} if is_expr else {"task": preview}
     shown = session.ask("preview", **asked, start=start, count=count)
     rows = [
@@ -230,11 +248,7 @@ def _simulation(found: dict[str, Any]) -> str:
     blocks = [_of_one(found["simulation"])]
     if found["changed"] is not None:
         blocks.append(f"with the file in place of them:\n\n{_of_one(found['changed'])}")
-        lines = [
-            f"{plain(each['task'])}: {each['n_only_before']} runs fewer ({_some(each['only_before'])}), "
-            f"{each['n_only_after']} more ({_some(each['only_after'])})"
-            for each in found["differences"]
-        ]
+        lines = [f"{plain(each['task'])}: {_difference(each)}" for each in found["differences"]]
         blocks.append("\n".join(["differences:", *lines]) if lines else "no run would be at another time")
     return "\n\n".join(blocks)
 
@@ -262,8 +276,20 @@ def _of_one(simulation: dict[str, Any]) -> str:
     return "\n".join([*lines, *oddities])
 
 
-def _some(instants: list[str]) -> str:
-    return ", ".join(instants[:3]) + (", …" if len(instants) > 3 else "") if instants else "none"
+def _difference(each: dict[str, Any]) -> str:
+    sides = (
+        (n, word, ", ".join(instants[:3]) + (", …" if len(instants) > 3 else ""))
+        for n, word, instants in (
+            (each["n_only_before"], "fewer", each["only_before"]),
+            (each["n_only_after"], "more", each["only_after"]),
+        )
+    )
+    return ", ".join(f"{n} {'run' if n == 1 else 'runs'} {word} ({which})" for n, word, which in sides if n)
+
+
+def _due(at: str) -> str:
+    """An instant of the ledger, without a fraction that says nothing. It may be handed to `explain`."""
+    return at.replace(".000000Z", "Z")
 
 
 @click.command(cls=Command)
@@ -279,20 +305,25 @@ def ticks(session: Session, task: str, limit: int, after: str | None) -> None:
     page = session.ask("ticks", task=task, limit=limit, after=after)
     rows = [
         (
-            *(row["at"], row["n"] if row["n"] > 1 else "", row["verdict"], row["code"], row["run_id"]),
+            *(_due(row["at"]), row["n"] if row["n"] > 1 else "", row["verdict"], row["code"], row["run_id"]),
             row["n_backfilled"] or "",
         )
         for row in page["items"]
     ]
-    session.show_page(page, table(("DUE", "N", "VERDICT", "WHY", "RUN", "BACKFILLED"), rows) if rows else "nothing yet")
+    headers = ("DUE", "N", "VERDICT", "WHY", "RUN", "BACKFILLED")
+    session.show_page(page, table(headers, rows, spare=("BACKFILLED", "N")) if rows else "nothing yet")
 
 
 @click.command(cls=Command)
 @click.argument("task", metavar="NAME")
-@click.option("--from", "start", metavar="INSTANT", required=True, help="The first instant, with an offset or Z.")
-@click.option("--to", "end", metavar="INSTANT", required=True, help="The last one; both are included.")
+@click.option(
+    "--from", "start", metavar="INSTANT", type=Instant(), required=True, help="The first instant, with an offset or Z."
+)
+@click.option("--to", "end", metavar="INSTANT", type=Instant(), required=True, help="The last one; both are included.")
 @click.option("--missed-only", is_flag=True, help="Leave those that fired when they were due.")
-@click.option("--max", "most", metavar="N", type=int, default=1_000, show_default=True, help="More are refused.")
+@click.option(
+    "--max", "most", metavar="N", type=click.IntRange(min=1), default=1_000, show_default=True, help="More are refused."
+)
 @pass_session
 def backfill(session: Session, task: str, start: str, end: str, missed_only: bool, most: int) -> None:
     """Run the task NAME for due instants of the past.
@@ -306,7 +337,8 @@ def backfill(session: Session, task: str, start: str, end: str, missed_only: boo
     """
     result = session.ask("backfill", task=task, start=start, end=end, missed_only=missed_only, max=most)
     rows = [
-        (row["at"], row["run_id"], row["status"], "asked before" if row["duplicate"] else "") for row in result["items"]
+        (_due(row["at"]), row["run_id"], row["status"], "asked before" if row["duplicate"] else "")
+        for row in result["items"]
     ]
     session.show(result, table(("DUE", "RUN", "STATUS", ""), rows) if rows else "nothing to run in that range")
     for count, why in (
@@ -334,4 +366,7 @@ def _value(row: dict[str, Any]) -> str:
     if row["expr"] is not None and row["calendar_event"] is None:
         return cell(row["expr"])
     names = ("calendar_event", "rrule", "every_s", "at")
-    return content({name: row[name] for name in names if row[name] is not None}, None)
+    given = {name: row[name] for name in names if row[name] is not None}
+    if (every_s := row["every_s"]) is not None and every_s == int(every_s):
+        given["every_s"] = int(every_s)
+    return content(given, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +30,8 @@ _COLOURS = {
     "wrong": "red",
 }
 _SHOWN_CHARS = 200
+_RUN_CHARS = 16
+"""Of a run's id: its time to the millisecond, and 16 random bits."""
 
 
 def coloured(text: str, word: str | None = None) -> str:
@@ -60,9 +64,15 @@ def content(value: Any, limit: int | None = _SHOWN_CHARS) -> str:
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], indent: str = "") -> str:
-    """Aligned columns, two spaces apart. A cell that is a word like `success` gets its colour."""
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], indent: str = "", *, spare: Sequence[str] = ()) -> str:
+    """Aligned columns, two spaces apart. A cell that is a word like `success` gets its colour.
+
+    spare: columns that a terminal too narrow for all of them is not shown, the first one first.
+    """
     texts = [[cell(value) for value in row] for row in rows]
+    width = _terminal_width()
+    if spare and width is not None:
+        headers, texts = fitted(headers, texts, width - len(indent), spare)
     widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
 
     def line(cells: Sequence[str], *, colours: bool) -> str:
@@ -73,6 +83,29 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], indent: str = "
         return (indent + "  ".join(padded)).rstrip()
 
     return "\n".join([line(headers, colours=False), *(line(row, colours=True) for row in texts)])
+
+
+def fitted(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]
+) -> tuple[Sequence[str], list[list[str]]]:
+    """Columns for a terminal of `width`: ids of runs are shortened to what every command takes for them, and then spare
+    columns left out, before all others those that say nothing, until the rest fits or none is spare any more."""
+    columns = {head: list(cells) for head, *cells in zip(headers, *rows, strict=True)}
+
+    def fits() -> bool:
+        return sum(max(map(len, [head, *cells])) + 2 for head, cells in columns.items()) - 2 <= width
+
+    if not fits() and "RUN" in columns:
+        columns["RUN"] = [text[:_RUN_CHARS] for text in columns["RUN"]]
+    for head in sorted(spare, key=lambda head: any(text not in ("-", "") for text in columns[head])):
+        if not fits():
+            del columns[head]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def _terminal_width() -> int | None:
+    """In characters; None where no terminal reads."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def fields(pairs: Sequence[tuple[str, Any]], indent: str = "") -> str:

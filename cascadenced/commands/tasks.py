@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cascadenced.commands.options import Command, JsonObject, group_id, key, looks_like_run, user_id
-from cascadenced.commands.session import Session, pass_session
+from cascadenced.commands.session import Session, pass_session, remark
 from cascadenced.commands.tables import coloured, fields, plain, table, when
 from cascadenced.errors import RunFailedError, Unknown
 
@@ -18,10 +18,13 @@ def list_(session: Session) -> None:
     """List all registered tasks.
 
     One a line: NAME<TAB>enabled or disabled. Works on a fresh machine too: the tasks that come along and those of
-    installed plugins are listed.
+    installed plugins are listed. What `plugin_paths` names and cannot be loaded is told on stderr.
     """
     tasks = session.ask("list")
     session.show(tasks, "\n".join(f"{task['name']}\t{'disabled' if task['disabled'] else 'enabled'}" for task in tasks))
+    if session.config.plugin_paths and not session.as_json:
+        for plugin, why in session.ask("status")["rejected"].items():
+            remark(f"warning: {plain(plugin)} is not loaded: {plain(why)}")
 
 
 def _run_command(name: str, line: str, text: str) -> click.Command:
@@ -145,13 +148,17 @@ def _pause_command(name: str, done: str, text: str) -> click.Command:
         idempotency_key: str | None,
     ) -> None:
         who = {"user_id": user_id, "group_id": group_id, "idempotency_key": idempotency_key}
+        of_task = None
         try:
             result = session.ask(name, task=target, job_id=job_id, **who)
+            of_task = result["run_id"]
         except Unknown as error:
             if error.code == "not_running" or job_id is not None or not looks_like_run(target):
                 raise
             result = session.ask(f"{name}_run", run=target, **who)
         session.show(result, f"{plain(target)} {done}")
+        if of_task is not None and job_id is None and not session.as_json:
+            remark(f"that is its run {of_task}; the task itself is as it was")
 
     return command
 
@@ -220,13 +227,13 @@ def _instance(session: Session, status: dict[str, Any]) -> str:
             *(("not loaded", f"{plugin}: {reason}") for plugin, reason in status["rejected"].items()),
         ]
     )
-    headers = ("TASK", "KIND", "STATE", "RUNNING", "QUEUED", "STAGE", "LAST", "FINISHED")
+    headers = ("TASK", "KIND", "STATE", "UNDER WAY", "QUEUED", "STAGE", "LAST", "FINISHED")
     rows = [
         (t["name"], t["kind"], _state(t), t["running"], t["queued"], t["stage"], t["last_status"],
          when(t["last_finished_at"]))
         for t in tasks
     ]  # fmt: skip
-    return f"{head}\n\n{table(headers, rows)}"
+    return f"{head}\n\n{table(headers, rows, spare=('STAGE', 'KIND', 'QUEUED', 'UNDER WAY'))}"
 
 
 def _one_task(task: dict[str, Any]) -> str:
@@ -235,7 +242,7 @@ def _one_task(task: dict[str, Any]) -> str:
             ("task", plain(task["name"])),
             ("kind", f"{task['kind']}, {task['mode']}"),
             ("state", coloured(_state(task))),
-            ("runs", f"{task['running']} running, {task['queued']} queued"),
+            ("runs", f"{task['running']} under way, {task['queued']} queued"),
             ("stage", task["stage"]),
             ("last", task["last_status"] and coloured(task["last_status"])),
             ("finished", when(task["last_finished_at"])),

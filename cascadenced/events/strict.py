@@ -74,7 +74,35 @@ def shaped(value: Json, shape: type[T]) -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        raise BadMessage(str(error), code="invalid") from None
+        raise BadMessage(complaint(error, shape), code="invalid") from None
+
+
+def complaint(error: msgspec.ValidationError, shape: type) -> str:
+    """msgspec's words on fields that are there and should not be, or should be and are not, with what is meant."""
+    what, _, where = str(error).partition(" - at `$")
+    path = where.rstrip("`").removeprefix(".")
+    within = f" in `{path}`" if path else ""
+    if what.startswith("Object contains unknown field `"):
+        name = what.split("`")[1]
+        return f"there is no field `{name}`{within}" + ("" if path else _instead(name, shape))
+    if what.startswith("Object missing required field `"):
+        return f"the field `{what.split('`')[1]}` is missing{within}"
+    if what.startswith("Expected ") and path:
+        expected, _, got = what.removeprefix("Expected ").partition(", got ")
+        return f"`{path}` must be {expected}" + (f", not {got}" if got else "")
+    return str(error)
+
+
+def _instead(name: str, shape: type) -> str:
+    """What an unknown field may have been meant as."""
+    from difflib import get_close_matches
+
+    is_struct = isinstance(shape, type) and issubclass(shape, msgspec.Struct)
+    known = [field.encode_name for field in msgspec.structs.fields(shape)] if is_struct else []
+    near = get_close_matches(name, known, n=1)
+    if near:
+        return f"; did you mean `{near[0]}`?"
+    return f"; there may be {', '.join(known)}" if known else "; there may be none"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

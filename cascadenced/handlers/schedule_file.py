@@ -111,6 +111,8 @@ class ScheduleFile:
                 self._seen = look
                 return problems
             self._rejected = None
+            if data and self._seen not in (_NOTHING, look):  # not merely what we have yet to write
+                self._tell_what_is_newer(text, definitions, known)
             if data:
                 removed = _removed(text, definitions, known)
                 if removed and text.knows is None and data != self._shortened:
@@ -197,6 +199,19 @@ class ScheduleFile:
             except Invalid as error:
                 problems.append(f"line {line}: {key}: {error}")
         return problems[:MAX_PROBLEMS]
+
+    def _tell_what_is_newer(self, text: FileText, definitions: Definitions, known: Mapping[str, Stored]) -> None:
+        """A copy of before that is put back does not undo what was set since; who did it should hear so."""
+        line_of = {name: line for name, line, _ in definitions.values()}
+        entry_for = by_task(definitions)
+        for name, stored in known.items():
+            if not _is_newer(stored, text):
+                continue
+            entry = entry_for.get(name)
+            if stored.schedule.is_set if entry is None else not self._requests.is_set_so(stored, entry):
+                says = "it was set or removed after this file was written, and stays so; what the file says holds "
+                says += "where its last line (`in step with …`) is taken out"
+                _log.warning("schedule_is_newer", file=self._name, line=line_of.get(name), task=name, says=says)
 
     async def _take_over(
         self,

@@ -120,9 +120,11 @@ class ScheduleRequests:
         """Set the schedule of a task, or change it. who: whom it is for, where `entry` does not say.
 
         Nothing is recorded if it is so already, unless there is a source to remember.
-        Raises Unknown for a task that is not registered, Invalid for an entry that is no schedule.
+        Raises Unknown for a task that is not registered, or that it is to run after and is not; Invalid for an entry
+        that is no schedule.
         """
         definition = self.defined(task, entry, via)
+        self.refuse_strangers(definition)
         await self.refuse_unreadable(definition)
         self.refuse_cycle(task, {task: definition})
         return await self.set_defined(task, definition, who=who, source=source)
@@ -139,6 +141,12 @@ class ScheduleRequests:
                 code="exclude_ics",
             )
         await self._calendars.check(definition.rule)
+
+    def refuse_strangers(self, definition: Definition) -> None:
+        """Raises Unknown for what is to run after tasks that there are none of: no run of it could ever start."""
+        for needed in definition.rule.deps:
+            if self._tasks.get(needed) is None:
+                raise Unknown(f"Unknown task: {needed}", code="unknown_task")
 
     def refuse_cycle(self, task: str, definitions: Mapping[str, Definition]) -> None:
         """Raises Invalid if `task` would have to run before itself, were all of these set, by task."""

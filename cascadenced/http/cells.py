@@ -35,7 +35,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
     """Cells carry the name of their column: on a narrow screen each row is shown as a list."""
     return tag(
         "table",
-        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
+        tag("thead", tag("tr", [tag("th", head, scope="col", data_label=head) for head in heads])),
         tag(
             "tbody",
             [

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
+import msgspec
+
+from cascadenced.events.base import Json
 from cascadenced.events.catalogue import TYPES
 from cascadenced.http.cells import (
     NOTHING,
@@ -33,6 +36,8 @@ from cascadenced.projections.schedule_view import ScheduleRow
 from cascadenced.projections.task_status import TaskRow
 
 N_RUNS = 25
+MAX_STEP_CHARS = 200
+"""Of what a step returned."""
 N_SCHEDULES = 50
 MAX_CHILDREN_SHOWN = 200
 """All of them are in the JSON."""
@@ -79,7 +84,7 @@ def task_page(task: TaskView, schedule: ScheduleRow | None) -> str:
             ("Kind", task.kind),
             ("Mode", task.mode),
             ("State", state_of(_switches(task))),
-            ("Running, queued", f"{task.running:,}, {task.queued:,}"),
+            ("Under way, queued", f"{task.running:,}, {task.queued:,}"),
             ("Last status", state_of(task.last_status)),
             ("Last finished", moment(task.last_finished_at)),
             ("Pointers", number(task.n_pointers)),
@@ -202,7 +207,7 @@ def _tasks(rows: Sequence[TaskRow]) -> Html:
     if not rows:
         return tag("p", "No task is registered.", class_="empty")
     return table(
-        ("Task", "Kind", "Mode", "State", "Running", "Queued", "Last run", "Last status", "Last finished"),
+        ("Task", "Kind", "Mode", "State", "Under way", "Queued", "Last run", "Last status", "Last finished"),
         [
             (
                 task_link(row.name),
@@ -227,7 +232,7 @@ def _all_schedules(page: Page) -> list[Html | None]:
 
 def _schedules(rows: Sequence[ScheduleRow]) -> Html:
     return table(
-        ("Task", "When", "Zone", "Next", "State", "Last run", "What became of it"),
+        ("Task", "When", "Zone", "Next", "State", "Last run", "Ledger"),
         [
             (
                 task_link(row.task),
@@ -236,7 +241,7 @@ def _schedules(rows: Sequence[ScheduleRow]) -> Html:
                 NOTHING if row.next_fire_at is None else tag("time", row.next_fire_at, datetime=row.next_fire_at),
                 state_of("paused" if row.paused else "enabled"),
                 run_link(row.last_run_id),
-                tag("a", "ledger (JSON)", href=f"/schedules/{quote(row.task, safe='')}/ticks"),
+                tag("a", "JSON", href=f"/schedules/{quote(row.task, safe='')}/ticks"),
             )
             for row in rows
         ],
@@ -249,7 +254,7 @@ def _rule(row: ScheduleRow) -> str:
     if row.rrule is not None:
         return row.rrule
     if row.every_s is not None:
-        return f"every {duration(row.every_s)}"
+        return f"every {row.every_s:g} s" if row.every_s < 60 else f"every {duration(row.every_s)}"
     return f"once, {row.at}" if row.at is not None else "as its calendar says"
 
 
@@ -316,11 +321,18 @@ def _steps(steps: Sequence[StepView], n_steps: int) -> Html | None:
                 " ",
                 step.name if step.kind == "step" else f"{step.kind} {step.name}".rstrip(),
                 None if step.took_s is None else tag("span", f" {duration(step.took_s)}", class_="none"),
+                None if step.output is None else [" → ", tag("code", _in_a_line(step.output))],
+                None if step.error is None else f" {step.error}",
             )
             for step in steps
         ],
         class_="steps",
     )
+
+
+def _in_a_line(value: Json) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= MAX_STEP_CHARS else text[: MAX_STEP_CHARS - 1] + "…"
 
 
 def _children(children: Sequence[ChildView]) -> Html:

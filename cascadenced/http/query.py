@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from cascadenced.errors import Invalid
+from cascadenced.events.strict import complaint
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
 
@@ -29,15 +30,15 @@ def arguments(request: web.Request, takes: type[Arguments]) -> Arguments:
         # Not strict: in a query string every number is text.
         return msgspec.convert(values, takes, strict=False)
     except msgspec.ValidationError as error:
-        raise Invalid(_sentence(str(error), values)) from None
+        raise Invalid(_sentence(error, takes, values)) from None
 
 
-def _sentence(complaint: str, values: dict[str, str]) -> str:
+def _sentence(error: msgspec.ValidationError, takes: type[Arguments], values: dict[str, str]) -> str:
     """msgspec's complaint in the words of a query string: it says `$.limit` and knows no value."""
-    what, _, where = complaint.partition(" - at `$.")
+    what, _, where = str(error).partition(" - at `$.")
     name = where.rstrip("`")
     if name not in values:
-        return complaint
+        return complaint(error, takes)
     expected = what.partition(", got ")[0].removeprefix("Expected ")
     return f"{name} must be {expected}, not {_shown(values[name])}"
 

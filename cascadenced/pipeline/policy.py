@@ -49,7 +49,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         ):
             value = getattr(self, name)
             if type(value) not in (int, float) or not lowest <= value <= highest:
-                raise Invalid(f"Retry: {name} must be a number from {lowest} to {highest:g}, not {value!r}")
+                raise Invalid(f"Retry: {name} must be a number from {lowest} to {highest:.12g}, not {value!r}")
         for name in ("retry_on", "give_up_on"):
             kinds = getattr(self, name)
             if not isinstance(kinds, tuple) or not all(map(_is_kind, kinds)):

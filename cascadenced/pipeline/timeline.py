@@ -65,7 +65,7 @@ def _text(run: Run, event: Event) -> str | None:
     """What `event` decided about `run`, which does not include it yet; None if that is not worth a line."""
     match event:
         case RunRequested(forked_from=None, parent_run_id=None):
-            return f"asked for via {event.via}"
+            return _asked(event) + (f", to start after {', '.join(event.requires)}" if event.requires else "")
         case RunRequested(forked_from=str(origin)):
             return f"asked for via {event.via}, as a fork of {origin}"
         case RunRequested(parent_run_id=parent):
@@ -105,6 +105,17 @@ def _text(run: Run, event: Event) -> str | None:
             return f"the stage {event.stage} begins with {n} {'thing' if n == 1 else 'things'} that it was told"
         case _:
             return _of_run(event)
+
+
+def _asked(event: RunRequested) -> str:
+    """Who, or what, wanted it."""
+    failed = event.args.get("failed_run_id")
+    match event.via:
+        case "followup" if isinstance(failed, str):
+            return f"asked for as the follow-up of {failed}, which failed"
+        case "dependency":
+            return "asked for because a task that was asked for must run after it"
+    return f"asked for via {event.via}"
 
 
 def _of_run(event: Event) -> str | None:

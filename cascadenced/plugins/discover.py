@@ -13,6 +13,7 @@ import msgspec
 
 from cascadenced.errors import Invalid
 from cascadenced.events.content import text_of, type_name
+from cascadenced.pipeline.graph import graph
 from cascadenced.plugins.builtin import BUILTINS
 from cascadenced.plugins.describe import describe
 from cascadenced.runtime.tasks import TaskEntry
@@ -76,8 +77,10 @@ def load(path: str) -> object:
 
 
 def collect(found: Iterable[tuple[str, object]], rejected: Iterable[Rejected] = ()) -> Catalogue:
-    """Describe each target; a later one may not take the name of an earlier one."""
+    """Describe each target; a later one may not take the name of an earlier one, and none may have to run before
+    itself."""
     tasks: dict[str, TaskEntry] = {}
+    path_of: dict[str, str] = {}
     refused = list(rejected)
     for path, target in found:
         try:
@@ -92,8 +95,21 @@ def collect(found: Iterable[tuple[str, object]], rejected: Iterable[Rejected] = 
         except BaseException as error:  # noqa: BLE001 -- looking at a plugin runs its code: metaclasses, descriptors
             refused.append(Rejected(path, f"cannot be described: {_text(error)}"))
             continue
-        tasks[entry.name] = entry
-    return Catalogue(tasks, tuple(refused))
+        tasks[entry.name], path_of[entry.name] = entry, path
+    in_cycles = _cycles(tasks)
+    refused += [Rejected(path_of[name], reason) for name, reason in in_cycles.items()]
+    return Catalogue({name: entry for name, entry in tasks.items() if name not in in_cycles}, tuple(refused))
+
+
+def _cycles(entries: Mapping[str, TaskEntry]) -> dict[str, str]:
+    """Tasks that can never run, because each would have to have run before itself; with the way round."""
+    found: dict[str, str] = {}
+    for name in entries:
+        try:
+            graph(name, lambda of: entries[of].policy.dependencies if of in entries else ())
+        except Invalid as error:
+            found[name] = str(error)
+    return found
 
 
 def _text(error: BaseException) -> str:

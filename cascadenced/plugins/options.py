@@ -93,5 +93,5 @@ def _checked_retry(what: str, value: object) -> Retry:
 
 def _checked_seconds(what: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LONGEST_S:
-        raise Invalid(f"{what} must be a number of seconds above 0 and up to {LONGEST_S:g}, not {value!r}")
+        raise Invalid(f"{what} must be a number of seconds above 0 and up to {LONGEST_S:.12g}, not {value!r}")
     return float(value)

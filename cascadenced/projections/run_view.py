@@ -26,6 +26,8 @@ from cascadenced.pipeline.model import ENDED, STAGES, Child, Run, fold
 
 MAX_STEPS_SHOWN = 100
 """Of one stage; the newest."""
+MAX_STEP_OUTPUT_BYTES = 2 * 1024
+"""Of one step."""
 MAX_PRINTED_CHARS = 8 * 1024
 """Of one stage; the newest."""
 
@@ -65,13 +67,16 @@ class RunRow(msgspec.Struct):
 
 class StepView(msgspec.Struct):
     """A step or a wait. kind: step, sleep or event.  status: started, waiting, success, error,
-    or timeout: the event did not come.  took_s: seconds, of a step."""
+    or timeout: the event did not come.  took_s: seconds, of a step.  output: what a step returned; null, too,
+    where that is longer than 2 KiB: the run's events have all of it.  error: what it raised."""
 
     place: Place
     kind: str
     name: str
     status: str
     took_s: float | None = None
+    output: Json = None
+    error: str | None = None
 
 
 class StageView(msgspec.Struct):
@@ -242,10 +247,12 @@ def _show_step(steps: dict[str, dict[Place, StepView]], event: Event) -> None:
     match event:
         case StepStarted(stage=stage, place=place, name=name):
             steps[stage][place] = StepView(place, "step", name, "started")
-        case StepFinished(stage=stage, place=place, name=name, took_s=took_s):
-            steps[stage][place] = StepView(place, "step", name, "success", took_s)
+        case StepFinished(stage=stage, place=place, name=name, took_s=took_s, output=output):
+            shown = output if len(msgspec.json.encode(output)) <= MAX_STEP_OUTPUT_BYTES else None
+            steps[stage][place] = StepView(place, "step", name, "success", took_s, shown)
         case StepFailed(stage=stage, place=place, name=name, took_s=took_s):
-            steps[stage][place] = StepView(place, "step", name, "error", took_s)
+            error = f"{event.error_type}: {event.reason}"
+            steps[stage][place] = StepView(place, "step", name, "error", took_s, None, error)
         case WaitStarted(stage=stage, place=place, kind="sleep" | "event" as kind, name=name):
             steps[stage][place] = StepView(place, kind, name, "waiting")
         case WaitEnded(stage=stage, place=place, kind="sleep" | "event" as kind, name=name, outcome=outcome):

@@ -117,7 +117,7 @@ def _due_sentence(due: Due, zone: Zone) -> str:
         case "overlap.first" | "overlap.second":
             which = due.note.removeprefix("overlap.")
             return f"{due.local} is shown twice in {zone.name}; it fires at this instant, the {which} of the two."
-    return f"It fires: {due.local} in {zone.name}."
+    return f"It is due: {due.local} in {zone.name}."
 
 
 def _listed(times: tuple[str, ...]) -> str:

@@ -32,6 +32,7 @@ from cascadenced.vault import VaultPort
 _log = structlog.get_logger(__name__)
 
 MAX_SUSPECT_BACKOFF_S = 30.0
+PREREQUISITE_FAILED = "prerequisite_failed"
 
 
 class Journey:
@@ -98,16 +99,16 @@ class Journey:
         """Whether all runs that it requires have succeeded. If one has not, and never will, it is refused."""
         for run_id in live.run.requires:  # before any is looked at: it may end meanwhile
             self.dependents.setdefault(run_id, set()).add(live.run_id)
-        runs = [(await self._find(run_id)).run for run_id in live.run.requires]
-        if all(run.status == "success" for run in runs):
+        runs = {run_id: (await self._find(run_id)).run for run_id in live.run.requires}
+        if all(run.status == "success" for run in runs.values()):
             return True
-        failed = next((run for run in runs if run.status in ENDED and run.status != "success"), None)
+        failed = next((run_id for run_id, run in runs.items() if run.status in ENDED and run.status != "success"), None)
         if failed is not None:
             refused = RunRefused(
                 task=live.run.task,
                 via=live.run.via,
-                code="prerequisite_failed",
-                reason=f"the task {failed.task}, which must have run before, did not succeed ({failed.status})",
+                code=PREREQUISITE_FAILED,
+                reason=_of_prerequisite(failed, runs[failed]),
             )
             await self._record_unless_ended(live, refused)
         return False
@@ -296,3 +297,11 @@ async def _uncancelled(this: asyncio.Task[Any]) -> None:
     except asyncio.CancelledError:
         if this.cancelling():
             raise  # a stop, meanwhile
+
+
+def _of_prerequisite(run_id: str, run: Run) -> str:
+    """Why nothing can come after a run; of a whole row of them, what the first one ended with."""
+    if run.error_type == PREREQUISITE_FAILED and run.reason:
+        return run.reason
+    how = f"{run.status}: {run.reason}" if run.status == "refused" else run.status
+    return f"the task {run.task}, which must have run before, did not succeed ({how}); its run is {run_id}"

@@ -225,7 +225,7 @@ def _one_of(key: str, value: Json, words: tuple[str, ...]) -> str:
 
 def _number(key: str, value: Json, least: float, most: float) -> float:
     if type(value) not in (int, float) or not least <= value <= most:
-        raise Invalid(f"'{key}' must be a number from {least:g} to {most:g}")
+        raise Invalid(f"'{key}' must be a number from {least:.12g} to {most:.12g}")
     return float(value)
 
 

@@ -88,11 +88,13 @@ def explain(
         [due] = table.due(fires_us - 1, fires_us, 1) or [Due(fires_us)]
         if not due.fires and due.code is not None:
             left_out = True
-            reasons.append(f"It is not to fire: {_WHY.get(due.code, due.code)}.")
+            reasons.append(f"But it is left out: {_WHY.get(due.code, due.code)}.")
     if told:
         reasons += told
     elif answer.fires_us and answer.fires_us[0] > now_us:
         will_not = "; it will be recorded as suppressed" if left_out or schedule.paused else ""
+        if schedule.paused and not left_out:
+            will_not += ", unless the schedule, which is paused, is resumed before"
         reasons.append(f"It is still to come{will_not}.")
     elif answer.fires_us and schedule.rule is not None and answer.fires_us[0] <= schedule.rule.from_us:
         reasons.append("The schedule was set, or changed, after it: nothing of the past is fired.")

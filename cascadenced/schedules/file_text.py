@@ -159,7 +159,18 @@ def entry_of(rule: ScheduleSet, *, user_hash: str | None, group_hash: str | None
         entry["user_hash"] = user_hash
     if group_hash is not None:
         entry["group_hash"] = group_hash
-    return rule.expr if set(entry) == {"expr"} else entry
+    return (
+        rule.expr
+        if set(entry) == {"expr"}
+        else {name: value if name in ("args", "recurrence") else _tidy(value) for name, value in entry.items()}
+    )
+
+
+def _tidy(value: Json) -> Json:
+    """Numbers as a person writes them."""
+    if isinstance(value, dict):
+        return {name: _tidy(inner) for name, inner in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _misfire(rule: ScheduleSet) -> dict[str, Json]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 
 import msgspec
 
 from cascadenced.schedules.timetable import Timetable
+
+EXCLUDED: Mapping[str, str] = {"excluded.date": "The day is excluded.", "excluded.span": "A calendar excludes it."}
 
 
 class Previewed(msgspec.Struct, omit_defaults=True):
@@ -27,4 +30,4 @@ def preview(table: Timetable, *, after_us: int, count: int) -> list[Previewed]:
 
 
 def _note(table: Timetable, at_us: int, code: str) -> str:
-    return "The day is excluded." if code.startswith("excluded") else table.why(at_us).sentence
+    return EXCLUDED.get(code) or table.why(at_us).sentence

@@ -16,6 +16,7 @@ from cascadenced.events.schedule import ScheduleSet, TickFired, TickQueued, Tick
 from cascadenced.recurrence.jitter import jitter_us
 from cascadenced.schedules.decide import settle
 from cascadenced.schedules.model import Schedule, evolve
+from cascadenced.schedules.preview import EXCLUDED
 from cascadenced.schedules.timetable import Timetable, shown, timetable_now
 
 MAX_INSTANTS = 200_000
@@ -62,7 +63,6 @@ class Simulation(msgspec.Struct, frozen=True):
 
 
 _NO_CALENDARS: Mapping[str, Timetable | None] = {}
-_EXCLUDED = {"excluded.date": "The day is excluded.", "excluded.span": "A calendar excludes it."}
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -173,7 +173,7 @@ class _World:
         given = lane.table.due(lane.state.settled_us, lane.next[0], 10) if due and lane.next is not None else []
         for each in given:
             if each.code is not None and len(lane.oddities) < MAX_SHOWN:
-                why = _EXCLUDED.get(each.code) or lane.table.why(each.at_us).sentence
+                why = EXCLUDED.get(each.code) or lane.table.why(each.at_us).sentence
                 lane.oddities.append(Oddity(lane.table.shown(each.at_us), why))
         while True:
             rest = [each for each in given if each.at_us > lane.state.settled_us]

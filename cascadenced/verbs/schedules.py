@@ -87,8 +87,8 @@ class PreviewArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
 
 
 class SimulateArguments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """start, end: instants with an offset.  change: text of a file like schedules.yml, that would be all there is.
-    name: of that file, to say where something is wrong."""
+    """start, end: instants with an offset, both included.  change: text of a file like schedules.yml, that would be all
+    there is.  name: of that file, to say where something is wrong."""
 
     start: str
     end: str
@@ -215,7 +215,7 @@ async def _simulate(instance: Instance, asked: SimulateArguments) -> SimulationR
             changed, strangers = await instance.schedule_file.rules(asked.change.encode(), _door(asked.via, "file"))
         unknown = [*strangers]
     before, after, differences = await instance.answers.simulate(
-        from_us=_instant("start", asked.start), to_us=_instant("end", asked.end), changed=changed
+        from_us=_instant("start", asked.start) - 1, to_us=_instant("end", asked.end), changed=changed
     )
     return SimulationResult(_shown(before), None if after is None else _shown(after), differences, unknown)
 

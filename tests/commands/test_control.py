@@ -113,10 +113,19 @@ def test_who_cancelled_is_in_the_trail_by_pseudonym(run, waiting):
 
 def test_a_task_with_a_run_under_way_pauses_the_run(run, waiting):
     assert run("pause", "patient", *GROUP).err == "error: user_id is required\n"
-    assert run("pause", "patient", *WHO).out == "patient paused\n"
+    paused = run("pause", "patient", *WHO)
+    assert (paused.out, paused.err) == (
+        "patient paused\n",
+        f"that is its run {waiting}; the task itself is as it was\n",
+    )
     assert run("show", waiting, "--json").json["status"] == "paused"
     assert run("resume", "patient", *WHO).out == "patient resumed\n"
     assert run("show", waiting, "--json").json["status"] == "waiting"
+
+
+def test_a_task_without_a_run_under_way_is_paused_itself_and_no_run_is_named(run):
+    paused = run("pause", "example", *GROUP)
+    assert (paused.out, paused.err) == ("example paused\n", "")
 
 
 def test_a_run_is_paused_by_its_id_and_by_its_task_and_job(run, waiting):
@@ -169,6 +178,12 @@ def test_unknown_runs_are_errors(run):
     for command in (("cancel",), ("signal", "--note", "x"), ("resolve", "retry")):
         ran = run(command[0], "f" * 32, *command[1:])
         assert (ran.code, ran.err) == (1, f"error: no run '{'f' * 32}': the list of runs has those there are\n")
+
+
+def test_what_a_step_returned_is_shown_with_it(run, waiting):
+    [line] = [line for line in run("show", waiting).out.splitlines() if "measure" in line]
+    assert line.split()[:3] == ["1", "measure", "success"]
+    assert line.split()[-1] == "7"
 
 
 # ── what cannot go on here ───────────────────────────────────────────────────────────────────────────────────────

@@ -132,6 +132,71 @@ def test_a_schedule_of_no_task_is_a_warning(run, folder):
     assert report["warnings"] == ["schedules.yml: line 1: there is no task exmaple: its schedule fires nothing"]
 
 
+NEEDY = """
+class One:
+    name, dependencies = "one", ["two"]
+    def run(self): ...
+
+class Two:
+    name, dependencies = "two", ["one"]
+    def run(self): ...
+
+class Three:
+    name, dependencies = "three", ["foru"]
+    def run(self): ...
+"""
+
+
+def test_tasks_that_need_themselves_are_wrong_and_those_that_need_nobody_a_warning(run, folder, tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text(NEEDY)
+    monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", "needy:One,needy:Two,needy:Three")
+    report = run("doctor", "--json").json
+    assert report["problems"] == [
+        "the plugin needy:One cannot be used: Cyclic dependency detected: one -> two -> one",
+        "the plugin needy:Two cannot be used: Cyclic dependency detected: two -> one -> two",
+    ]
+    assert report["warnings"][-1].startswith("the task three is to run after foru, and there is no such task")
+    listed = run("list")
+    assert "one\t" not in listed.out
+    assert "warning: needy:One is not loaded: Cyclic dependency detected: one -> two -> one\n" in listed.err
+
+
+def test_a_follow_up_that_there_is_no_task_of_is_wrong(run, monkeypatch):
+    monkeypatch.setenv("CASCADENCE_FOLLOW_UP_TASK", "agnet")
+    assert run("doctor", "--json").json["problems"] == [
+        "follow_up_task: there is no task agnet: nothing follows a failed run"
+    ]
+    monkeypatch.setenv("CASCADENCE_FOLLOW_UP_TASK", "")
+    assert run("doctor", "--json").json["problems"] == []
+
+
+def test_what_a_class_nearly_says_is_a_warning(run, tmp_path, monkeypatch):
+    (tmp_path / "spelt.py").write_text(
+        'class Bill:\n    name = "bill"\n    delivry = "at_most_once"\n    def run(self): ...\n'
+    )
+    monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", "spelt:Bill")
+    report = run("doctor", "--json").json
+    assert report["problems"] == []
+    assert report["warnings"][-1] == "the task bill has delivry, which means nothing here: did you mean delivery?"
+
+
+def test_what_entries_are_to_run_after_is_looked_at_as_well(run, folder):
+    folder.mkdir(mode=0o700)
+    (folder / "schedules.yml").write_text(
+        "example: {expr: 0 9 * * *, deps: [sleeper]}\n"
+        "sleeper: {expr: 0 9 * * *, deps: [example]}\n"
+        "countdown: {expr: 0 9 * * *, deps: [exmaple]}\n"
+    )
+    report = run("doctor", "--json").json
+    assert report["problems"] == [
+        "schedules.yml: line 1: example: Cyclic dependency detected: example -> sleeper -> example",
+        "schedules.yml: line 2: sleeper: Cyclic dependency detected: sleeper -> example -> sleeper",
+    ]
+    assert report["warnings"] == [
+        "schedules.yml: line 3: countdown is to run after exmaple, and there is no such task: its runs are refused"
+    ]
+
+
 def test_no_schedules_are_looked_at_where_none_are_kept(run, folder, monkeypatch):
     monkeypatch.setenv("CASCADENCE_SCHEDULER", "base")
     folder.mkdir(mode=0o700)

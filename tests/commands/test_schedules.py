@@ -102,6 +102,8 @@ def test_pause_and_resume(run) -> None:
     run("schedule", "example", "0 9 * * *")
     assert run("schedule-pause", "example").out == "example schedule paused\n"
     assert run("schedules", "--next").out == "example\t0 9 * * *\tpaused\n"
+    said = "suppressed, unless the schedule, which is paused, is resumed before.\n"
+    assert run("explain", "example@2037-01-01T09:00").out.endswith(said)
     assert run("schedule-resume", "example").out == "example schedule resumed\n"
     assert run("schedule-resume", "example").err == "error: the schedule of example is not paused\n"
 
@@ -152,6 +154,37 @@ def test_an_instant_is_explained_by_its_local_time(run) -> None:
     assert run("ticks", "example").out == "nothing yet\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("0 9 * * *", "example"), "error: NAME comes before EXPR: schedule example '0 9 * * *'."),
+        (
+            ("example", "0", "9", "*", "*", "*"),
+            "error: EXPR is one argument: put it into quotes, as in schedule report",
+        ),
+    ],
+)
+def test_an_expression_in_the_wrong_place_or_without_quotes_is_told_where_it_belongs(run, words, says: str) -> None:
+    ran = run("schedule", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+
+
+def test_what_is_to_run_after_a_task_that_is_not_there_is_not_set(run) -> None:
+    ran = run("schedule", "example", "0 9 * * *", "--after", "slepeer")
+    assert (ran.code, ran.err) == (1, "error: Unknown task: slepeer\ndid you mean sleeper?\n")
+    assert run("schedules").out == ""
+
+
+def test_what_a_file_would_only_add_is_not_compared_with_nothing(run, tmp_path: Path) -> None:
+    run("schedule", "example", "--every", "3600")
+    assert run("schedules").out == 'example\t{"every_s":3600}\n'
+    (tmp_path / "new.yml").write_text("countdown: 0 10 * * *\nexample: {every_s: 3600}\n")
+    span = ("--simulate", "--from", "2027-01-01T00:00:00Z", "--to", "2027-01-02T00:00:00Z")
+    out = run("schedules", *span, "--change", tmp_path / "new.yml").out
+    assert out.splitlines()[-1] == "countdown: 1 run more (2027-01-01T10:00:00+00:00)"
+
+
 def test_all_schedules_are_simulated_and_compared_with_a_file(run, tmp_path: Path) -> None:
     run("schedule", "example", "0 9 * * *")
     changed = tmp_path / "new.yml"
@@ -163,10 +196,21 @@ def test_all_schedules_are_simulated_and_compared_with_a_file(run, tmp_path: Pat
     assert out.splitlines()[-2:] == [
         "differences:",
         "example: 2 runs fewer (2027-01-01T09:00:00+00:00, 2027-01-02T09:00:00+00:00), "
-        "2 more (2027-01-01T10:00:00+00:00, 2027-01-02T10:00:00+00:00)",
+        "2 runs more (2027-01-01T10:00:00+00:00, 2027-01-02T10:00:00+00:00)",
     ]
     found = json.loads(run("schedules", *span, "--json").out)
     assert (found["simulation"]["n_instants"], found["changed"], found["differences"]) == (2, None, [])
+
+
+def test_a_bound_is_told_in_digits(run) -> None:
+    ran = run("schedule", "example", "0 9 * * *", "--within", "-1")
+    assert ran.err == "error: example: 'misfire.within_s' must be a number from 0 to 31622400\n"
+
+
+def test_a_simulation_includes_both_of_its_ends_as_a_backfill_does(run) -> None:
+    run("schedule", "example", "@daily")
+    lines = run("schedules", "--simulate", "--from", "2027-01-01T00:00:00Z", "--to", "2027-01-02T00:00:00Z").out
+    assert lines.splitlines()[1].split() == ["example", "2", "2027-01-01T00:00:00+00:00", "2027-01-02T00:00:00+00:00"]
 
 
 def test_the_present_file_would_change_nothing_and_what_is_of_no_task_is_told(run, folder: Path) -> None:
@@ -186,11 +230,18 @@ def test_the_present_file_would_change_nothing_and_what_is_of_no_task_is_told(ru
     ("words", "code", "says"),
     [
         (("--simulate",), 2, "--simulate needs --from and --to, and no --preview."),
-        (("--simulate", "--from", "x", "--to", "y"), 1, "error: start must be an instant such as"),
+        (
+            ("--simulate", "--from", "x", "--to", "y"),
+            2,
+            "'--from': an instant with an offset or Z, such as 2026-11-30T09",
+        ),
+        (("--preview", "example", "--from", "2027-01-02"), 2, "'--from': an instant with an offset or Z, such as"),
+        (("--preview", "example", "--count", "0"), 2, "Invalid value for '--count': 0 is not in the range 1<=x<=1000."),
+        (("--preview", "example", "--timezone", "UTC"), 2, "the schedule of example has its own zone"),
         (("--simulate", "--from", "2027-01-02T00:00:00Z", "--to", "2027-01-01T00:00:00Z"), 1, "error: the end must be"),
     ],
 )
-def test_a_simulation_that_cannot_be_says_why(run, words, code: int, says: str) -> None:
+def test_a_simulation_or_preview_that_cannot_be_says_why(run, words, code: int, says: str) -> None:
     ran = run("schedules", *words)
     assert ran.code == code
     assert says in ran.err
@@ -201,7 +252,7 @@ def test_due_instants_of_the_past_are_run_once(run) -> None:
     asked = ("backfill", "example", "--from", "2026-01-05T00:00:00Z", "--to", "2026-01-06T23:00:00Z")
     ran = run(*asked)
     assert (ran.code, len(ran.out.splitlines())) == (0, 3), ran.err
-    assert ran.out.splitlines()[1].startswith("2026-01-05T09:00:00")
+    assert ran.out.splitlines()[1].startswith("2026-01-05T09:00:00Z ")
     assert ran.out.splitlines()[1].endswith("success")
     assert run(*asked).out.count("asked before") == 2
     assert len(json.loads(run("runs", "--json").out)["items"]) == 2

@@ -156,3 +156,12 @@ def test_json_has_the_shapes_of_the_verbs(run):
     assert set(status["tasks"][0]) == fields(TaskRow)
     assert set(run("status", "example", "--json").json) == fields(TaskView)
     assert set(run("disable", "example", "--group-id", "g", "--json").json) == fields(Switched)
+
+
+def test_a_name_that_is_nearly_one_is_answered_with_it(run):
+    ran = run("run", "exmaple", *WHO)
+    assert (ran.code, ran.out.count("\n"), ran.err) == (1, 0, "error: Unknown task: exmaple\ndid you mean example?\n")
+    assert run("unschedule", "exmaple").err == "error: Unknown schedule: exmaple\n"
+    run("schedule", "example", "0 9 * * *")
+    assert run("unschedule", "exmaple").err == "error: Unknown schedule: exmaple\ndid you mean example?\n"
+    assert run("run", "exmaple", *WHO, "--json").err == "error: Unknown task: exmaple\n"

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -309,3 +310,43 @@ def test_an_object_of_another_shape_is_invalid(data: bytes):
 def test_what_is_no_object_is_named(value: object, kind: str):
     with pytest.raises(BadMessage, match=f"a JSON object is expected, not {kind}"):
         shaped(value, Point)
+
+
+class _Inner(msgspec.Struct, forbid_unknown_fields=True):
+    n: int = 0
+
+
+class _Shape(msgspec.Struct, forbid_unknown_fields=True):
+    args: dict[str, int] = {}
+    inner: _Inner | None = None
+    task: str = msgspec.field(name="job", default="")
+
+
+class _Needy(msgspec.Struct):
+    user_id: str
+
+
+class _Bounded(msgspec.Struct):
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Empty(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "says"),
+    [
+        ({"arg": {}}, _Shape, "there is no field `arg`; did you mean `args`?"),
+        ({"number": 7}, _Shape, "there is no field `number`; there may be args, inner, job"),
+        ({"inner": {"m": 1}}, _Shape, "there is no field `m` in `inner`"),
+        ({"x": 7}, _Empty, "there is no field `x`; there may be none"),
+        ({}, _Needy, "the field `user_id` is missing"),
+        ({"count": 0}, _Bounded, "`count` must be `int` >= 1"),
+        ({"args": 7}, _Shape, "`args` must be `object`, not `int`"),
+    ],
+)
+def test_a_field_that_is_not_known_or_missing_is_told_with_what_may_be_meant(value: Any, shape: type, says: str):
+    with pytest.raises(BadMessage) as caught:
+        shaped(value, shape)
+    assert (str(caught.value), caught.value.code) == (says, "invalid")

@@ -65,7 +65,7 @@ async def test_nothing_fires_during_its_events_and_it_is_said_why(home: Home) ->
         await schedule(instance)
         await minutes(home, instance, 4)
         assert (await explained(instance, "report@2026-11-26T09:02"))[1:] == [
-            "It is not to fire: a calendar excludes it.",
+            "But it is left out: a calendar excludes it.",
             "It was suppressed: a calendar excludes it.",
         ]
     assert home.ledger() == [
@@ -82,6 +82,7 @@ async def test_previews_and_lists_know_it(home: Home) -> None:
         assert (await schedule(instance, expr="2-9 9 * * *")).next_fire_at == "2026-11-26T09:04:00+00:00"
         shown = (await perform(VERBS["preview"], instance, {"task": "report", "count": 3})).items
         assert [(item.at[11:16], item.fires) for item in shown] == [("09:02", False), ("09:03", False), ("09:04", True)]
+        assert [item.note for item in shown] == ["A calendar excludes it.", "A calendar excludes it.", None]
 
 
 async def test_it_is_read_again_when_it_changes(home: Home) -> None:
@@ -142,7 +143,7 @@ async def test_after_a_restart_without_the_file_nothing_is_decided_until_it_is_b
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "there is no such file"),
+        (None, "there is no such file (its path begins in the folder of schedules.yml)"),
         (b"nothing", "it is not a calendar, or a broken one (ValueError)"),
         (b" " * (MAX_BYTES + 1), "it has more than 4194304 bytes"),
     ],
@@ -176,7 +177,7 @@ async def test_the_rule_for_misfires_knows_what_is_excluded(home: Home) -> None:
 async def test_a_simulation_knows_the_calendar_too(home: Home) -> None:
     async with home.up() as instance:
         await schedule(instance)
-        span = {"start": "2026-11-26T09:00:00Z", "end": "2026-11-26T09:05:00Z"}
+        span = {"start": "2026-11-26T09:01:00Z", "end": "2026-11-26T09:05:00Z"}
         change = "report: {expr: '* * * * *', exclude_ics: days.ics, exclude: [2026-11-26]}"
         found = await perform(VERBS["simulate"], instance, {**span, "change": change})
         [before], [after] = found.simulation.schedules, found.changed.schedules

@@ -9,7 +9,7 @@ import pytest
 
 from cascadenced.errors import Invalid
 from cascadenced.events.base import Context
-from cascadenced.events.run import RunRefused, RunRequested
+from cascadenced.events.run import RunFailed, RunRefused, RunRequested
 from cascadenced.events.task import TaskRejected
 from cascadenced.plugins.base import BaseTask
 from cascadenced.verbs import VERBS, perform
@@ -105,9 +105,11 @@ async def test_if_one_fails_what_comes_after_it_is_refused_and_says_so() -> None
         found = (await run(instance, "a")).run
         assert found.status == "refused"
     assert ended() == ["d"]
+    [failed] = world.recorded(RunFailed)
+    why = f"the task c, which must have run before, did not succeed (error); its run is {failed.run_id}"
     assert [(event.task, event.code, event.reason) for event in world.events(RunRefused)] == [
-        ("b", "prerequisite_failed", "the task c, which must have run before, did not succeed (error)"),
-        ("a", "prerequisite_failed", "the task b, which must have run before, did not succeed (refused)"),
+        ("b", "prerequisite_failed", why),
+        ("a", "prerequisite_failed", why),
     ]
 
 
@@ -124,7 +126,9 @@ async def test_and_if_there_is_no_such_task() -> None:
     world = World(task("a", "nobody"))
     async with world.up() as instance:
         assert (await run(instance, "a")).run.status == "refused"
-    assert [event.code for event in world.events(RunRefused)] == ["unknown_task", "prerequisite_failed"]
+    unknown, refused = world.events(RunRefused)
+    assert (unknown.code, refused.code) == ("unknown_task", "prerequisite_failed")
+    assert "did not succeed (refused: Unknown task: nobody); its run is " in refused.reason
 
 
 async def test_a_task_that_takes_no_runs_itself_starts_none_of_them() -> None:

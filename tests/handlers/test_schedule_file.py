@@ -10,6 +10,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import structlog
 
 from cascadenced.errors import Invalid
 from cascadenced.events.audit import audit_rows, stage_rows
@@ -180,7 +181,8 @@ async def test_a_new_entry_whose_calendar_cannot_be_read_is_refused_and_one_that
         assert await file.sync() == ()
         assert sorted(await folder.schedules(instance)) == ["load", "report"]
         folder.write("report: {expr: 0 10 * * *, exclude_ics: days.ics}\nload: 30 2 * * *\n")
-        assert await file.sync() == ["line 1: report: exclude_ics: days.ics: there is no such file"]
+        [problem] = await file.sync()
+        assert problem.startswith("line 1: report: exclude_ics: days.ics: there is no such file (its path begins in ")
         assert (await folder.schedules(instance))["report"] == "0 9 * * *"
 
 
@@ -399,3 +401,25 @@ async def test_a_long_file_is_read_and_written_beside_everything_else(
     async with folder.life() as (_, file):
         await file.sync()
     assert on_the_loop == [False, False]
+
+
+async def test_a_copy_of_before_that_is_put_back_is_told_that_what_was_set_since_stays(folder: Folder) -> None:
+    folder.write("report: 0 9 * * *\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        before = folder.text_of_file()
+        with structlog.testing.capture_logs() as lines:
+            await instance.schedules.set("report", "0 10 * * *", via="cli")
+            await instance.schedules.set("load", "0 11 * * *", via="cli")
+            await file.sync()
+            assert lines == []
+            folder.path.write_text(before)
+            await file.sync()
+        assert {(line["event"], line["task"], line["line"]) for line in lines} == {
+            ("schedule_is_newer", "report", 1),
+            ("schedule_is_newer", "load", None),
+        }
+        assert await folder.schedules(instance) == {"report": "0 10 * * *", "load": "0 11 * * *"}
+        folder.path.write_text(before.splitlines(keepends=True)[0])
+        await file.sync()
+        assert (await folder.schedules(instance))["report"] == "0 9 * * *"

@@ -200,12 +200,14 @@ async def test_a_run_that_waits_says_for_what_on_both_pages(world: World, public
 async def test_steps_and_the_runs_of_a_plan_are_text(world: World):
     run = await world.instance.answers.run(await world.run())
     name = "<script>x</script>"
-    stage = msgspec.structs.replace(run.stages[4], n_steps=201, steps=[StepView(201, "step", name, "success", 0.5)])
+    stage = msgspec.structs.replace(
+        run.stages[4], n_steps=201, steps=[StepView(201, "step", name, "success", 0.5, name)]
+    )
     waits = WaitView("event", f"the event {name}", name, reason=name)
     child = ChildView(0, name, "f" * 32, "running", 1)
     page = run_page(msgspec.structs.replace(run, stages=[stage], waits_for=waits, children=[child]))
     assert "<script>x" not in page
-    assert page.count("&lt;script&gt;x") == 4
+    assert page.count("&lt;script&gt;x") == 5
     assert "200 before" in page
     assert f'href="/runs/{"f" * 32}"' in page
 

@@ -148,6 +148,11 @@ async def test_a_bad_query_is_refused_with_a_reason(public: Client, path: str):
         assert body["error"] == "invalid"
 
 
+async def test_a_parameter_that_is_not_known_is_answered_with_the_one_that_is(public: Client):
+    async with public.get("/runs?stauts=error") as response:
+        assert (await response.json())["detail"] == "there is no field `stauts`; did you mean `status`?"
+
+
 async def test_a_refused_value_is_named(public: Client):
     async with public.get("/runs?limit=abc") as response:
         assert (await response.json())["detail"] == "limit must be `int`, not 'abc'"

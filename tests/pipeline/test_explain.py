@@ -334,6 +334,16 @@ def told(*events: Event) -> list[str]:
     return [moment.text for moment in explained(*events).timeline]
 
 
+def test_who_or_what_asked_for_it_is_told_by_name():
+    failed = {"failed_task": "load", "failed_run_id": OTHER_RUN_ID, "reason": "boom"}
+    [follow_up, *_] = told(example(RunRequested, via="followup", args=failed))
+    assert follow_up.startswith(f"asked for as the follow-up of {OTHER_RUN_ID}, which failed, for user")
+    [needed, *_] = told(example(RunRequested, via="dependency"))
+    assert needed.startswith("asked for because a task that was asked for must run after it, for user")
+    [needy, *_] = told(example(RunRequested, requires=(OTHER_RUN_ID,)))
+    assert needy.startswith(f"asked for via bus, to start after {OTHER_RUN_ID}, for user")
+
+
 def test_stages_that_begin_and_end_as_they_should_are_no_decisions():
     assert told(*run_of("plan", "run")) == [
         f"asked for via bus, for user {USER_HASH[:12]}",

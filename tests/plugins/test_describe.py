@@ -79,11 +79,11 @@ class NamelessPointer(PointerTask):
         ),
         (
             task(timeout_s=0),
-            "Task 'Task': timeout_s must be a number of seconds above 0 and up to 2.592e+06, not 0",
+            "Task 'Task': timeout_s must be a number of seconds above 0 and up to 2592000, not 0",
         ),
         (
             task(timeout_s={"run": True}),
-            "Task 'Task': timeout_s['run'] must be a number of seconds above 0 and up to 2.592e+06, not True",
+            "Task 'Task': timeout_s['run'] must be a number of seconds above 0 and up to 2592000, not True",
         ),
         (
             task(max_concurrent=0),

@@ -24,7 +24,7 @@ from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.policy import Policy
-from cascadenced.projections.run_view import MAX_PRINTED_CHARS, run_view
+from cascadenced.projections.run_view import MAX_PRINTED_CHARS, MAX_STEP_OUTPUT_BYTES, run_view
 from tests.examples import AT, AT_US, GROUP_HASH, OTHER_HASH, RUN_ID, USER_HASH, example, recorded, run_of
 
 
@@ -408,3 +408,19 @@ def test_a_run_of_a_plan_is_not_shown_as_running_when_the_plan_is_over():
 def test_a_doubt_that_was_settled_is_over():
     shown = view(*run_of("run")[:3], example(RunDoubted, stage="run"), example(RunResolved, verdict="retry"))
     assert (shown.status, shown.waits_for, stages_of(shown)["run"]) == ("running", None, "started")
+
+
+def test_a_step_shows_what_it_returned_unless_that_is_long_or_what_it_raised():
+    long = "x" * MAX_STEP_OUTPUT_BYTES
+    shown = view(
+        *run_of("run")[:3],
+        example(StepFinished, place="1", name="measure", output={"n": 7}),
+        example(StepFinished, place="2", name="fetch", output=long),
+        example(StepFailed, place="3", name="charge", error_type="OSError", reason="no route"),
+    )
+    [run] = [stage for stage in shown.stages if stage.stage == "run"]
+    assert [(step.output, step.error) for step in run.steps] == [
+        ({"n": 7}, None),
+        (None, None),
+        (None, "OSError: no route"),
+    ]

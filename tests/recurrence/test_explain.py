@@ -24,8 +24,8 @@ def asked(recurrence: Recurrence | str, when: str | int, *, gap: str = "shift", 
 @pytest.mark.parametrize(
     ("expression", "when", "code", "sentence"),
     [
-        ("0 9 * * *", "2025-06-02T09:00", "due", "It fires: 2025-06-02T09:00 in America/New_York."),
-        ("0 9 * * *", "2025-06-02T13:00Z", "due", "It fires: 2025-06-02T09:00 in America/New_York."),
+        ("0 9 * * *", "2025-06-02T09:00", "due", "It is due: 2025-06-02T09:00 in America/New_York."),
+        ("0 9 * * *", "2025-06-02T13:00Z", "due", "It is due: 2025-06-02T09:00 in America/New_York."),
         (
             "0 9-17 * * *",
             "2025-06-02T18:00",

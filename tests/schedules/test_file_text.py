@@ -174,3 +174,10 @@ def test_an_expression_alone_is_written_bare_and_with_an_identity_by_pseudonym()
         "user_hash": "ab",
         "group_hash": "cd",
     }
+
+
+def test_whole_numbers_are_written_as_such_and_content_as_it_is() -> None:
+    entry: dict[str, Any] = {"every_s": 20, "misfire": {"within_s": 600}, "jitter_s": 1.5, "args": {"rate": 2.0}}
+    rule = defined("report", entry, now_us=0, timezone="UTC", via="cli").rule
+    shown = entry_of(rule, user_hash=None, group_hash=None, timezone="UTC")
+    assert repr(shown) == "{'every_s': 20, 'misfire': {'within_s': 600}, 'jitter_s': 1.5, 'args': {'rate': 2.0}}"
