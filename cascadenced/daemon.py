@@ -164,7 +164,7 @@ class Daemon:
         read: Callable[[], Config],
         notifier: Notifier,
     ) -> None:
-        self._config, self._stop, self._announce = config, stop, announce
+        self._config, self._stop, self._tell = config, stop, announce
         self._read, self._notifier = read, notifier
         self.reread = asyncio.Event()
         self._outages = Outages()
@@ -211,6 +211,10 @@ class Daemon:
                     takers.cancel_scope.cancel()
                 await self._drain(instance, outbox)
                 carriers.cancel_scope.cancel()
+
+    def _announce(self, text: str) -> None:
+        with suppress(OSError):  # nobody reads it any more
+            self._tell(text)
 
     # ── up ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -109,6 +109,22 @@ async def test_a_log_with_a_damaged_event_ends_the_daemon_with_74_and_the_event(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(("how", "status"), [("asked to", 0), ("folder lost", 74)])
+async def test_a_daemon_whose_output_nobody_reads_any_more_goes_on_and_ends_as_it_should(
+    daemon: Daemon, how: str, status: int
+) -> None:
+    await daemon.start()
+    assert daemon.process is not None
+    daemon.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    code, _, err = await daemon.command("run", "telling", "--user-id", "alice", "--group-id", "eng")
+    assert code == 0, err
+    if how == "asked to":
+        assert await daemon.stop() == status
+    else:
+        daemon.data_dir.rename(daemon.folder / "elsewhere")
+        assert await daemon.ended() == status
+
+
 async def test_a_terminal_that_is_closed_stops_the_daemon_in_it(daemon: Daemon) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
