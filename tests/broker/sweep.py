@@ -52,7 +52,8 @@ async def suffer(stage: Scene, name: str, chance: random.Random, *, busy: bool =
 
 async def noticed(stage: Scene, name: str, before: int) -> None:
     """What must be in the log of it is there, and nothing that has no place there."""
-    broken, deadline = BREAKS[name], time.monotonic() + NOTICED_WITHIN_S
+    # What is of a kind that was recorded within the minute is not recorded again before it is repaired.
+    broken, deadline = BREAKS[name], time.monotonic() + NOTICED_WITHIN_S + stage.whole_within_s
     while True:
         stage.read()
         reasons, n_lost = stage.reasons(before), len(stage.of(BusLost, before))
