@@ -55,9 +55,9 @@ async def of_what_is_in_doubt(world: World, life: DaemonLife) -> list[str] | Non
 
 
 def _is_in_doubt(events: Sequence[Recorded]) -> bool:
-    """Of a run at rest that is not paused."""
+    """Of a run at rest. What a pause keeps from being looked at after a crash, nobody knows yet."""
     under_way: set[str] = set()
-    in_steps = is_paused = waits = False
+    in_steps = is_paused = waits = is_known = False
     doubted = ""
     for recorded in events:
         event = recorded.event
@@ -72,11 +72,12 @@ def _is_in_doubt(events: Sequence[Recorded]) -> bool:
                 in_steps = in_steps or isinstance(event, StepFinished)
                 under_way -= {event.place, ""}
             case RunDoubted():
-                doubted = event.place
+                doubted, is_known = event.place, True
                 if "took longer" in event.reason:  # its end may have been recorded in the same instant
                     under_way.add(event.place)
             case RunResolved():
                 under_way -= {doubted, ""}
+                is_known = False
             case WaitStarted():
                 in_steps = waits = True
                 under_way.discard("")
@@ -88,7 +89,8 @@ def _is_in_doubt(events: Sequence[Recorded]) -> bool:
         is_paused = recorded.type == "run.paused" or (is_paused and recorded.type != "run.resumed")
         if recorded.type in _ENDS:
             return False
-    return bool(under_way) and not is_paused and not waits and getattr(events[0].event, "task", "") in AT_MOST_ONCE
+    is_looked_at = is_known or not is_paused
+    return bool(under_way) and is_looked_at and not waits and getattr(events[0].event, "task", "") in AT_MOST_ONCE
 
 
 # ── of all that survived ─────────────────────────────────────────────────────────────────────────────────────────
