@@ -20,8 +20,8 @@ from cascadenced.job_thread import JobThread
 
 _log = structlog.get_logger("cascadenced")
 
-
 READ_WITHIN_S = 10.0
+"""How long the file may take: one on a disk that hangs, or a pipe, never ends."""
 
 
 async def reload(instance: Instance, read: Callable[[], Config]) -> None:

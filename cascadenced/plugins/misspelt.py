@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from cascadenced.pipeline.model import STAGES
+from cascadenced.pipeline.policy import Policy
 
-_OPTIONS = (
-    *("retries", "timeout_s", "delivery", "on_doubt", "on_code_change"),
-    *("isolation", "max_concurrent", "dependencies"),
-)
-"""Without `name` and `limits`, which are too like what else there may be."""
+_OPTIONS = tuple(option for option in Policy.__struct_fields__ if option != "limits")
+"""Without `limits`, and `name`, which are too like what else there may be."""
 _NEARLY = 0.84
 
 
