@@ -77,13 +77,15 @@ class Loose:
         def fail(*_): raise RuntimeError(text)
         async def fail_later(): fail()
         warnings.warn(text)
-        threading.Thread(target=fail).start()
+        thread = threading.Thread(target=fail)
+        thread.start()
         left = asyncio.create_task(fail_later())
         asyncio.get_running_loop().call_soon(fail, self.user_id)
         class Dying:
             __del__ = fail
         Dying()
-        await asyncio.sleep(0.01)
+        await asyncio.wait({left})  # what it raised is left where it is
+        thread.join()
         del left
         gc.collect()
 
