@@ -23,25 +23,11 @@ from cascadenced.completeness import refuse_incomplete
 from cascadenced.config import Config
 from cascadenced.errors import BadMessage, Conflict, Invalid, Unavailable, Unknown
 from cascadenced.eventlog.lock import DataFolderLock
-from cascadenced.events.base import Event, Json, Recorded
-from cascadenced.events.run import (
-    RunCancelled,
-    RunDoubted,
-    RunFailed,
-    RunFinished,
-    RunHeld,
-    RunPaused,
-    RunRefused,
-    RunReleased,
-    RunRequested,
-    RunResolved,
-    RunResumed,
-)
-from cascadenced.events.stage import StageFailed, StageStarted
+from cascadenced.events.base import Json, Recorded
+from cascadenced.events.run import RunRequested
 from cascadenced.events.strict import shaped
-from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.instance import Instance, open_instance
-from cascadenced.pipeline.model import ENDED
+from cascadenced.pipeline.model import ENDED, Run, Wait, evolve
 from cascadenced.verbs import LOCAL_VERBS, VERBS, perform
 from cascadenced.verbs.base import Verb
 from cascadenced.verbs.log import BackupArguments
@@ -141,7 +127,7 @@ class OwnRuns:
 
     def __init__(self, instance: Instance, *, patient: bool) -> None:
         self._instance, self._patient = instance, patient
-        self._open: dict[str, str | None] = {}  # → what it stands still for
+        self._open: dict[str, Run] = {}
         self._changed = asyncio.Event()
         instance.log.observe(self._grew)
 
@@ -164,41 +150,40 @@ class OwnRuns:
                     return
 
     def why(self) -> str:
-        run_id, why = next((each for each in self._open.items() if each[1] is not None), ("", ""))
+        whys = ((run_id, self._what_for(run)) for run_id, run in self._open.items())
+        run_id, why = next((each for each in whys if each[1] is not None), ("", ""))
         return f"run {run_id} {why}: it goes on when a daemon is up (`cascadenced up`)"
 
     def _stands_still(self) -> bool:
-        return bool(self._open) and None not in self._open.values()
+        return bool(self._open) and all(self._what_for(run) is not None for run in self._open.values())
 
     def _grew(self, batch: Sequence[Recorded]) -> None:
         for recorded in batch:
             run_id = recorded.run_id or ""
-            match recorded.event:
-                case RunRequested():
-                    self._open[run_id] = None
-                case RunFinished() | RunFailed() | RunRefused() | RunCancelled():
-                    self._open.pop(run_id, None)
-                case event if run_id in self._open:
-                    self._open[run_id] = self._why(event, self._open[run_id])
+            if type(recorded.event) is RunRequested:
+                self._open[run_id] = Run()
+            if run_id in self._open:
+                run = self._open[run_id] = evolve(self._open[run_id], recorded.event)
+                if run.status in ENDED:
+                    del self._open[run_id]
         self._changed.set()
 
-    def _why(self, event: Event, before: str | None) -> str | None:
-        match event:
-            case WaitStarted(kind="event", name=name):
-                return f"waits for the event {name}"
-            case WaitStarted(kind="children"):
-                return "waits for the runs of its plan"
-            case WaitStarted() | StageFailed(retry_at_us=int()):
-                return None if self._patient else "waits for a time to pass"
-            case RunPaused():
-                return "is paused"
-            case RunDoubted():
-                return "is in doubt"
-            case RunHeld(reason=reason):
-                return f"is held ({reason})"
-            case WaitEnded() | StageStarted() | RunResumed() | RunReleased() | RunResolved():
+    def _what_for(self, run: Run) -> str | None:
+        """What it stands still for, None if it does not."""
+        if run.paused:
+            return "is paused"
+        if run.in_doubt is not None:
+            return "is in doubt"
+        match run.wait:
+            case None:
                 return None
-        return before
+            case Wait(kind="event", name=name):
+                return f"waits for the event {name}"
+            case Wait(kind="children"):
+                return "waits for the runs of its plan"
+            case Wait(kind="held"):
+                return f"is held ({run.reason})"
+        return None if self._patient else "waits for a time to pass"
 
 
 def _verb(name: str) -> Verb[Any]:

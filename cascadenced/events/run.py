@@ -40,11 +40,15 @@ class RunRefused(Event, tag="run.refused", frozen=True, kw_only=True):
 
 
 class RunStarted(Event, tag="run.started", frozen=True, kw_only=True):
-    """A slot was free. stages: the hooks the class has, in pipeline order.  code: digest of the class's source."""
+    """A slot was free. stages: the hooks the class has, in pipeline order.  code: digest of the class's source.
+
+    on_doubt: what is made of an effect that may have happened: ask, retry or fail; None: all may happen again.
+    """
 
     task: str
     stages: tuple[str, ...]
     code: str
+    on_doubt: str | None = None
 
 
 class RunFinished(Event, tag="run.finished", frozen=True, kw_only=True):
@@ -122,8 +126,11 @@ class RunReleased(Event, tag="run.released", frozen=True, kw_only=True):
 
 
 class RunDoubted(Event, tag="run.in_doubt", frozen=True, kw_only=True):
-    """The process died, or the time was up, while an effect was under way that must not happen twice: it may have
-    happened. step: its name and place if the stage works in steps."""
+    """The process died, or the time was up, or its stage was left, while an effect was under way that must not happen
+    twice: it may have happened. step: its name and place if the stage works in steps.
+
+    crashes: in a row, with the stage under way, if one led to this.
+    """
 
     task: str
     stage: str
@@ -131,18 +138,20 @@ class RunDoubted(Event, tag="run.in_doubt", frozen=True, kw_only=True):
     step: str | None = None
     place: Place = ""
     reason: str = ""
+    crashes: int = 0
 
 
 class RunResolved(Event, tag="run.resolved", frozen=True, kw_only=True):
     """What is to be made of the doubt. verdict: retry, done or fail.  output: what the effect returned, if it was done.
 
-    by: pseudonym of whoever said so; None: the policy.
+    by: pseudonym of whoever said so; None: the policy.  status: what the run is now.
     """
 
     task: str
     verdict: str
     by: str | None = None
     output: Json = None
+    status: str = "running"
 
 
 class ForeignRunReported(Event, tag="run.reported", frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Literal
 
 from cascadenced.events.base import Event, Json
@@ -20,7 +20,7 @@ from cascadenced.events.signal import ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFinished
 from cascadenced.events.wait import WaitEnded
-from cascadenced.pipeline.model import ENDED, STAGES, Run, evolve
+from cascadenced.pipeline.model import ENDED, STAGES, Run, Wait, evolve
 from cascadenced.pipeline.policy import Policy
 
 CRASHES_TO_SUSPECT = 3
@@ -101,12 +101,11 @@ def resume(
         after = evolve(run, RunReleased(task=run.task))
         released = RunReleased(task=run.task, status=after.status)
         return [released, *resume(after, policy, code=code, elapsed_s=elapsed_s, now_us=now_us)]
+    if left := leave(run, policy, elapsed_s=elapsed_s):
+        after = reduce(evolve, left, run)
+        return [*left, *resume(after, policy, code=code, elapsed_s=elapsed_s, now_us=now_us, woken=woken)]
     if wait.kind == "retry":
-        if wait.until_us is not None and wait.until_us > now_us:
-            return []
-        if _is_step_in_doubt(run, policy):
-            return in_doubt(run, policy, _LEFT, elapsed_s=elapsed_s)
-        return _again(run, code)
+        return [] if wait.until_us is not None and wait.until_us > now_us else _again(run, code)
     assert run.current is not None
     if woken is None and wait.kind != "children" and wait.until_us is not None and wait.until_us <= now_us:
         woken = WaitEnded(
@@ -117,11 +116,7 @@ def resume(
             name=wait.name,
             outcome="elapsed" if wait.kind == "sleep" else "timeout",
         )
-    if woken is None:
-        return []
-    if _is_step_in_doubt(run, policy):
-        return [woken, *in_doubt(evolve(run, woken), policy, _LEFT, elapsed_s=elapsed_s)]
-    return [woken, *told(run, run.current)]
+    return [] if woken is None else [woken, *told(run, run.current)]
 
 
 def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:
@@ -135,24 +130,45 @@ def code_changed(run: Run, policy: Policy, code: str) -> RunHeld | None:
     return RunHeld(task=run.task, code="code_changed", reason=reason)
 
 
-def doubt(run: Run, reason: str) -> RunDoubted:
+def doubt(run: Run, reason: str, *, crashes: int = 0) -> RunDoubted:
     """The effect under way may have happened."""
     assert run.current is not None
     place = min(run.open_steps, key=in_order, default="")
-    step = run.open_steps.get(place)
-    return RunDoubted(task=run.task, stage=run.current, attempt=run.attempt, step=step, place=place, reason=reason)
+    return RunDoubted(
+        task=run.task,
+        stage=run.current,
+        attempt=run.attempt,
+        step=run.open_steps.get(place),
+        place=place,
+        reason=reason,
+        crashes=crashes,
+    )
 
 
-def in_doubt(run: Run, policy: Policy, reason: str, *, elapsed_s: float) -> list[Event]:
+def question(run: Run) -> RunDoubted | None:
+    """What somebody is to be asked about a run that nobody performs, if they were not yet: it follows from its events
+    alone. So neither a pause, nor a task or an identity that is not here, conceals it."""
+    return _doubt_of(run) if run.on_doubt == "ask" and _has_open_effect(run) else None
+
+
+def in_doubt(run: Run, policy: Policy, doubted: RunDoubted, *, code: str, elapsed_s: float) -> list[Event]:
     """The doubt, and what the policy makes of it, unless somebody is to be asked."""
-    events: list[Event] = [doubt(run, reason)]
-    run = evolve(run, events[0])
+    events: list[Event] = [doubted]
+    run = evolve(run, doubted)
     while run.status == "in_doubt" and policy.on_doubt != "ask":
         resolved = resolve(run, policy.on_doubt, by=None, output=None, elapsed_s=elapsed_s)
         events += resolved
         for event in resolved:
             run = evolve(run, event)
-    return [*events, *_again(run, run.code)] if run.status == "running" else events
+    return [*events, *_again(run, code)] if run.status == "running" else events
+
+
+def leave(run: Run, policy: Policy, *, elapsed_s: float) -> list[Event]:
+    """What is to be said of a stage that waits now: of its steps that were under way when it was left, as those are
+    that a task group cancels when another one has failed."""
+    if run.wait is None or policy.delivery != "at_most_once" or not _has_open_effect(run):
+        return []
+    return in_doubt(run, policy, _doubt_of(run), code=run.code, elapsed_s=elapsed_s)
 
 
 def resolutions(run: Run) -> tuple[Resolution, ...]:
@@ -172,7 +188,8 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
     doubted = run.in_doubt
     assert doubted is not None
     task, stage = run.task, doubted.stage
-    resolved = RunResolved(task=task, verdict=resolution, by=by, output=output)
+    status = evolve(run, RunResolved(task=task, verdict=resolution)).status
+    resolved = RunResolved(task=task, verdict=resolution, by=by, output=output, status=status)
     after = evolve(run, resolved)
     if resolution == "fail":
         what = f"the stage {stage}" if doubted.step is None else f"the step {doubted.step} of the stage {stage}"
@@ -184,7 +201,7 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
             done = StepFinished(task=task, stage=stage, place=doubted.place, name=doubted.step, output=output)
             events.append(done)
             after = evolve(after, done)
-        return [*events, doubt(after, doubted.reason)] if after.open_steps else events
+        return [*events, doubt(after, doubted.reason, crashes=doubted.crashes)] if after.open_steps else events
     finished = StageFinished(task=task, stage=stage, attempt=run.attempt, output=output)
     following = decide(evolve(after, finished), finished, elapsed_s=elapsed_s)
     return [resolved, finished, *(event for event in following if type(event) is RunFinished)]
@@ -194,11 +211,12 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
     """After a crash, a stop or a pause."""
     if run.current is None:
         return go_on(run, elapsed_s=elapsed_s)
-    if verdict(run) == "give_up":
+    is_doubtful = policy.delivery == "at_most_once" and _has_open_effect(run)
+    if verdict(run) == "give_up" and not (is_doubtful and policy.on_doubt == "ask"):
         reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
         return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
-    if policy.delivery == "at_most_once" and may_have_happened(run) and not run.is_settled:
-        return in_doubt(run, policy, "the process ended while it was under way", elapsed_s=elapsed_s)
+    if is_doubtful:
+        return in_doubt(run, policy, _doubt_of(run), code=code, elapsed_s=elapsed_s)
     return _again(run, code)
 
 
@@ -207,12 +225,23 @@ def may_have_happened(run: Run) -> bool:
     return bool(run.open_steps) or not run.marks
 
 
-_LEFT = "the stage was left while it was under way"
+def _has_open_effect(run: Run) -> bool:
+    """Whether something of a run that nobody performs, and that works at most once, has begun and has no end. A stage
+    that waits did not end, and yet nothing of it is under way but such steps as it has left."""
+    if run.status in ENDED or run.in_doubt is not None or run.current is None or run.is_settled:
+        return False
+    return bool(run.open_steps) or (_waits_for(run) is None and may_have_happened(run))
 
 
-def _is_step_in_doubt(run: Run, policy: Policy) -> bool:
-    """Whether the stage was left with a step under way, as a task group does with the others when one has failed."""
-    return policy.delivery == "at_most_once" and bool(run.open_steps)
+def _doubt_of(run: Run) -> RunDoubted:
+    if _waits_for(run) is None:
+        return doubt(run, "the process ended while it was under way", crashes=run.open_starts)
+    return doubt(run, "the stage was left while it was under way")
+
+
+def _waits_for(run: Run) -> Wait | None:
+    """Apart from being held."""
+    return run.wait.before if run.wait is not None and run.wait.kind == "held" else run.wait
 
 
 def _again(run: Run, code: str) -> list[Event]:

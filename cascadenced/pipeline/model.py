@@ -113,13 +113,15 @@ class Child(msgspec.Struct, frozen=True, gc=False):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """stages: those the task has code for.  done: those that ended, in order.  outputs: what each put out.
 
+    on_doubt: as in RunStarted.
+
     current: the stage that is to be performed now, None between stages and at the ends.
     attempt: starts of `current` so far.  open_starts: those of them that were followed by nothing: each but the last
     one was ended by a crash of the process, and after a restart the last one was too.
     n_failed: attempts of `current` that raised.
     marks: by place, what `current` has behind it.  open_steps: by place, names of steps that must not happen twice and
     have begun.
-    wait: what it waits for.  in_doubt: the effect that may have happened.
+    wait: what it waits for, also while it is in doubt.  in_doubt: the effect that may have happened.
     is_settled: it was in doubt, somebody has said what to make of that, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
     requires: runs that must have succeeded before it starts.
@@ -138,6 +140,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     stages: tuple[str, ...] = ()
     code: str = ""
+    on_doubt: str | None = None
     done: tuple[str, ...] = ()
     outputs: dict[str, Json] = {}
     current: str | None = None
@@ -167,6 +170,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def shown_status(self) -> str:
         """What people are told: a pause covers everything but the end."""
         return "paused" if self.paused and self.status not in ENDED else self.status
+
+    @property
+    def awaits(self) -> Wait | None:
+        """What lets it go on by itself: nothing does while it is paused or in doubt."""
+        return None if self.paused or self.in_doubt is not None else self.wait
 
     def has_part_in(self, stage: str) -> bool:
         """Whether there is something to do in `stage`: code of the task, or the runs of its plan."""
@@ -206,7 +214,7 @@ def _requested(_: Run, event: RunRequested) -> Run:
 
 
 def _started(run: Run, event: RunStarted) -> Run:
-    return replace(run, status="running", stages=event.stages, code=event.code)
+    return replace(run, status="running", stages=event.stages, code=event.code, on_doubt=event.on_doubt)
 
 
 def _paused(run: Run, _: RunPaused) -> Run:
@@ -234,12 +242,20 @@ def _released(run: Run, _: RunReleased) -> Run:
 
 
 def _doubted(run: Run, event: RunDoubted) -> Run:
-    return replace(run, status="in_doubt", in_doubt=event, is_settled=False, wait=None, open_starts=0)
+    return replace(run, status="in_doubt", in_doubt=event, is_settled=False, open_starts=0)
 
 
-def _resolved(run: Run, _: RunResolved) -> Run:
-    doubted = "" if run.in_doubt is None else run.in_doubt.place
-    return replace(run, status="running", in_doubt=None, is_settled=True, open_steps=_without(run.open_steps, doubted))
+def _resolved(run: Run, event: RunResolved) -> Run:
+    doubted = run.in_doubt
+    return replace(
+        run,
+        status="running" if run.wait is None else "waiting",
+        in_doubt=None,
+        is_settled=True,
+        open_steps=run.open_steps if doubted is None else _without(run.open_steps, doubted.place),
+        # Whoever was asked has looked at what kills the process; a policy has not.
+        open_starts=doubted.crashes if doubted is not None and event.by is None else 0,
+    )
 
 
 def _finished(run: Run, _: RunFinished) -> Run:
@@ -335,7 +351,8 @@ def _step_started(run: Run, event: StepStarted) -> Run:
 def _step_finished(run: Run, event: StepFinished) -> Run:
     mark = Mark("step", event.name, event.output)
     open_steps = _without(run.open_steps, event.place)
-    return replace(run, marks={**run.marks, event.place: mark}, open_steps=open_steps, open_starts=1)
+    open_starts = min(run.open_starts, 1)  # none, where somebody has said that it is done
+    return replace(run, marks={**run.marks, event.place: mark}, open_steps=open_steps, open_starts=open_starts)
 
 
 def _step_failed(run: Run, event: StepFailed) -> Run:
@@ -359,7 +376,7 @@ def _wait_ended(run: Run, event: WaitEnded) -> Run:
     if event.position:
         before, is_any = handed.get(event.name, NOTHING_HANDED), run.wait is not None and not run.wait.where
         handed = {**handed, event.name: before.after(event.position, is_any=is_any)}
-    return replace(run, status="running", wait=None, marks=marks, handed=handed, open_starts=1)
+    return replace(run, status="running", wait=None, marks=marks, handed=handed, open_starts=1, is_settled=False)
 
 
 def _child_requested(run: Run, event: ChildRequested) -> Run:

@@ -179,8 +179,8 @@ def run_view(events: Sequence[Recorded]) -> RunView:
     request = first.event
     last_stage = next((r.event.stage for r in reversed(events) if isinstance(r.event, StageStarted)), None)
     finished = next((times[kind] for kind in TERMINAL if kind in times), None)
-    waits = run.wait is not None or run.in_doubt is not None
-    waits_for = next(filter(None, (wait_of(recorded.event) for recorded in reversed(events))), None) if waits else None
+    kind = "decision" if run.in_doubt is not None else None if run.wait is None else run.wait.kind
+    waits = filter(None, (wait_of(recorded.event) for recorded in reversed(events)))
     return RunView(
         run_id=first.run_id or run_id_of(first.stream),
         task=run.task,
@@ -193,7 +193,7 @@ def run_view(events: Sequence[Recorded]) -> RunView:
         requested_at=iso(first.at_us),
         started_at=iso(times["run.started"]) if "run.started" in times else None,
         finished_at=iso(finished) if finished else None,
-        waits_for=waits_for,
+        waits_for=next((wait for wait in waits if wait.kind == kind), None),
         args=run.args,
         result=run.result if run.status == "success" else None,
         error=RunError(run.error_type, run.reason or "") if run.error_type else None,
@@ -234,9 +234,10 @@ def _show_stage(stages: dict[str, StageView], recorded: Recorded) -> None:
             stages[stage].status = "started"
         case RunDoubted(stage=stage):
             stages[stage].status = "in_doubt"
-        case RunResolved():
+        case RunResolved(status=status):
             for view in stages.values():
-                view.status = "started" if view.status == "in_doubt" else view.status
+                if view.status == "in_doubt":
+                    view.status = "waiting" if status == "waiting" else "started"
         case RunFailed(stage=str(stage)):  # it was under way when the run was given up
             stages[stage].status = "error"
         case RunCancelled(stage=str(stage)):

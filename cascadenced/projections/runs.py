@@ -74,20 +74,21 @@ _LAST_START = (
 )
 """Which stage a run has come to is read from its stream: keeping it here took two of three writes to this table."""
 _LAST_WAIT = (
-    "CASE WHEN status IN ('waiting', 'in_doubt') THEN "
-    "(SELECT data FROM events WHERE stream = 'run-' || runs.run_id "
-    "AND type IN ('wait.started', 'stage.failed', 'run.held', 'run.in_doubt') ORDER BY version DESC LIMIT 1) END"
+    "CASE status WHEN 'in_doubt' THEN (SELECT data FROM events WHERE stream = 'run-' || runs.run_id "
+    "AND type = 'run.in_doubt' ORDER BY version DESC LIMIT 1) "
+    "WHEN 'waiting' THEN (SELECT data FROM events WHERE stream = 'run-' || runs.run_id "
+    "AND (type IN ('wait.started', 'stage.failed') OR (type = 'run.held' AND version > coalesce((SELECT max(version) "
+    "FROM events WHERE stream = 'run-' || runs.run_id AND type = 'run.released'), 0))) "
+    "ORDER BY version DESC LIMIT 1) END"
 )
-"""And so is what it waits for."""
+"""And so is what it waits for: what it was held for is over when it was released."""
 _STATUS: dict[type[Event], str] = {
     RunRequested: "queued",
     RunStarted: "running",
     RunHeld: "waiting",
-    RunReleased: "running",
     WaitStarted: "waiting",
     WaitEnded: "running",
     RunDoubted: "in_doubt",
-    RunResolved: "running",
     RunFinished: "success",
     RunFailed: "error",
     RunCancelled: "cancelled",
@@ -97,7 +98,9 @@ _ENDS = frozenset({RunFinished, RunFailed, RunCancelled, RunRefused})
 _PAUSE: dict[type[Event], int] = {RunPaused: 1, RunResumed: 0, RunCancelled: 0}
 _AMONG_OTHERS: frozenset[type[Event]] = frozenset({StageStarted, StageFailed})
 """Events that change the row only when a stage is tried again."""
-_CHANGING: frozenset[type[Event]] = frozenset({*_STATUS, *_PAUSE, *_AMONG_OTHERS})
+_SAYING: frozenset[type[Event]] = frozenset({RunReleased, RunResolved})
+"""Events that say what the run is after them."""
+_CHANGING: frozenset[type[Event]] = frozenset({*_STATUS, *_PAUSE, *_AMONG_OTHERS, *_SAYING})
 
 
 class Runs:
@@ -136,7 +139,7 @@ def _status_after(event: Event) -> str | None:
         return "running" if event.attempt > 1 else None  # type: ignore[attr-defined]  # `is` narrows, mypy does not see it
     if kind is StageFailed:
         return "waiting" if event.retry_at_us is not None else None  # type: ignore[attr-defined]
-    return event.status if kind is RunReleased else _STATUS.get(kind)  # type: ignore[attr-defined]
+    return event.status if kind in _SAYING else _STATUS.get(kind)  # type: ignore[attr-defined]
 
 
 def _fold(row: list[Any], recorded: Recorded) -> None:

@@ -20,7 +20,7 @@ from cascadenced.events.stage import StageFailed
 from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded
 from cascadenced.events.workflow import EventDispatched
-from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, resume, verdict
+from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, question, resume, verdict
 from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.first_of import first_of
@@ -76,7 +76,11 @@ class Journey:
                 return
         if is_held_back(live.run) and not await self._have_run_before(live):
             return
-        if live.run.paused or not await self._found_identity(live) or not await self._found_entry(live):
+        if question(live.run) is not None:
+            await record(self._log, self._clock, live, _asked)
+        if live.run.status == "in_doubt" or live.run.paused:
+            return  # whatever has become of its task: it is looked for when the run may go on
+        if not await self._found_identity(live) or not await self._found_entry(live):
             return
         assert live.entry is not None
         if (changed := code_changed(live.run, live.entry.policy, live.entry.code)) is not None:
@@ -207,7 +211,7 @@ class Journey:
 
     async def _heard(self, live: LiveRun) -> WaitEnded | None:
         """The event that it waits for, if that was recorded since it began: the first that it was not handed yet."""
-        run, wait = live.run, live.run.wait
+        run, wait = live.run, live.run.awaits
         if wait is None or wait.kind != "event" or run.current is None:
             return None
         handed = run.handed.get(wait.name, NOTHING_HANDED)
@@ -273,8 +277,15 @@ class Journey:
 
 def start(step: Step, entry: TaskEntry) -> Step:
     """A slot is free: after `step` the run starts, and with it its first stage."""
-    started = step.then([RunStarted(task=step.run.task, stages=entry.stages, code=entry.code)])
+    policy = entry.policy
+    on_doubt = policy.on_doubt if policy.delivery == "at_most_once" else None
+    started = step.then([RunStarted(task=step.run.task, stages=entry.stages, code=entry.code, on_doubt=on_doubt)])
     return started.then(go_on(started.run, elapsed_s=0.0))
+
+
+def _asked(run: Run) -> Step | None:
+    doubted = question(run)
+    return None if doubted is None else Step.of(run, doubted)
 
 
 def is_held_back(run: Run) -> bool:

@@ -19,7 +19,7 @@ from cascadenced.events.stage import StageStarted
 from cascadenced.events.streams import run_stream
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import decide, in_doubt
+from cascadenced.pipeline.decide import decide, doubt, in_doubt, leave
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -197,12 +197,15 @@ def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = Tru
         if run.status in ENDED or run.current != stage or run.attempt != attempt or not run.open_starts:
             return None
         elapsed_s = live.elapsed_s(clock)
-        if type(outcome) is RunDoubted and live.entry is not None:
+        policy = None if live.entry is None else live.entry.policy
+        if type(outcome) is RunDoubted and policy is not None:
             step = Step.of(run)
-            led_to = in_doubt(run, live.entry.policy, outcome.reason, elapsed_s=elapsed_s)
+            led_to = in_doubt(run, policy, doubt(run, outcome.reason), code=run.code, elapsed_s=elapsed_s)
         else:
             step = Step.of(run, outcome)
             led_to = decide(step.run, outcome, elapsed_s=elapsed_s)
+            if policy is not None:
+                led_to += leave(step.run, policy, elapsed_s=elapsed_s)
         if not go_on or run.paused:
             led_to = [event for event in led_to if type(event) not in _STARTS]
         return step.then(led_to)

@@ -509,7 +509,7 @@ class Runs:
         run = live.run
         if run.status in ENDED:
             self._over(live)
-        elif self._stop.is_set() or (run.wait is not None and run.wait.kind == "held" and not run.paused):
+        elif self._stop.is_set() or (run.awaits is not None and run.awaits.kind == "held"):
             self._leave(live)  # of one that is paused, what holds it was not looked at in this life
         elif run.wait is not None or run.in_doubt is not None or run.paused or is_held_back(run):
             self._sleep(live)
@@ -531,7 +531,7 @@ class Runs:
             and len(self._parents) < MAX_PARENTS_IN_MEMORY
         ):
             self._parents[live.run_id] = live
-        if live.run.wait is not None and live.run.wait.kind == "event" and not live.run.paused:
+        if live.run.awaits is not None and live.run.awaits.kind == "event":
             look_back = self._journey.look_back(live)
             looking = asyncio.get_running_loop().create_task(look_back, name=f"look-back-{live.run_id}")
             self._looking.add(looking)

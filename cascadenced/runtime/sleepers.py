@@ -46,9 +46,8 @@ class Sleepers:
         return iter(self._sleepers)
 
     def add(self, live: LiveRun) -> None:
-        """Let it sleep until what it waits for comes; while it is paused, until it is roused."""
-        run = live.run
-        wait = None if run.paused else run.wait
+        """Let it sleep until what it waits for comes; while it is paused or in doubt, until it is roused."""
+        run, wait = live.run, live.run.awaits
         listens_to = wait.name if wait is not None and wait.kind == "event" else None
         group_hash = None if live.context.group_hash is None else intern(live.context.group_hash)
         self._sleepers[live.run_id] = Sleeper(listens_to, group_hash, intern(run.task), run.priority, live.began_at)

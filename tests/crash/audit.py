@@ -272,7 +272,7 @@ class _Way:
         self.wait: tuple[str, str] | None = None
         self.marks: set[str] = set()
         self.open_steps: set[str] = set()
-        self.doubted = ""
+        self.doubted, self.crashes = "", 0
         self.verdict = ""
 
     def __str__(self) -> str:
@@ -331,14 +331,16 @@ class _Way:
         return self._moved(self.state == "fallen" or crash_loop or in_doubt, "failed")
 
     def _run_in_doubt(self, data: Any) -> bool:
-        self.doubted = data.get("place", "")
+        self.doubted, self.crashes = data.get("place", ""), data.get("crashes", 0)
         known = self.doubted in self.open_steps if self.open_steps else not self.doubted
         next_one = self.state == "settled" and self.verdict != "fail" and bool(self.open_steps)
         allowed = next_one or self.state in ("under way", "interrupted", "failing")
-        return self._moved(known and allowed and self._is_of_this_attempt(data), "in doubt")
+        counted = self.crashes in (0, self.open_starts) or next_one
+        return self._moved(known and allowed and counted and self._is_of_this_attempt(data), "in doubt")
 
     def _run_resolved(self, data: Any) -> bool:
-        self.verdict, self.open_starts = data["verdict"], 0
+        self.verdict = data["verdict"]
+        self.open_starts = self.crashes if data.get("by") is None else 0
         self.open_steps.discard(self.doubted)
         return self._moved(self.state == "in doubt", "settled")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from cascadenced.events.base import Event
 from cascadenced.events.child import ChildEnded, ChildRequested, Planned
@@ -27,7 +29,7 @@ from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupte
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.pipeline.control import decide_resolution
-from cascadenced.pipeline.decide import code_changed, decide, verdict
+from cascadenced.pipeline.decide import code_changed, decide, leave, question, verdict
 from cascadenced.pipeline.model import STAGES, Run, evolve, fold
 from cascadenced.pipeline.policy import Policy
 from tests.examples import AT_US, every_event, example, run_of
@@ -592,8 +594,118 @@ def test_what_may_be_done_again_is_never_in_doubt():
     given(*RUN).when_the_daemon_starts_again(policy=Policy(on_doubt="fail")).then(StageStarted)
 
 
-def test_a_crash_loop_ends_before_anybody_is_asked():
-    given(*crashed(5, "run")).when_the_daemon_starts_again(policy=ONCE).then(RunFailed, error_type="crash_loop")
+def test_somebody_is_asked_before_a_crash_loop_ends():
+    """Nobody would hear of what may have happened if the run failed, and it is not started by itself either way."""
+    given(*crashed(5, "run")).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted)
+
+
+AGAIN = Policy(delivery="at_most_once", on_doubt="retry")
+
+
+def crashes(events: tuple[Event, ...], policy: Policy, *, at_most: int) -> Iterator[tuple[Event, ...]]:
+    """What is recorded at each restart of a run whose stage kills the process each time, until it is not started."""
+    for _ in range(at_most):
+        followed = given(*events).when_the_daemon_starts_again(policy=policy).events
+        yield tuple(followed)
+        events += tuple(followed)
+        if type(followed[-1]) is not StageStarted:
+            return
+
+
+@pytest.mark.parametrize("begun", [(), (example(StepStarted, place="1", name="charge"),)], ids=["stage", "step"])
+def test_a_stage_that_its_policy_has_tried_again_does_not_kill_the_daemon_for_ever(begun):
+    lives = list(crashes((*started("run"), example(StageStarted, stage="run"), *begun), AGAIN, at_most=10))
+    assert [type(life[-1]) for life in lives] == [StageStarted] * 4 + [RunFailed]
+    assert lives[-1][-1].error_type == "crash_loop"
+
+
+def test_a_stage_that_its_policy_has_tried_again_is_a_suspect_after_three_crashes():
+    lives = list(crashes(RUN, AGAIN, at_most=2))
+    assert verdict(fold([*RUN, *lives[0]])) == "resume"
+    assert verdict(fold([*RUN, *lives[0], *lives[1]])) == "alone"
+
+
+def test_whoever_has_an_attempt_made_again_has_its_crashes_counted_from_then_on():
+    doubted = (*crashed(4, "run"), example(RunDoubted, stage="run", step=None, crashes=4))
+    settled = decide_resolution(fold(doubted), "retry", by="b0b", output=None, elapsed_s=0.0)
+    again = given(*doubted, *settled).when_the_daemon_starts_again(policy=ONCE).events
+    assert fold([*doubted, *settled, *again]).open_starts == 1
+
+
+def test_a_time_that_is_up_is_no_crash():
+    run = fold([*RUN, example(RunDoubted, stage="run", step=None, crashes=0), example(RunResolved, by=None)])
+    assert run.open_starts == 0
+
+
+def test_a_step_that_somebody_says_is_done_is_no_crash_of_its_stage():
+    doubted = (*RUN, example(StepStarted, place="1"), example(RunDoubted, stage="run", step="charge", place="1"))
+    settled = decide_resolution(fold(doubted), "done", by="b0b", output=1, elapsed_s=0.0)
+    again = given(*doubted, *settled).when_the_daemon_starts_again(policy=ONCE).events
+    assert fold([*doubted, *settled, *again]).open_starts == 1
+
+
+def test_an_attempt_that_the_policy_has_made_again_is_made_with_the_code_that_is_there():
+    followed = given(*RUN).when_the_daemon_starts_again(policy=AGAIN, code="newer")
+    assert followed.events[-1].code == "newer"
+
+
+# ── a doubt, and what conceals it ────────────────────────────────────────────────────────────────────────────────────
+
+
+def asking(*events: Event, on_doubt: str | None = "ask") -> tuple[Event, ...]:
+    """The same of a task that says so of its effects."""
+    return tuple(replace(event, on_doubt=on_doubt) if type(event) is RunStarted else event for event in events)
+
+
+CHARGING = (*RUN, example(StepStarted, place="1", name="charge"))
+
+
+@pytest.mark.parametrize("concealed", [(), (example(RunPaused),), (example(RunHeld),)], ids=["", "paused", "held"])
+@pytest.mark.parametrize("events", [RUN, CHARGING, (*RUN, example(StageInterrupted))], ids=["stage", "step", "stopped"])
+def test_what_may_have_happened_is_asked_whether_or_not_the_run_may_go_on(events, concealed):
+    doubted = question(fold(asking(*events, *concealed)))
+    assert (doubted.stage, doubted.step) == ("run", "charge" if events is CHARGING else None)
+    assert question(fold([*asking(*events, *concealed), doubted])) is None
+
+
+@pytest.mark.parametrize("events", [RUN, CHARGING])
+@pytest.mark.parametrize("on_doubt", ["retry", "fail", None])
+def test_nobody_is_asked_what_the_policy_answers(events, on_doubt):
+    assert question(fold(asking(*events, on_doubt=on_doubt))) is None
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (*RUN, example(StepFinished, place="1")),
+        ASLEEP,
+        LISTENING,
+        TRIED,
+        (*RUN, example(StageFinished, stage="run")),
+        (*RUN, example(RunFinished)),
+        (*ASLEEP, example(RunHeld)),
+    ],
+    ids=["between steps", "asleep", "listening", "to be tried again", "between stages", "ended", "held asleep"],
+)
+def test_nobody_is_asked_about_a_run_of_which_nothing_was_under_way(events):
+    assert question(fold(asking(*events))) is None
+
+
+@pytest.mark.parametrize("resolution", ["retry", "done"])
+def test_a_doubt_that_is_settled_during_a_pause_starts_nothing_before_its_end(resolution):
+    events = (*RUN, example(RunPaused), example(RunDoubted, stage="run", step=None))
+    settled = decide_resolution(fold(events), resolution, by="b0b", output=None, elapsed_s=0.0)
+    given(*events, *settled).when_the_daemon_starts_again(policy=ONCE).then_nothing()
+    given(*events, *settled, example(RunResumed)).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
+
+
+def test_a_run_that_was_held_when_its_doubt_came_up_is_held_on_when_that_is_settled():
+    events = (*RUN, example(RunHeld), example(RunPaused), example(RunDoubted, stage="run", step=None))
+    settled = decide_resolution(fold(events), "retry", by="b0b", output=None, elapsed_s=0.0)
+    assert (settled[0].status, fold([*events, *settled]).wait.kind) == ("waiting", "held")
+    given(*events, *settled, example(RunResumed)).when_the_daemon_starts_again(policy=ONCE).then(
+        RunReleased, StageStarted
+    )
 
 
 def test_a_retry_that_somebody_asked_for_is_performed():
@@ -719,11 +831,9 @@ def test_the_policy_settles_all_of_them():
     ],
     ids=["by an error", "to wait"],
 )
-def test_a_step_that_was_cancelled_when_its_stage_was_left_is_in_doubt_before_the_stage_runs_again(left):
-    followed = given(*RUN, example(StepStarted, place="2"), *left).when_the_daemon_starts_again(
-        policy=ONCE, now_us=LATER_US
-    )
-    assert followed.events[-1] == RunDoubted(
+@pytest.mark.parametrize("paused", [(), (example(RunPaused),)], ids=["", "paused"])
+def test_a_step_that_was_cancelled_when_its_stage_was_left_is_in_doubt_from_then_on(left, paused):
+    doubted = RunDoubted(
         task="example",
         stage="run",
         attempt=1,
@@ -731,3 +841,44 @@ def test_a_step_that_was_cancelled_when_its_stage_was_left_is_in_doubt_before_th
         place="2",
         reason="the stage was left while it was under way",
     )
+    events = (*RUN, example(StepStarted, place="2"), *left, *paused)
+    assert leave(fold(events), ONCE, elapsed_s=0.0) == [doubted]
+    assert question(fold(asking(*events))) == doubted
+
+
+def test_only_what_must_not_happen_twice_is_in_doubt_when_its_stage_is_left():
+    assert leave(fold(LEFT), Policy(), elapsed_s=0.0) == []
+    assert leave(fold(ASLEEP), ONCE, elapsed_s=0.0) == leave(fold(RUN), ONCE, elapsed_s=0.0) == []
+
+
+LEFT = (*RUN, example(StepStarted, place="2"), ASLEEP[-1])
+
+
+@pytest.mark.parametrize("resolution", ["retry", "done"])
+def test_a_stage_that_waits_waits_on_when_the_doubt_about_its_step_is_settled(resolution):
+    doubted = (*LEFT, *leave(fold(LEFT), ONCE, elapsed_s=0.0))
+    given(*doubted).when_the_daemon_starts_again(policy=ONCE, now_us=LATER_US).then_nothing()
+    settled = decide_resolution(fold(doubted), resolution, by="b0b", output=None, elapsed_s=0.0)
+    run = fold([*doubted, *settled])
+    assert (run.status, run.wait, settled[0].status) == ("waiting", fold(ASLEEP).wait, "waiting")
+    given(*doubted, *settled).when_the_daemon_starts_again(policy=ONCE, now_us=LATER_US - 1).then_nothing()
+    given(*doubted, *settled).when_the_daemon_starts_again(policy=ONCE, now_us=LATER_US).then(WaitEnded)
+
+
+def test_what_goes_on_after_such_a_wait_can_be_in_doubt_again():
+    doubted = (*LEFT, *leave(fold(LEFT), ONCE, elapsed_s=0.0))
+    settled = decide_resolution(fold(doubted), "retry", by="b0b", output=None, elapsed_s=0.0)
+    events = (*doubted, *settled, example(WaitEnded, place="1"), example(StepStarted, place="2"))
+    given(*events).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted)
+
+
+def test_the_policy_settles_what_a_stage_left_and_the_stage_waits_on():
+    settled = leave(fold(LEFT), AGAIN, elapsed_s=0.0)
+    assert [type(event) for event in settled] == [RunDoubted, RunResolved]
+    given(*LEFT).when_the_daemon_starts_again(policy=AGAIN).then(RunDoubted, RunResolved)  # of an older log
+    given(*LEFT).when_the_daemon_starts_again(policy=AGAIN, now_us=LATER_US).then(RunDoubted, RunResolved, WaitEnded)
+
+
+def test_the_policy_to_fail_ends_the_run_when_a_step_was_left():
+    fails = Policy(delivery="at_most_once", on_doubt="fail")
+    assert [type(event) for event in leave(fold(LEFT), fails, elapsed_s=0.0)] == [RunDoubted, RunResolved, RunFailed]

@@ -266,6 +266,10 @@ KINDS: dict[type[BaseTask], int] = {
 CHILDREN = (Kid, WildKid, OnceKid)
 LASTING = frozenset(cls.name for cls in (Stepping, Listening, Branching, Flaky, Late, Parent, Crowd, Unlucky))
 AT_MOST_ONCE = frozenset(cls.name for cls in (*KINDS, *CHILDREN) if getattr(cls, "delivery", None) == "at_most_once")
+ASKED_FOR = frozenset(
+    cls.name for cls in (*KINDS, *CHILDREN) if cls.name in AT_MOST_ONCE and getattr(cls, "on_doubt", "ask") == "ask"
+)
+"""Those whose doubts somebody has to settle."""
 _BRANCHED = ["before", "a1", "a2", "b1", "b2", "c1", "cx1", "cx2", "cy1", "cy2"]
 STEPS: dict[tuple[str, str], list[str]] = {
     **{(name, "run"): ["first", "second", "third"] for name in ("stepping", "once", "once_or_never")},

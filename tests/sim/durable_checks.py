@@ -17,7 +17,7 @@ from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
-from tests.sim.durable import AT_MOST_ONCE, SETTLED, STEPS
+from tests.sim.durable import ASKED_FOR, AT_MOST_ONCE, SETTLED, STEPS
 from tests.sim.sink import BEGUN, named
 
 if TYPE_CHECKING:
@@ -55,15 +55,16 @@ async def of_what_is_in_doubt(world: World, life: DaemonLife) -> list[str] | Non
 
 
 def _is_in_doubt(events: Sequence[Recorded]) -> bool:
-    """Of a run at rest. What a pause keeps from being looked at after a crash, nobody knows yet."""
+    """Of a run at rest: whether it is paused, or waits for something, makes no difference. What a policy answers, when
+    the pause is over, nobody is asked."""
     under_way: set[str] = set()
-    in_steps = is_paused = waits = is_known = False
+    in_steps = is_paused = False
     doubted = ""
     for recorded in events:
         event = recorded.event
         match event:
             case StageStarted():
-                in_steps, waits = in_steps and event.attempt > 1, False
+                in_steps = in_steps and event.attempt > 1
                 under_way |= set() if in_steps else {""}
             case StepStarted():
                 in_steps = True
@@ -72,25 +73,21 @@ def _is_in_doubt(events: Sequence[Recorded]) -> bool:
                 in_steps = in_steps or isinstance(event, StepFinished)
                 under_way -= {event.place, ""}
             case RunDoubted():
-                doubted, is_known = event.place, True
+                doubted = event.place
                 if "took longer" in event.reason:  # its end may have been recorded in the same instant
                     under_way.add(event.place)
             case RunResolved():
                 under_way -= {doubted, ""}
-                is_known = False
             case WaitStarted():
-                in_steps = waits = True
+                in_steps = True
                 under_way.discard("")
-            case WaitEnded():
-                waits = False
             case StageFinished() | StageFailed():
-                waits = getattr(event, "retry_at_us", None) is not None
-                under_way -= {""} if waits else under_way
+                under_way -= {""} if getattr(event, "retry_at_us", None) is not None else under_way
         is_paused = recorded.type == "run.paused" or (is_paused and recorded.type != "run.resumed")
         if recorded.type in _ENDS:
             return False
-    is_looked_at = is_known or not is_paused
-    return bool(under_way) and is_looked_at and not waits and getattr(events[0].event, "task", "") in AT_MOST_ONCE
+    task = getattr(events[0].event, "task", "")
+    return bool(under_way) and task in (ASKED_FOR if is_paused else AT_MOST_ONCE)
 
 
 # ── of all that survived ─────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,287 @@
+"""Effects that may have happened, and what might conceal it: a pause, a missing task, other code, a crash loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cascadenced.events.run import RunDoubted, RunHeld, RunResolved
+from cascadenced.events.stage import StageStarted
+from cascadenced.instance import Instance
+from cascadenced.pipeline.policy import Retry
+from cascadenced.plugins.base import BaseTask
+from cascadenced.vault import MemoryVault
+from cascadenced.verbs import VERBS, perform
+from tests.doubles import World, ask, idle, until
+
+
+class Pays(BaseTask):
+    """Pays behind a gate, as a whole stage or in a step."""
+
+    name, delivery = "pays", "at_most_once"
+    in_step = False
+    gate: asyncio.Event
+    paid: list[str]
+
+    async def run(self) -> Any:
+        return await self.step("pay", self.pay) if self.in_step else await self.pay()
+
+    async def pay(self) -> str:
+        self.paid.append("paid")
+        await self.gate.wait()
+        return "receipt"
+
+
+class Household(BaseTask):
+    name = "household"
+    children: list[Any]
+
+    def plan(self) -> list[Any]:
+        return [cls() for cls in self.children]
+
+
+def pays(**attributes: Any) -> Any:
+    return type("Pays", (Pays,), {"gate": asyncio.Event(), "paid": [], **attributes})
+
+
+def else_() -> type:
+    return type("Else", (BaseTask,), {"name": "else", "run": lambda self: None})
+
+
+async def cut_off(world: World, task: Any, asked: str = "pays", *, pause: bool = False) -> str:
+    """The run that pays, when the process has died with that under way."""
+    instance = await world.start()
+    asked_id = (await ask(instance, asked)).run_id
+    await until(lambda: task.paid)
+    [start] = [
+        each for each in world.file.events if isinstance(each.event, StageStarted) and each.event.stage == "run"
+    ][-1:]
+    run_id = start.run_id or asked_id
+    if pause:
+        await instance.controls.pause(run_id, by=None)
+    world.crash(instance)
+    task.gate.set()
+    return run_id
+
+
+async def listed(instance: Instance) -> list[str]:
+    return [row.run_id for row in (await instance.answers.runs(status="in_doubt")).items]
+
+
+# ── a pause ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("in_step", [False, True], ids=["stage", "step"])
+async def test_what_may_have_happened_is_listed_also_of_a_run_that_was_paused_when_the_process_died(
+    in_step: bool,
+) -> None:
+    task = pays(in_step=in_step)
+    world = World(task)
+    run_id = await cut_off(world, task, pause=True)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert await listed(instance) == [run_id]
+        assert (await instance.answers.run(run_id)).status == "paused"
+        codes = [reason.code for reason in (await perform(VERBS["explain"], instance, {"run": run_id})).reasons]
+        assert codes == ["paused", "in_doubt"]
+    assert [doubted.step for doubted in world.events(RunDoubted)] == ["pay" if in_step else None]
+    assert task.paid == ["paid"]
+
+
+@pytest.mark.parametrize("resumed_first", [False, True])
+async def test_such_a_doubt_is_settled_during_the_pause_or_after_it_and_then_the_run_goes_on(
+    resumed_first: bool,
+) -> None:
+    task = pays()
+    world = World(task)
+    run_id = await cut_off(world, task, pause=True)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        if resumed_first:
+            await instance.controls.resume(run_id, by=None)
+            assert (await instance.answers.run(run_id)).status == "in_doubt"
+        await instance.controls.resolve(run_id, "retry", by=None, output=None)
+        if not resumed_first:
+            await idle(300)
+            assert ((await instance.answers.run(run_id)).status, await listed(instance)) == ("paused", [])
+            assert task.paid == ["paid"]
+            await instance.controls.resume(run_id, by=None)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == "receipt"
+    assert task.paid == ["paid", "paid"]
+
+
+async def test_a_paused_run_in_doubt_is_listed_once_over_several_restarts() -> None:
+    task = pays()
+    world = World(task)
+    run_id = await cut_off(world, task, pause=True)
+    for _ in range(3):
+        async with world.up() as instance:
+            await until(lambda: instance.runs.n_asleep == 1)
+            assert await listed(instance) == [run_id]
+    assert len(world.events(RunDoubted)) == 1
+
+
+@pytest.mark.parametrize("in_step", [False, True], ids=["stage", "step"])
+async def test_a_paused_run_of_a_plan_is_listed_as_well(in_step: bool) -> None:
+    task = pays(in_step=in_step)
+    world = World(type("Household", (Household,), {"children": [task]}))
+    run_id = await cut_off(world, task, "household", pause=True)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 2)
+        assert await listed(instance) == [run_id]
+        await instance.controls.resume(run_id, by=None)
+        await instance.controls.resolve(run_id, "done", by=None, output="receipt")
+        parent_id = (await instance.answers.run(run_id)).parent_run_id
+        assert (await asyncio.wait_for(instance.runs.ended(parent_id), 5)).run.status == "success"
+    assert task.paid == ["paid"]
+
+
+@pytest.mark.parametrize("on_doubt", ["retry", "fail"])
+async def test_what_its_policy_answers_is_answered_when_the_pause_is_over(on_doubt: str) -> None:
+    task = pays(on_doubt=on_doubt)
+    world = World(task)
+    run_id = await cut_off(world, task, pause=True)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert (world.events(RunDoubted), task.paid) == ([], ["paid"])
+        await instance.controls.resume(run_id, by=None)
+        ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert ended.run.status == {"retry": "success", "fail": "error"}[on_doubt]
+
+
+# ── what a run is held for ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("gone", ["task", "identity"])
+async def test_a_run_in_doubt_stays_listed_when_a_restart_could_not_go_on_with_it(gone: str) -> None:
+    task = pays()
+    world = World(task)
+    run_id = await cut_off(world, task)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+    vault = world.vault
+    if gone == "identity":
+        world.vault = MemoryVault()
+    async with world.up(*([else_()] if gone == "task" else [])) as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert await listed(instance) == [run_id]
+        await instance.controls.resolve(run_id, "retry", by=None, output=None)
+        await until(lambda: world.events(RunHeld))
+    world.vault = vault
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == "receipt"
+    assert task.paid == ["paid", "paid"]
+
+
+@pytest.mark.parametrize("gone", ["task", "identity"])
+async def test_what_may_have_happened_is_listed_also_when_no_restart_can_go_on_with_it(gone: str) -> None:
+    task = pays()
+    world = World(task)
+    run_id = await cut_off(world, task)
+    if gone == "identity":
+        world.vault = MemoryVault()
+    async with world.up(*([else_()] if gone == "task" else [])) as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert await listed(instance) == [run_id]
+    assert world.events(RunHeld) == []
+
+
+async def test_a_task_whose_code_has_changed_is_held_when_the_doubt_is_settled_and_not_before() -> None:
+    task = pays(on_code_change="stop")
+    world = World(task)
+    run_id = await cut_off(world, task)
+
+    class Newer(Pays):
+        on_code_change = "stop"
+        paid: list[str] = []
+
+        async def pay(self) -> str:
+            return "newer"
+
+    async with world.up(Newer) as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert await listed(instance) == [run_id]
+        await instance.controls.resolve(run_id, "retry", by=None, output=None)
+        await until(lambda: world.events(RunHeld))
+        assert (await instance.answers.run(run_id)).waits_for.name == "code_changed"
+    assert [event.code for event in world.events(RunHeld)] == ["code_changed"]
+
+
+# ── a stage that was left ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Grouped(BaseTask):
+    """Pays, and fails beside it, which cancels the payment."""
+
+    name, delivery = "grouped", "at_most_once"
+    retries = Retry(max_attempts=3, initial_s=60, jitter=0)
+    n_failed = 0
+    gate: asyncio.Event
+    paid: list[str]
+
+    async def run(self) -> Any:
+        async with asyncio.TaskGroup() as group:
+            payment = group.create_task(self.step("pay", self.pay))
+            group.create_task(self.fail())
+        return payment.result()
+
+    async def fail(self) -> None:
+        await until(lambda: self.paid)
+        Grouped.n_failed += 1
+        if Grouped.n_failed == 1:
+            raise ValueError("not yet")
+
+    async def pay(self) -> str:
+        self.paid.append("paid")
+        await self.gate.wait()
+        return "receipt"
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_a_step_that_a_stage_left_is_listed_while_that_waits_for_its_next_attempt(crash: bool) -> None:
+    Grouped.n_failed = 0
+    task = type("Grouped", (Grouped,), {"gate": asyncio.Event(), "paid": []})
+    world = World(task)
+    instance = await world.start()
+    run_id = (await ask(instance, "grouped")).run_id
+    await until(lambda: instance.runs.n_asleep == 1)
+    if crash:
+        world.crash(instance)
+        instance = await world.start()
+        await until(lambda: instance.runs.n_asleep == 1)
+    assert await listed(instance) == [run_id]
+    task.gate.set()
+    await instance.controls.resolve(run_id, "done", by=None, output="receipt")
+    await idle(300)
+    view = await instance.answers.run(run_id)
+    assert (view.status, view.waits_for.kind) == ("waiting", "retry")
+    [row] = (await instance.answers.runs(status="waiting")).items
+    assert row.waits_for == view.waits_for
+    await world.clock.advance(61)
+    assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == "receipt"
+    assert task.paid == ["paid"]
+    await instance.log.close()
+
+
+# ── a crash loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("in_step", [False, True], ids=["stage", "step"])
+async def test_an_effect_that_is_always_tried_again_does_not_kill_the_process_for_ever(in_step: bool) -> None:
+    task = pays(in_step=in_step, on_doubt="retry")
+    world = World(task)
+    instance = await world.start()
+    run_id = (await ask(instance, "pays")).run_id
+    for n in range(1, 6):
+        async with asyncio.timeout(5):
+            while len(task.paid) < n:
+                await world.clock.advance(1)  # suspects are not in a hurry
+                await idle()
+        world.crash(instance)
+        instance = await world.start()
+    ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.status, ended.run.error_type, len(task.paid)) == ("error", "crash_loop", 5)
+    assert len(world.events(RunResolved)) == 4
+    await instance.log.close()
