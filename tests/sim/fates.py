@@ -37,19 +37,21 @@ STOPPED_WITHIN_S = 120.0
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """at: a crash point, and passes: at which pass.  steps: callbacks until it happens.  after_s: of life."""
+    """at: a crash point, and passes: at which pass.  steps: callbacks until it happens.  after_s: of life.
+    paused: what is under way by then is paused just before."""
 
     how: str
     at: str | None = None
     passes: int = 0
     steps: int = 0
     after_s: float = 0.0
+    paused: bool = False
 
     def __str__(self) -> str:
         what = (
             f"{self.at}:{self.passes}" if self.at else f"{self.steps} steps" if self.steps else f"{self.after_s:.2f} s"
         )
-        return f"{self.how} at {what}"
+        return f"{self.how} at {what}{', when all was paused' if self.paused else ''}"
 
 
 def drawn(chance: random.Random) -> Fate:
@@ -61,7 +63,7 @@ def drawn(chance: random.Random) -> Fate:
     how = "kill" if kind < 0.75 else chance.choice(["stop", "stop", "stop in a hurry"])
     if chance.random() < 0.6:
         return Fate(how, steps=round(10 ** (1 + chance.random() * 2.5)))
-    return Fate(how, after_s=chance.random() * 12)
+    return Fate(how, after_s=chance.random() * 12, paused=chance.random() < 0.5)
 
 
 async def lead(life: DaemonLife, fate: Fate) -> None:
@@ -73,6 +75,8 @@ async def lead(life: DaemonLife, fate: Fate) -> None:
     life.at_step, life.on_step = fate.steps or None, end
     life.begin()
     if not await _ended(life, fate.after_s or UNREACHED_AFTER_S) and not life.stop_asked:
+        if fate.paused:
+            await asyncio.wait_for(life.world.operators.pause_what_is_under_way(), STOPPED_WITHIN_S)
         end()
     if not await _ended(life, STOPPED_WITHIN_S):
         life.world.faults.append(f"life {life.number} did not stop within {STOPPED_WITHIN_S:g} s")

@@ -61,6 +61,13 @@ class Operators:
             verb = self._chance.choices(list(_MEDDLING), list(_MEDDLING.values()))[0]
             await self._order(verb, self._chance.choice(run_ids))
 
+    async def pause_what_is_under_way(self) -> None:
+        """All of it, as whoever sees the end of a life come."""
+        events = {recorded.stream: recorded for recorded in self._file.events}
+        for run_id in self._unfinished():
+            if events[f"run-{run_id}"].type in ("stage.started", "step.started"):
+                await self._order("pause_run", run_id)
+
     async def tidy(self) -> None:
         """Let every run go on that only an operator can help. Never ends."""
         while True:

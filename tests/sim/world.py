@@ -44,6 +44,7 @@ SETTLED_WITHIN_S = 3_600.0
 """Or longer, where the clock was set back: what sleeps until then sleeps longer."""
 _QUIET_FOR_S = 20.0
 """So long nothing must be left to do before a world counts as settled: the bus is checked every 5 s."""
+_AT_REST_WITHIN_S = 60.0
 
 
 class World:
@@ -124,6 +125,7 @@ class World:
         life.begin()
         await clients
         await meddling
+        await self._is_at_rest(life)
         tidying = asyncio.create_task(self.operators.tidy())
         has_settled = await self._settles(life)
         tidying.cancel()
@@ -149,6 +151,16 @@ class World:
         life = DaemonLife(self, len(self.lives) + 1)
         self.lives.append(life)
         return life
+
+    async def _is_at_rest(self, life: DaemonLife) -> None:
+        """As the crashes have left it, before anybody tidies up: what is paused is paused still."""
+        until_s = self._loop.time() + _AT_REST_WITHIN_S
+        while self._loop.time() < until_s and life.alive:
+            faults = await durable_checks.of_what_is_in_doubt(self, life)
+            if faults is not None:
+                self.faults += faults
+                return
+            await asyncio.sleep(1.0)
 
     async def _settles(self, life: DaemonLife) -> bool:
         until_s = self._loop.time() + SETTLED_WITHIN_S + self.clock.set_back_s
