@@ -145,7 +145,7 @@ def _run(run: dict[str, Any]) -> str:
             ("status", coloured(run["status"])),
             ("waits for", waits_for and plain(waits_for["text"])),
             ("because", waits_for and waits_for["reason"] and plain(waits_for["reason"])),
-            ("resolve", _RESOLVE.format(run["run_id"]) if run["status"] == "in_doubt" else None),
+            ("resolve", _RESOLVE.format(run["run_id"]) if waits_for and waits_for["kind"] == "decision" else None),
             ("error", error and f"{plain(error['message'])} ({plain(error['type'])})"),
             ("user", run["user_hash"]),
             ("group", run["group_hash"]),

@@ -148,7 +148,7 @@ def doubt(run: Run, reason: str, *, crashes: int = 0) -> RunDoubted:
 def question(run: Run) -> RunDoubted | None:
     """What somebody is to be asked about a run that nobody performs, if they were not yet: it follows from its events
     alone. So neither a pause, nor a task or an identity that is not here, conceals it."""
-    return _doubt_of(run) if run.on_doubt == "ask" and _has_open_effect(run) else None
+    return _doubt_of(run) if run.on_doubt == "ask" and has_open_effect(run) else None
 
 
 def in_doubt(run: Run, policy: Policy, doubted: RunDoubted, *, code: str, elapsed_s: float) -> list[Event]:
@@ -166,7 +166,7 @@ def in_doubt(run: Run, policy: Policy, doubted: RunDoubted, *, code: str, elapse
 def leave(run: Run, policy: Policy, *, elapsed_s: float) -> list[Event]:
     """What is to be said of a stage that waits now: of its steps that were under way when it was left, as those are
     that a task group cancels when another one has failed."""
-    if run.wait is None or policy.delivery != "at_most_once" or not _has_open_effect(run):
+    if run.wait is None or policy.delivery != "at_most_once" or not has_open_effect(run):
         return []
     return in_doubt(run, policy, _doubt_of(run), code=run.code, elapsed_s=elapsed_s)
 
@@ -211,7 +211,7 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
     """After a crash, a stop or a pause."""
     if run.current is None:
         return go_on(run, elapsed_s=elapsed_s)
-    is_doubtful = policy.delivery == "at_most_once" and _has_open_effect(run)
+    is_doubtful = policy.delivery == "at_most_once" and has_open_effect(run)
     if verdict(run) == "give_up" and not (is_doubtful and policy.on_doubt == "ask"):
         reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
         return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
@@ -225,7 +225,7 @@ def may_have_happened(run: Run) -> bool:
     return bool(run.open_steps) or not run.marks
 
 
-def _has_open_effect(run: Run) -> bool:
+def has_open_effect(run: Run) -> bool:
     """Whether something of a run that nobody performs, and that works at most once, has begun and has no end. A stage
     that waits did not end, and yet nothing of it is under way but such steps as it has left."""
     if run.status in ENDED or run.in_doubt is not None or run.current is None or run.is_settled:

@@ -25,7 +25,7 @@ from cascadenced.events.run import (
 from cascadenced.events.stage import StageFailed, StageInterrupted, StageStarted
 from cascadenced.events.streams import run_id_of
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, resolutions
+from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, has_open_effect, question, resolutions
 from cascadenced.pipeline.model import ENDED, Child, Run, Wait, fold
 from cascadenced.pipeline.timeline import Moment, at, timeline, who
 
@@ -244,16 +244,28 @@ def _running(story: _Story) -> Reason:
     is_up, stopped = story.around.is_up, story.last(StageInterrupted)
     interrupted = run.open_starts == 0 and type(stopped.event) is StageInterrupted
     ended = "the daemon stopped in good order" if interrupted else "the daemon stopped or died"
-    goes_on = "it goes on with it as soon as there is a free slot" if is_up else "the next start goes on with it"
-    if run.paused:
-        goes_on = "it goes on with it when it is resumed"
+    doubted = question(run)
     return Reason(
         code="interrupted",
-        text=f"{ended} while the stage {run.current} was under way (attempt {run.attempt}); {goes_on}",
+        text=f"{ended} while the stage {run.current} was under way (attempt {run.attempt}); {_goes_on(story)}",
         since=iso((stopped if interrupted else start).at_us),
         attempt=run.attempt,
+        effect=None if doubted is None else _effect(doubted),
         remedies=[] if is_up else [_UP],
     )
+
+
+def _goes_on(story: _Story) -> str:
+    """What follows when the stage under way was cut off."""
+    run, is_up = story.run, story.around.is_up
+    when = "as soon as there is a free slot" if is_up else "at the next start"
+    if question(run) is not None:
+        return f"it may have taken effect and must not do so twice: {when} somebody is asked what became of it"
+    if run.paused:
+        when = "when it is resumed"
+    if run.on_doubt == "fail" and has_open_effect(run):
+        return f"it may have taken effect and must not do so twice: it is taken for failed {when}"
+    return f"it goes on with it {when}"
 
 
 def _is_under_way(story: _Story) -> bool:
@@ -405,7 +417,6 @@ def _paused(story: _Story) -> Reason:
 
 
 def _in_doubt(story: _Story, doubted: RunDoubted) -> Reason:
-    effect = Effect(stage=doubted.stage, attempt=doubted.attempt, step=doubted.step, place=doubted.place)
     what = (
         f"the stage {doubted.stage} (attempt {doubted.attempt})"
         if doubted.step is None
@@ -419,13 +430,17 @@ def _in_doubt(story: _Story, doubted: RunDoubted) -> Reason:
         code="in_doubt",
         text=f"{text}. Find out, and say so",
         since=iso(story.last(RunDoubted).at_us),
-        effect=effect,
+        effect=_effect(doubted),
         remedies=[
             story.command(_RESOLVE, verdict=verdict)
             for verdict in ("done", "retry", "fail")
             if verdict in resolutions(story.run)
         ],
     )
+
+
+def _effect(doubted: RunDoubted) -> Effect:
+    return Effect(stage=doubted.stage, attempt=doubted.attempt, step=doubted.step, place=doubted.place)
 
 
 # ── it has ended ─────────────────────────────────────────────────────────────────────────────────────────────

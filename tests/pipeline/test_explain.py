@@ -24,6 +24,7 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate, StageStarted
+from cascadenced.events.step import StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.pipeline.explain import Around, Explanation, Queue, Reason, explain
 from cascadenced.pipeline.timeline import timeline
@@ -120,6 +121,33 @@ def test_a_paused_run_whose_stage_a_crash_or_a_stop_cut_off_goes_on_with_it_when
     assert interrupted.code == "interrupted"
     assert ("in good order" in interrupted.text) is (how != "died")
     assert interrupted.text.endswith("it goes on with it when it is resumed")
+
+
+def of_once(*events: Event, on_doubt: str) -> tuple[Event, ...]:
+    """The same of a task whose effects must not happen twice."""
+    return tuple(replace(event, on_doubt=on_doubt) if type(event) is RunStarted else event for event in events)
+
+
+@pytest.mark.parametrize("paused", [(), (example(RunPaused),)], ids=["", "paused"])
+def test_an_effect_that_was_cut_off_is_asked_about_by_the_next_start(paused):
+    charging = of_once(*BEGUN, example(StepStarted, stage="run", place="2", name="charge"), *paused, on_doubt="ask")
+    reason = explained(*charging, is_up=False).reasons[-1]
+    assert reason.code == "interrupted"
+    assert reason.text.endswith(
+        "it may have taken effect and must not do so twice: at the next start somebody is asked what became of it"
+    )
+    assert (reason.effect.stage, reason.effect.step, reason.effect.place) == ("run", "charge", "2")
+
+
+@pytest.mark.parametrize(
+    ("on_doubt", "follows"), [("fail", "it is taken for failed "), ("retry", "it goes on with it ")]
+)
+def test_of_an_effect_that_was_cut_off_it_is_said_what_its_policy_makes_of_it(on_doubt, follows):
+    reason = why(*of_once(*BEGUN, on_doubt=on_doubt), is_up=False)
+    assert reason.text.endswith(f"{follows}at the next start")
+    paused, reason = explained(*of_once(*BEGUN, example(RunPaused), on_doubt=on_doubt), epoch=2).reasons
+    assert reason.text.endswith(f"{follows}when it is resumed")
+    assert (paused.code, reason.effect) == ("paused", None)
 
 
 def test_a_stage_that_goes_on_in_this_life_after_a_wait_is_under_way():

@@ -15,6 +15,7 @@ from cascadenced.events.run import (
     RunHeld,
     RunPaused,
     RunRefused,
+    RunReleased,
     RunRequested,
     RunResolved,
     RunStarted,
@@ -298,6 +299,36 @@ def test_a_run_says_what_it_waits_for(event, status, kind, text):
     assert (shown.status, shown.waits_for.kind, shown.waits_for.text) == (status, kind, text)
     paused = view(*run_of("run")[:3], event, example(RunPaused))
     assert (paused.status, paused.waits_for) == ("paused", shown.waits_for)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        (example(RunHeld), example(RunReleased, status="waiting")),
+        (example(RunDoubted, stage="run", step="charge"), example(RunResolved, status="waiting")),
+        (
+            example(RunHeld),
+            example(RunReleased, status="waiting"),
+            example(RunHeld),
+            example(RunReleased, status="waiting"),
+        ),
+    ],
+    ids=["held and released", "in doubt and settled", "held twice"],
+)
+async def test_what_came_between_is_over_and_the_run_waits_for_what_it_did_before(happened, answers, between):
+    await happened(*run_of("run")[:3], example(WaitStarted, kind="event", name="go"), *between, run_id=RUN_ID)
+    shown = await answers.run(RUN_ID)
+    [row] = (await answers.runs(status="waiting")).items
+    assert (shown.status, shown.waits_for.kind, shown.waits_for.name) == ("waiting", "event", "go")
+    assert (row.waits_for, stages_of(shown)["run"]) == (shown.waits_for, "waiting")
+
+
+async def test_a_run_that_is_held_once_more_says_what_it_is_held_for_now(happened, answers):
+    held = example(RunHeld, reason="Unknown task: x")
+    await happened(*run_of("run")[:3], held, example(RunReleased), held, run_id=RUN_ID)
+    [row] = (await answers.runs(status="waiting")).items
+    assert row.waits_for == (await answers.run(RUN_ID)).waits_for
+    assert row.waits_for.kind == "held"
 
 
 def test_a_run_that_goes_on_waits_for_nothing():

@@ -248,7 +248,7 @@ def a_stage_is_tried_too_often(put: Callable[..., None]) -> None:
 
 @_bug(within=40)
 def nothing_is_in_doubt_after_a_crash(put: Callable[..., None]) -> None:
-    put(decide, "_has_open_effect", lambda _: False)
+    put(decide, "has_open_effect", lambda _: False)
 
 
 @_bug(within=60)
