@@ -221,8 +221,9 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
 
 
 def may_have_happened(run: Run) -> bool:
-    """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there."""
-    return bool(run.open_steps) or not run.marks
+    """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there. Of a
+    stage that has only waited so far nobody knows that it would."""
+    return bool(run.open_steps) or not run.in_steps
 
 
 def has_open_effect(run: Run) -> bool:

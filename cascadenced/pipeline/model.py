@@ -120,7 +120,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     one was ended by a crash of the process, and after a restart the last one was too.
     n_failed: attempts of `current` that raised.
     marks: by place, what `current` has behind it.  open_steps: by place, names of steps that must not happen twice and
-    have begun.
+    have begun.  in_steps: whether `current` has begun any, at this attempt or another.
     wait: what it waits for, also while it is in doubt.  in_doubt: the effect that may have happened.
     is_settled: it was in doubt, somebody has said what to make of that, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
@@ -150,6 +150,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[str, ...] = ()
     marks: Mapping[Place, Mark] = {}
     open_steps: Mapping[Place, str] = {}
+    in_steps: bool = False
     wait: Wait | None = None
     in_doubt: RunDoubted | None = None
     is_settled: bool = False
@@ -311,6 +312,7 @@ def _stage_finished(run: Run, event: StageFinished) -> Run:
         n_failed=0,
         marks=_NO_MARKS,
         open_steps=_NO_STEPS,
+        in_steps=False,
         children=run.children if children is None else children,
         parallel=run.parallel or event.parallel,
     )
@@ -334,6 +336,7 @@ def _stage_failed(run: Run, event: StageFailed) -> Run:
         n_failed=0,
         marks=_NO_MARKS,
         open_steps=_NO_STEPS,
+        in_steps=False,
     )
 
 
@@ -345,18 +348,19 @@ def _stage_interrupted(run: Run, _: StageInterrupted) -> Run:
 
 
 def _step_started(run: Run, event: StepStarted) -> Run:
-    return replace(run, open_steps={**run.open_steps, event.place: event.name})
+    return replace(run, open_steps={**run.open_steps, event.place: event.name}, in_steps=True)
 
 
 def _step_finished(run: Run, event: StepFinished) -> Run:
     mark = Mark("step", event.name, event.output)
     open_steps = _without(run.open_steps, event.place)
     open_starts = min(run.open_starts, 1)  # none, where somebody has said that it is done
-    return replace(run, marks={**run.marks, event.place: mark}, open_steps=open_steps, open_starts=open_starts)
+    marks = {**run.marks, event.place: mark}
+    return replace(run, marks=marks, open_steps=open_steps, in_steps=True, open_starts=open_starts)
 
 
 def _step_failed(run: Run, event: StepFailed) -> Run:
-    return replace(run, open_steps=_without(run.open_steps, event.place))
+    return replace(run, open_steps=_without(run.open_steps, event.place), in_steps=True)
 
 
 def _without(open_steps: Mapping[Place, str], done: Place) -> Mapping[Place, str]:

@@ -158,13 +158,13 @@ def doubts(rows: Sequence[Row]) -> frozenset[str]:
                     marked.discard(run_id)
                 if run_id not in marked:
                     open_[run_id] = (run_id, data["stage"], OWN)
+            case "wait.ended" if run_id not in marked:
+                open_[run_id] = (run_id, data["stage"], OWN)
             case "step.started":
                 open_[run_id] = (run_id, data["stage"], data["name"])
                 marked.add(run_id)
             case "step.finished" | "step.failed" | "stage.finished" | "stage.failed" | "wait.started" | "run.resolved":
                 open_.pop(run_id, None)
-                if row.type in ("step.finished", "wait.started"):
-                    marked.add(run_id)
             case ended if ended in ENDS:
                 open_.pop(run_id, None)
     return frozenset(open_)

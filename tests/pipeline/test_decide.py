@@ -568,10 +568,30 @@ def test_only_the_step_that_was_under_way_is_in_doubt():
     ).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, step="charge", place="2")
 
 
-def test_a_step_that_raised_is_not_in_doubt():
-    given(
-        *RUN, example(StepFinished, place="1"), example(StepStarted), example(StepFailed)
-    ).when_the_daemon_starts_again(policy=ONCE).then(StageStarted)
+@pytest.mark.parametrize("before", [(), (example(StepFinished, place="1"),)], ids=["the first", "a later one"])
+def test_a_step_that_raised_is_not_in_doubt(before):
+    given(*RUN, *before, example(StepStarted), example(StepFailed)).when_the_daemon_starts_again(policy=ONCE).then(
+        StageStarted
+    )
+
+
+def test_a_stage_is_known_to_work_in_steps_also_when_its_only_one_is_to_be_done_again():
+    """So what comes before that step, at the next attempt, has no effect that could be in doubt."""
+    doubted = (*RUN, example(StepStarted, place="1"), example(RunDoubted, stage="run", step="charge", place="1"))
+    settled = decide_resolution(fold(doubted), "retry", by="b0b", output=None, elapsed_s=0.0)
+    again = example(StageStarted, stage="run", attempt=2)
+    given(*doubted, *settled, again).when_the_daemon_starts_again(policy=ONCE).then(StageStarted, attempt=3)
+
+
+@pytest.mark.parametrize("kind", ["sleep", "event"])
+def test_a_stage_that_has_only_waited_so_far_may_have_had_effects_after_that(kind):
+    waited = (example(WaitStarted, stage="run", place="1", kind=kind), example(WaitEnded, stage="run", kind=kind))
+    given(*RUN, *waited).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted, step=None)
+
+
+def test_the_next_stage_may_have_effects_of_its_own():
+    first = (*RUN, example(StepFinished, place="1"), example(StageFinished, stage="run"))
+    given(*first, example(StageStarted, stage="verify")).when_the_daemon_starts_again(policy=ONCE).then(RunDoubted)
 
 
 def test_a_run_in_doubt_waits_for_somebody_over_restarts():

@@ -66,11 +66,12 @@ def _is_in_doubt(events: Sequence[Recorded]) -> bool:
             case StageStarted():
                 in_steps = in_steps and event.attempt > 1
                 under_way |= set() if in_steps else {""}
+            case WaitEnded():
+                under_way |= set() if in_steps else {""}
             case StepStarted():
                 in_steps = True
                 under_way = (under_way - {""}) | {event.place}
             case StepFinished() | StepFailed():
-                in_steps = in_steps or isinstance(event, StepFinished)
                 under_way -= {event.place, ""}
             case RunDoubted():
                 doubted = event.place
@@ -79,7 +80,6 @@ def _is_in_doubt(events: Sequence[Recorded]) -> bool:
             case RunResolved():
                 under_way -= {doubted, ""}
             case WaitStarted():
-                in_steps = True
                 under_way.discard("")
             case StageFinished() | StageFailed():
                 under_way -= {""} if getattr(event, "retry_at_us", None) is not None else under_way
