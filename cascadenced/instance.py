@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.discover import Catalogue, discover
 from cascadenced.private_files import read_or_create_hex
 from cascadenced.projections import all_projections
+from cascadenced.projections import runs as run_rows
 from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
 from cascadenced.runtime.controls import Controls
@@ -132,6 +134,7 @@ class Instance:
             perform=self.stages,
             max_running=config.max_concurrent_runs,
             max_queued=config.max_queued_runs,
+            cut_off=partial(run_rows.cut_off, log.tables),
         )
         self.controls = Controls(log, clock, self.runs, vault, pseudonyms)
         self.orphans = Orphans(self.controls)

@@ -129,7 +129,7 @@ class RunDoubted(Event, tag="run.in_doubt", frozen=True, kw_only=True):
     """The process died, or the time was up, or its stage was left, while an effect was under way that must not happen
     twice: it may have happened. step: its name and place if the stage works in steps.
 
-    crashes: in a row, with the stage under way, if one led to this.
+    crashes: in a row, with the stage under way, if one led to this and the task's policy answers.
     """
 
     task: str
@@ -144,13 +144,14 @@ class RunDoubted(Event, tag="run.in_doubt", frozen=True, kw_only=True):
 class RunResolved(Event, tag="run.resolved", frozen=True, kw_only=True):
     """What is to be made of the doubt. verdict: retry, done or fail.  output: what the effect returned, if it was done.
 
-    by: pseudonym of whoever said so; None: the policy.  status: what the run is now.
+    by: pseudonym of whoever said so.  by_policy: the task did, beforehand.  status: what the run is now.
     """
 
     task: str
     verdict: str
     by: str | None = None
     output: Json = None
+    by_policy: bool = False
     status: str = "running"
 
 

@@ -156,7 +156,7 @@ def in_doubt(run: Run, policy: Policy, doubted: RunDoubted, *, code: str, elapse
     events: list[Event] = [doubted]
     run = evolve(run, doubted)
     while run.status == "in_doubt" and policy.on_doubt != "ask":
-        resolved = resolve(run, policy.on_doubt, by=None, output=None, elapsed_s=elapsed_s)
+        resolved = resolve(run, policy.on_doubt, by=None, output=None, elapsed_s=elapsed_s, by_policy=True)
         events += resolved
         for event in resolved:
             run = evolve(run, event)
@@ -179,7 +179,9 @@ def resolutions(run: Run) -> tuple[Resolution, ...]:
     return ("retry", "fail") if is_plan and "run" not in run.stages else RESOLUTIONS
 
 
-def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float) -> list[Event]:
+def resolve(
+    run: Run, resolution: Resolution, *, by: str | None, output: Json, elapsed_s: float, by_policy: bool = False
+) -> list[Event]:
     """What `resolution` says of the doubt that `run` is in; the next one, of another step, may follow. Nothing is
     started with it: whoever performs the run records what starts, or a start that nobody performs would be in doubt.
 
@@ -188,8 +190,8 @@ def resolve(run: Run, resolution: Resolution, *, by: str | None, output: Json, e
     doubted = run.in_doubt
     assert doubted is not None
     task, stage = run.task, doubted.stage
-    status = evolve(run, RunResolved(task=task, verdict=resolution)).status
-    resolved = RunResolved(task=task, verdict=resolution, by=by, output=output, status=status)
+    status = "running" if run.wait is None else "waiting"
+    resolved = RunResolved(task=task, verdict=resolution, by=by, by_policy=by_policy, output=output, status=status)
     after = evolve(run, resolved)
     if resolution == "fail":
         what = f"the stage {stage}" if doubted.step is None else f"the step {doubted.step} of the stage {stage}"
@@ -216,14 +218,18 @@ def _gone_on(run: Run, policy: Policy, code: str, elapsed_s: float) -> list[Even
         reason = f"the process died {run.open_starts} times in a row while the stage {run.current} was under way"
         return [_failed(run, "crash_loop", reason, run.current, elapsed_s)]
     if is_doubtful:
-        return in_doubt(run, policy, _doubt_of(run), code=code, elapsed_s=elapsed_s)
+        # Whoever is asked looks at what kills the process; a policy does not.
+        doubted = _doubt_of(run, crashes=0 if policy.on_doubt == "ask" else run.open_starts)
+        return in_doubt(run, policy, doubted, code=code, elapsed_s=elapsed_s)
     return _again(run, code)
 
 
 def may_have_happened(run: Run) -> bool:
     """Where a stage has begun to work in steps, its effects are in them: what is between them only leads there. Of a
-    stage that has only waited so far nobody knows that it would."""
-    return bool(run.open_steps) or not run.in_steps
+    stage that has only waited so far nobody knows that it would. One that waits for runs of its plan has not begun."""
+    if run.in_steps:
+        return bool(run.open_steps)
+    return run.current in run.stages and not run.has_children_to_do
 
 
 def has_open_effect(run: Run) -> bool:
@@ -234,9 +240,9 @@ def has_open_effect(run: Run) -> bool:
     return bool(run.open_steps) or (_waits_for(run) is None and may_have_happened(run))
 
 
-def _doubt_of(run: Run) -> RunDoubted:
+def _doubt_of(run: Run, *, crashes: int = 0) -> RunDoubted:
     if _waits_for(run) is None:
-        return doubt(run, "the process ended while it was under way", crashes=run.open_starts)
+        return doubt(run, "the process ended while it was under way", crashes=crashes)
     return doubt(run, "the stage was left while it was under way")
 
 

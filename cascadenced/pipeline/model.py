@@ -177,6 +177,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """What lets it go on by itself: nothing does while it is paused or in doubt."""
         return None if self.paused or self.in_doubt is not None else self.wait
 
+    @property
+    def has_children_to_do(self) -> bool:
+        """Whether the stage under way has to wait for runs of its plan first."""
+        return self.current == "run" and not all(child.is_done for child in self.children or ())
+
     def has_part_in(self, stage: str) -> bool:
         """Whether there is something to do in `stage`: code of the task, or the runs of its plan."""
         return stage in self.stages or (stage == "run" and self.children is not None)
@@ -229,7 +234,7 @@ def _resumed(run: Run, _: RunResumed) -> Run:
 def _held(run: Run, event: RunHeld) -> Run:
     before = run.wait.before if run.wait is not None and run.wait.kind == "held" else run.wait
     held = Wait("held", name=event.code, before=before)
-    return replace(run, status="waiting", wait=held, reason=event.reason, open_starts=0)
+    return replace(run, status="waiting", wait=held, reason=event.reason)
 
 
 def _released(run: Run, _: RunReleased) -> Run:
@@ -250,12 +255,12 @@ def _resolved(run: Run, event: RunResolved) -> Run:
     doubted = run.in_doubt
     return replace(
         run,
-        status="running" if run.wait is None else "waiting",
+        status="waiting" if event.status == "waiting" else "running",
+        wait=run.wait if event.status == "waiting" else None,
         in_doubt=None,
         is_settled=True,
         open_steps=run.open_steps if doubted is None else _without(run.open_steps, doubted.place),
-        # Whoever was asked has looked at what kills the process; a policy has not.
-        open_starts=doubted.crashes if doubted is not None and event.by is None else 0,
+        open_starts=0 if doubted is None else doubted.crashes,
     )
 
 

@@ -134,7 +134,7 @@ def _of_run(event: Event) -> str | None:
             what = f"the stage {event.stage}" if event.step is None else f"the step {event.step}"
             return f"{what} is in doubt (attempt {event.attempt})" + (f": {event.reason}" if event.reason else "")
         case RunResolved():
-            by = "its task's policy" if event.by is None else who(event.by)
+            by = "its task's policy" if event.by_policy else who(event.by)
             return f"{by} resolved the doubt: {_VERDICTS.get(event.verdict, event.verdict)}"
         case RunFailed():
             return f"ended in error: {event.error_type}: {event.reason}"

@@ -94,8 +94,8 @@ _STATUS: dict[type[Event], str] = {
     RunCancelled: "cancelled",
     RunRefused: "refused",
 }
-_ENDS = frozenset({RunFinished, RunFailed, RunCancelled, RunRefused})
-_PAUSE: dict[type[Event], int] = {RunPaused: 1, RunResumed: 0, RunCancelled: 0}
+_ENDS: frozenset[type[Event]] = frozenset({RunFinished, RunFailed, RunCancelled, RunRefused})
+_PAUSE: dict[type[Event], int] = {RunPaused: 1, RunResumed: 0, **dict.fromkeys(_ENDS, 0)}
 _AMONG_OTHERS: frozenset[type[Event]] = frozenset({StageStarted, StageFailed})
 """Events that change the row only when a stage is tried again."""
 _SAYING: frozenset[type[Event]] = frozenset({RunReleased, RunResolved})
@@ -107,7 +107,7 @@ class Runs:
     """One row a run. A batch touches each of its runs once."""
 
     name = "runs"
-    version = 3
+    version = 4
     tables = ("runs",)
     ddl = _DDL
     types = frozenset(TYPE_NAMES[kind] for kind in _CHANGING)
@@ -281,6 +281,16 @@ async def durations_s(tables: Tables, tasks: Sequence[str]) -> dict[str, float]:
         if rows[0][0] is not None:
             found[task] = float(rows[0][0])
     return found
+
+
+async def cut_off(tables: Tables) -> list[str]:
+    """Runs that had something under way of which somebody is to be asked, if it is not now."""
+    rows = await tables.fetch(
+        "SELECT run_id FROM runs WHERE status = 'running' AND EXISTS (SELECT 1 FROM events "
+        "WHERE stream = 'run-' || runs.run_id AND type = 'run.started' AND instr(data, ?)) ORDER BY run_id",
+        ('"on_doubt":"ask"',),
+    )
+    return [str(row[0]) for row in rows]
 
 
 async def running(tables: Tables, task: str, among: Caller, *, paused: bool, limit: int) -> list[str]:

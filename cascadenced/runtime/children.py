@@ -57,11 +57,6 @@ class Children:
         self._watched: set[str] = set()  # parents that were looked at: from then on `ended` says which of theirs have
         self._ended: dict[str, dict[str, Run]] = {}  # by parent, which has not taken them in yet
 
-    def are_due(self, live: LiveRun) -> bool:
-        """Whether the stage under way has to wait for runs of its plan first."""
-        run = live.run
-        return run.current == "run" and run.children is not None and not all(child.is_done for child in run.children)
-
     async def ask(self, live: LiveRun, clock: Clock) -> list[LiveRun]:
         """Ask for those that can go now; the parent waits. Returns them, to be queued."""
         if live.planned is not None:

@@ -76,8 +76,7 @@ class Journey:
                 return
         if is_held_back(live.run) and not await self._have_run_before(live):
             return
-        if question(live.run) is not None:
-            await record(self._log, self._clock, live, _asked)
+        await self.ask(live)
         if live.run.status == "in_doubt" or live.run.paused:
             return  # whatever has become of its task: it is looked for when the run may go on
         if not await self._found_identity(live) or not await self._found_entry(live):
@@ -90,6 +89,10 @@ class Journey:
             await self._alone(live)
         else:
             await self._go_on(live)
+
+    async def ask(self, live: LiveRun) -> None:
+        """Record the doubt about a run that nobody performs, where somebody has to say what became of its effect."""
+        await record(self._log, self._clock, live, _asked)
 
     async def _is_orphan(self, live: LiveRun) -> bool:
         """Whether its parent has ended; then it ends too."""
@@ -196,7 +199,7 @@ class Journey:
             # Without an open start it was interrupted while its code went on, and is another life's to do.
             if run.current is None or not run.open_starts or run.status != "running":
                 return
-            if self._children.are_due(live):
+            if run.has_children_to_do:
                 if run.paused:
                     return
                 self._start_children(await self._children.ask(live, self._clock))
@@ -266,10 +269,12 @@ class Journey:
         return outcome
 
     async def _hold(self, live: LiveRun, held: RunHeld) -> None:
-        if live.run.wait is not None and live.run.wait.kind == "held" and live.run.reason == held.reason:
-            return
-        _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=held.reason)
-        await self._record_unless_ended(live, held)
+        def following(run: Run) -> Step | None:
+            is_held_so = run.wait is not None and run.wait.kind == "held" and run.reason == held.reason
+            return None if run.status in ENDED or run.in_doubt is not None or is_held_so else Step.of(run, held)
+
+        if await record(self._log, self._clock, live, following) is not None:
+            _log.warning("run_held", run_id=live.run_id, task=live.run.task, reason=held.reason)
 
     async def _record_unless_ended(self, live: LiveRun, event: Event) -> None:
         await record(self._log, self._clock, live, lambda run: None if run.status in ENDED else Step.of(run, event))
@@ -284,6 +289,8 @@ def start(step: Step, entry: TaskEntry) -> Step:
 
 
 def _asked(run: Run) -> Step | None:
+    if run.in_doubt is not None and run.status != "in_doubt":
+        return Step.of(run, RunReleased(task=run.task, status="in_doubt"))  # nothing is held that waits for an answer
     doubted = question(run)
     return None if doubted is None else Step.of(run, doubted)
 

@@ -77,7 +77,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Runs:
-    """All unfinished runs of this instance."""
+    """All unfinished runs of this instance. cut_off: those that a restart finds in the middle of something, by id."""
 
     def __init__(
         self,
@@ -91,7 +91,9 @@ class Runs:
         perform: Perform,
         max_running: int,
         max_queued: int,
+        cut_off: Callable[[], Awaitable[Sequence[str]]],
     ) -> None:
+        self._cut_off = cut_off
         self._log, self._clock, self._ids = log, clock, ids
         self._tasks, self._vault, self._pseudonyms = tasks, vault, pseudonyms
         self._perform = perform
@@ -333,7 +335,15 @@ class Runs:
     # ── starting, stopping ───────────────────────────────────────────────────────────────────────────────────
 
     async def recover(self) -> int:
-        """Queue every unfinished run, oldest first; returns how many there are. New requests line up behind them."""
+        """Queue every unfinished run, oldest first; returns how many there are. New requests line up behind them.
+
+        What may have happened is said at once, whether or not there is a slot for what it happened in.
+        """
+        for run_id in await self._cut_off():
+            if not self._is_here(run_id):
+                live = LiveRun(RunId(run_id), Context())
+                await live.read(self._log)
+                await self._journey.ask(live)
         openings = await self._log.openings()
         for opening in openings:
             run_id = run_id_of(opening.stream)

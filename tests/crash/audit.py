@@ -305,7 +305,6 @@ class _Way:
         return self._moved(self.state == "asked" and not self.paused, "between")
 
     def _run_held(self, _: Any) -> bool:
-        self.open_starts = 0
         return self.state not in ("new", "fallen")
 
     def _run_released(self, _: Any) -> bool:
@@ -340,7 +339,7 @@ class _Way:
 
     def _run_resolved(self, data: Any) -> bool:
         self.verdict = data["verdict"]
-        self.open_starts = self.crashes if data.get("by") is None else 0
+        self.open_starts = self.crashes
         self.open_steps.discard(self.doubted)
         return self._moved(self.state == "in doubt", "settled")
 

@@ -281,14 +281,12 @@ def test_an_interrupted_stage_starts_again_as_the_next_attempt():
     )
 
 
-def test_being_held_is_not_a_crash():
-    """Each start without the vault's key begins the stage and then waits; nothing has died."""
-    held = [
-        event
-        for n in range(9)
-        for event in (example(StageStarted, attempt=n + 1), example(RunHeld, code="identity_missing"))
-    ]
-    assert verdict(fold([*started("run"), *held])) == "resume"
+def test_being_held_is_not_a_crash_and_does_not_make_one_undone():
+    begun = (*started("run"), example(StageStarted))
+    held = (example(RunHeld, code="identity_missing"), example(RunReleased))
+    assert verdict(fold([*begun, *held * 9])) == "resume"
+    again = [event for n in range(2, 6) for event in (*held, example(StageStarted, attempt=n))]
+    assert verdict(fold([*begun, *again])) == "give_up"
 
 
 def test_a_held_run_goes_on_where_it_was():
@@ -646,8 +644,8 @@ def test_a_stage_that_its_policy_has_tried_again_is_a_suspect_after_three_crashe
 
 
 def test_whoever_has_an_attempt_made_again_has_its_crashes_counted_from_then_on():
-    doubted = (*crashed(4, "run"), example(RunDoubted, stage="run", step=None, crashes=4))
-    settled = decide_resolution(fold(doubted), "retry", by="b0b", output=None, elapsed_s=0.0)
+    doubted = (*crashed(4, "run"), *given(*crashed(4, "run")).when_the_daemon_starts_again(policy=ONCE).events)
+    settled = decide_resolution(fold(doubted), "retry", by=None, output=None, elapsed_s=0.0)
     again = given(*doubted, *settled).when_the_daemon_starts_again(policy=ONCE).events
     assert fold([*doubted, *settled, *again]).open_starts == 1
 
