@@ -269,6 +269,8 @@ class Runs:
         if live is None or live.version == 0:
             live = LiveRun(RunId(run_id), Context())
             await live.read(self._log)
+        else:  # a run that is queued only now may have been told of something between its request and that
+            await live.read_on(self._log)
         if live.version == 0:
             raise no_run(run_id)
         return live

@@ -721,6 +721,22 @@ async def test_a_paused_child_whose_parent_ended_before_the_crash_is_cancelled_t
     assert world.file.unfinished == {}
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_plan_that_is_resumed_goes_on_with_all_its_runs_whenever_it_was_paused(
+    gate: type[Gate], turns: int
+) -> None:
+    """Also in the instant between a child's request and its place in the queue."""
+    for event in gate.gates.values():
+        event.set()
+    async with World(parent(lambda: [gate(1), gate(2)])).up() as instance:
+        run_id = (await ask(instance, "parent")).run_id
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await instance.controls.pause(run_id, by=None)
+        await instance.controls.resume(run_id, by=None)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.status == "success"
+
+
 @pytest.mark.parametrize("nested", [False, True])
 async def test_the_plan_of_a_parent_that_has_just_ended_is_not_made_again(
     gate: type[Gate], monkeypatch: pytest.MonkeyPatch, nested: bool

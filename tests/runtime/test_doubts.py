@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from cascadenced.events.base import Event
+from cascadenced.events.child import ChildRequested
 from cascadenced.events.run import RunDoubted, RunHeld, RunResolved
 from cascadenced.events.stage import StageStarted
+from cascadenced.events.wait import WaitEnded
 from cascadenced.instance import Instance
 from cascadenced.pipeline.policy import Retry
 from cascadenced.plugins.base import BaseTask
@@ -151,6 +154,33 @@ async def test_what_its_policy_answers_is_answered_when_the_pause_is_over(on_dou
     assert ended.run.status == {"retry": "success", "fail": "error"}[on_doubt]
 
 
+@pytest.mark.parametrize(("resolution", "status"), [("fail", "error"), ("done", "success")])
+async def test_a_paused_run_that_its_resolution_ends_is_listed_as_ended(resolution: str, status: str) -> None:
+    task = pays()
+    world = World(task)
+    run_id = await cut_off(world, task, pause=True)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        await instance.controls.resolve(run_id, resolution, by=None, output=None)
+        assert [row.status for row in (await instance.answers.runs()).items] == [status]
+        assert [row.run_id for row in (await instance.answers.runs(status=status)).items] == [run_id]
+        assert (await instance.answers.runs(status="paused")).items == []
+
+
+async def test_what_may_have_happened_is_listed_though_long_runs_have_taken_all_slots() -> None:
+    task, long = pays(), pays(name="long", delivery="at_least_once")
+    world = World(long, task, max_concurrent_runs=2)
+    instance = await world.start()
+    await ask(instance, "long")
+    run_id = (await ask(instance, "pays")).run_id
+    await until(lambda: task.paid and long.paid)
+    world.crash(instance)
+    world.config = world.config._replace(max_concurrent_runs=1)
+    async with world.up() as instance:
+        await until(lambda: len(long.paid) == 2)
+        assert (await listed(instance), instance.runs.n_queued) == ([run_id], 1)
+
+
 # ── what a run is held for ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -207,6 +237,59 @@ async def test_a_task_whose_code_has_changed_is_held_when_the_doubt_is_settled_a
         await until(lambda: world.events(RunHeld))
         assert (await instance.answers.run(run_id)).waits_for.name == "code_changed"
     assert [event.code for event in world.events(RunHeld)] == ["code_changed"]
+
+
+async def test_a_doubt_that_an_older_version_held_back_is_listed_again() -> None:
+    task = pays()
+    world = World(task)
+    run_id = await cut_off(world, task)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        live = await instance.runs.find(run_id)
+        await instance.log.append([live.change([RunHeld(task="pays", code="task_missing", reason="it was not there")])])
+    async with world.up(else_()) as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert await listed(instance) == [run_id]
+        await instance.controls.resolve(run_id, "fail", by=None, output=None)
+        assert (await instance.answers.run(run_id)).status == "error"
+
+
+# ── what is no effect ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Plans(Household):
+    """Works at most once itself; all that it does are the runs of its plan."""
+
+    name, delivery = "plans", "at_most_once"
+
+
+def plans() -> Any:
+    return type("Plans", (Plans,), {"children": [else_()]})
+
+
+@pytest.mark.parametrize("reached", [StageStarted, ChildRequested, WaitEnded])
+async def test_a_stage_that_has_no_code_but_the_runs_of_its_plan_is_never_in_doubt(reached: type[Event]) -> None:
+    world = World(plans())
+    instance = await world.start()
+    run_id = (await ask(instance, "plans")).run_id
+    await until(lambda: [e for e in world.events(reached, run_id=run_id) if getattr(e, "stage", "run") == "run"])
+    world.crash(instance)
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.status == "success"
+    assert world.events(RunDoubted) == []
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_pause_without_a_crash_puts_nothing_in_doubt(turns: int) -> None:
+    async with (world := World(plans())).up() as instance:
+        run_id = (await ask(instance, "plans")).run_id
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await instance.controls.pause(run_id, by=None)
+        await idle(200)
+        await instance.controls.resume(run_id, by=None)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.status == "success"
+    assert world.events(RunDoubted) == []
 
 
 # ── a stage that was left ────────────────────────────────────────────────────────────────────────────────────────────
@@ -284,4 +367,23 @@ async def test_an_effect_that_is_always_tried_again_does_not_kill_the_process_fo
     ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
     assert (ended.run.status, ended.run.error_type, len(task.paid)) == ("error", "crash_loop", 5)
     assert len(world.events(RunResolved)) == 4
+    await instance.log.close()
+
+
+async def test_somebody_may_have_it_tried_again_as_often_as_they_like() -> None:
+    """Also when they do not say who they are, as whoever only names a group."""
+    task = pays()
+    world = World(task)
+    instance = await world.start()
+    run_id = (await ask(instance, "pays")).run_id
+    for n in range(1, 8):
+        await until(lambda: len(task.paid) == n)  # noqa: B023 -- called in this turn only
+        world.crash(instance)
+        instance = await world.start()
+        await until(lambda: instance.runs.n_asleep == 1)  # noqa: B023
+        await perform(VERBS["resolve"], instance, {"run": run_id, "resolution": "retry"})
+    task.gate.set()
+    assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.status == "success"
+    said = [moment.text for moment in (await perform(VERBS["explain"], instance, {"run": run_id})).timeline]
+    assert not [text for text in said if "policy" in text]
     await instance.log.close()
