@@ -113,6 +113,9 @@ class ScheduleFile:
             self._rejected = None
             if data and self._seen not in (_NOTHING, look):  # not merely what we have yet to write
                 self._tell_what_is_newer(text, definitions, known)
+            if look is not None and not data and known and data != self._shortened:
+                self._shortened = data  # an editor may have emptied it, and be about to write
+                return ()
             if data:
                 removed = _removed(text, definitions, known)
                 if removed and text.knows is None and data != self._shortened:

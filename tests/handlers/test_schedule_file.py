@@ -375,6 +375,32 @@ async def test_half_a_file_removes_nothing(folder: Folder) -> None:
     assert folder.events(ScheduleRemoved) == []
 
 
+async def test_a_file_that_is_empty_while_it_is_written_is_not_put_in_the_place_of_what_comes(folder: Folder) -> None:
+    """An editor that does not write beside the file and rename it empties the file first."""
+    folder.write("report: 0 9 * * *\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        with folder.path.open("w") as editor:
+            await file.sync()
+            editor.write("load: 30 2 * * *\n" + folder.text_of_file())
+        for _ in range(2):
+            await file.sync()
+        assert "load" in await folder.schedules(instance)
+    assert "load: 30 2 * * *\n" in folder.text_of_file()
+
+
+async def test_a_file_that_stays_empty_is_written_again(folder: Folder) -> None:
+    """As one that is gone: nobody takes all schedules back without a word about one of them."""
+    folder.write("report: 0 9 * * *\n")
+    async with folder.life() as (instance, file):
+        await file.sync()
+        folder.path.write_text("")
+        for _ in range(2):
+            await file.sync()
+        assert await folder.schedules(instance) == {"report": "0 9 * * *"}
+    assert folder.text_of_file().startswith("report: 0 9 * * *\n")
+
+
 async def test_nobody_is_named_in_an_entry_of_a_task_that_is_not_there(folder: Folder) -> None:
     folder.write("gone:  # for now\n  expr: 0 9 * * *\n  user_id: alice\n  group_id: eng\n")
     async with folder.life() as (_, file):
