@@ -16,7 +16,7 @@ from cascadenced.handlers.worker_outcome import printed_for_people, told
 from cascadenced.plugins.base import Host
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.spawn import Suspended as Unwound
-from cascadenced.runtime.worker import Worker, Workers
+from cascadenced.runtime.worker import Died, Worker, Workers
 from cascadenced.runtime.worker_protocol import (
     Answer,
     Ask,
@@ -40,6 +40,10 @@ class FailedThere(Exception):
         self.said, self.lineage = said, lineage
 
 
+class DiedThere(FailedThere):
+    """Its process has ended before the stage did."""
+
+
 class ProcessStages:
     """One worker for each run, from its first stage to its end or its next wait."""
 
@@ -52,12 +56,13 @@ class ProcessStages:
     async def output(
         self, live: LiveRun, stage: str, handed: Json, *, takes: bool, context: list[Json], steps: Steps, host: Host
     ) -> Json:
-        """What the hook put out. Raises FailedThere; Unwound if it waits. `live.printed` says what it printed, however
-        it ended."""
+        """What the hook put out. Raises FailedThere, DiedThere; Unwound if it waits. `live.printed` says what it
+        printed, however it ended."""
         assert live.entry is not None
         assert live.redact is not None
         limits = live.entry.policy.limits
         worker, attributes = await self._worker(live, context)
+        live.on_begin()
         argument = handed if takes else msgspec.UNSET
 
         async def answer(ask: Ask) -> Answer:
@@ -83,7 +88,7 @@ class ProcessStages:
             case outcome:
                 lineage = outcome.lineage if isinstance(outcome, Raised) else ("builtins:Exception",)
                 said = told(outcome, live.redact, limits)
-                raise FailedThere(said, (*lineage, said.error_type))
+                raise (DiedThere if isinstance(outcome, Died) else FailedThere)(said, (*lineage, said.error_type))
 
     def let_go(self, live: LiveRun) -> None:
         worker = self._at_work.pop(live.run_id, None)

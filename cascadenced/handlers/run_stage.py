@@ -7,6 +7,7 @@ import contextvars
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -24,12 +25,12 @@ from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.events.streams import run_stream
 from cascadenced.handlers.failure import for_people, is_harmless, tell
 from cascadenced.handlers.plan import TaskPlan, read_plan
-from cascadenced.handlers.process_stage import FailedThere, ProcessStages
+from cascadenced.handlers.process_stage import DiedThere, FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import doubt, may_have_happened
+from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, doubt, may_have_happened
 from cascadenced.pipeline.model import STAGES, Run, fold
 from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
 from cascadenced.plugins.base import BaseTask
@@ -120,7 +121,7 @@ class StageRunner:
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
-        if type(failure) is TimeUp and live.entry is not None and _doubts(live.entry.policy, live.run):
+        if type(failure) in _CUT_OFF and live.entry is not None and _doubts(live.entry.policy, live.run, failure):
             return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
@@ -166,9 +167,19 @@ class StageRunner:
         return self._limited_output(live, stage, steps, limit_s)
 
     async def _limited_output(self, live: LiveRun, stage: str, steps: Steps, limit_s: float) -> Any:
-        loop = asyncio.get_running_loop()
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def begin() -> None:
+            with suppress(RuntimeError):  # the loop is gone
+                loop.call_soon_threadsafe(begun.set)
+
+        async def time_up() -> None:
+            await begun.wait()  # for a thread or a process, which others may have: nothing has happened yet
+            await self._clock.sleep(limit_s)
+
+        live.on_begin = begin
         work = loop.create_task(self._settled_output(live, stage, steps), name=f"run-{live.run_id}")
-        timer = asyncio.ensure_future(self._clock.sleep(limit_s))
+        timer = asyncio.ensure_future(time_up())
         try:
             await asyncio.wait({work, timer}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -209,7 +220,7 @@ class StageRunner:
                 raise _no_hook(stage)
             return recordable(live.run.child_results, "what the runs of the plan returned")
         if live.instance is None and hook.is_async and not live.entry.inert:
-            await self._spawner.call(self._make, live)  # its constructor may block; it is a plain function
+            await self._spawner.call(self._made_first, live)  # its constructor may block; it is a plain function
         before = _FED_BY.get(stage)
         handed = live.run.outputs.get(before) if before is not None else None
         if children is not None:
@@ -237,6 +248,7 @@ class StageRunner:
 
     def _begun(self, live: LiveRun, stage: str, steps: Steps, arguments: tuple[Json, ...]) -> Any:
         """What the hook returns, awaitable or not."""
+        live.on_begin()
         if live.instance is None:
             self._make(live)
         if isinstance(live.instance, _STEPPING):
@@ -276,6 +288,10 @@ class StageRunner:
     def _steps_of(self, live: LiveRun, redact: Redactor) -> Steps:
         """What the stage under way works in steps with."""
         return Steps(self._log, self._clock, self._spawner, live, redact)
+
+    def _made_first(self, live: LiveRun) -> None:
+        live.on_begin()
+        self._make(live)
 
     def _make(self, live: LiveRun) -> None:
         entry, identity = live.entry, live.identity
@@ -347,11 +363,11 @@ class StageRunner:
         # The types are compared, not asked: an instance may have code of its own for that.
         research_failed = stage == "research" and type(error) is ResearchFailed
         told = error.__cause__ if research_failed and error.__cause__ is not None else error
-        if type(told) is FailedThere:
-            said = told.said
+        if type(told) in _OF_A_PROCESS:
+            said = told.said  # type: ignore[attr-defined]  # the comparison narrows, mypy does not see it
         else:
             said = tell(told, redact) if is_harmless(told) else await self._spawner.call(tell, told, redact)
-        if not research_failed and issubclass(type(error), Exception) and type(error) is not FailedThere:
+        if not research_failed and issubclass(type(error), Exception) and type(error) not in _OF_A_PROCESS:
             live.error = error  # a CancelledError handed to a caller would look like the caller's own
         if self.on_failure is not None and not issubclass(type(error), CascadenceError):
             self.on_failure(live, stage, said.where)
@@ -401,12 +417,18 @@ class StageRunner:
         recording.add_done_callback(self._late.discard)
 
 
-def _doubts(policy: Policy, run: Run) -> bool:
-    """Whether an effect whose time is up is in doubt. Where it is simply tried again, the stage's retries say how often
+_OF_A_PROCESS = frozenset({FailedThere, DiedThere})
+_CUT_OFF = frozenset({TimeUp, DiedThere})
+"""How code ends that did not come to an end: its time is up, or its process is gone."""
+
+
+def _doubts(policy: Policy, run: Run, failure: BaseException) -> bool:
+    """Whether an effect that was cut off is in doubt. Where it is simply tried again, the stage's retries say how often
     and how long after; without any it is at once, and not for ever."""
     if policy.delivery != "at_most_once" or not may_have_happened(run):
         return False
-    return policy.on_doubt != "retry" or (run.current not in policy.retries and run.attempt < MAX_ATTEMPTS)
+    n_at_most = CRASHES_TO_GIVE_UP if type(failure) is DiedThere else MAX_ATTEMPTS
+    return policy.on_doubt != "retry" or (run.current not in policy.retries and run.attempt < n_at_most)
 
 
 def _is_end_of_plan(event: Event) -> bool:

@@ -163,6 +163,13 @@ def in_doubt(run: Run, policy: Policy, doubted: RunDoubted, *, code: str, elapse
     return [*events, *_again(run, code)] if run.status == "running" else events
 
 
+def cut_short(run: Run, policy: Policy, failed: StageFailed) -> RunDoubted | None:
+    """The doubt that comes before the end of a stage that has failed for good, when it left a step under way."""
+    if failed.retry_at_us is not None or policy.delivery != "at_most_once" or policy.on_doubt != "ask":
+        return None
+    return doubt(run, f"the stage failed while it was under way: {failed.reason}") if run.open_steps else None
+
+
 def leave(run: Run, policy: Policy, *, elapsed_s: float) -> list[Event]:
     """What is to be said of a stage that waits now: of its steps that were under way when it was left, as those are
     that a task group cancels when another one has failed."""

@@ -15,15 +15,18 @@ from cascadenced.eventlog.base import Change, EventLog, Receipt
 from cascadenced.events.base import Context, Event, Recorded
 from cascadenced.events.run import RunDoubted, RunStarted
 from cascadenced.events.signal import ContextConsumed
-from cascadenced.events.stage import StageStarted
+from cascadenced.events.stage import StageFailed, StageStarted
 from cascadenced.events.streams import run_stream
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import decide, doubt, in_doubt, leave
+from cascadenced.pipeline.decide import cut_short, decide, doubt, in_doubt, leave
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 
 NOT_WRITABLE_RETRY_S = 1.0
+
+
+def _nobody_asks() -> None: ...
 
 
 class LiveRun:
@@ -37,6 +40,7 @@ class LiveRun:
     drive: the asyncio task that drives it.
     planned: the tasks of its plan, if this process has made them.  n_told: contexts that its instance has heard.
     printed: what its stage under way wrote to its output, in a process of its own.
+    on_begin: called when code of its stage begins, in whichever thread that is: until then it waits for its turn.
     """
 
     def __init__(self, run_id: RunId, context: Context) -> None:
@@ -59,6 +63,7 @@ class LiveRun:
         self.planned: Sequence[TaskEntry] | None = None
         self.n_told = 0
         self.printed: str | None = None
+        self.on_begin: Callable[[], None] = _nobody_asks
 
     def fold(self, recorded: Sequence[Recorded]) -> None:
         """Take in what the log has."""
@@ -201,6 +206,8 @@ def outcome_of(live: LiveRun, clock: Clock, outcome: Event, *, go_on: bool = Tru
         if type(outcome) is RunDoubted and policy is not None:
             step = Step.of(run)
             led_to = in_doubt(run, policy, doubt(run, outcome.reason), code=run.code, elapsed_s=elapsed_s)
+        elif type(outcome) is StageFailed and policy is not None and (doubted := cut_short(run, policy, outcome)):
+            step, led_to = Step.of(run), [doubted]
         else:
             step = Step.of(run, outcome)
             led_to = decide(step.run, outcome, elapsed_s=elapsed_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,3 +200,46 @@ class Branching(Isolated):
         with open(str(self.args["calls"]), "a") as file:
             file.write(f"{what}\n")
         return what
+
+
+class PaysAndDies(Isolated):
+    """Takes its process with it when it has paid; each payment is a line in `args["calls"]`."""
+
+    name, delivery = "pays-and-dies", "at_most_once"
+    retries = Retry(max_attempts=3, initial_s=0)
+    in_step = False
+
+    def run(self) -> Any:
+        return self.step("pay", self.pay) if self.in_step else self.pay()
+
+    def pay(self) -> None:
+        with open(str(self.args["calls"]), "a") as file:
+            file.write("paid\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class PaysInAStepAndDies(PaysAndDies):
+    name, in_step = "pays-in-a-step-and-dies", True
+
+
+class PaysAgainAndDies(PaysAndDies):
+    name, on_doubt = "pays-again-and-dies", "retry"
+    retries = None
+
+
+class Waits(Isolated):
+    """Is done when the file `args["go"]` is there."""
+
+    name, timeout_s = "waits", {"run": 0.4}
+    delivery = "at_most_once"
+
+    def run(self) -> str:
+        while not Path(str(self.args["go"])).exists():
+            time.sleep(0.01)
+        return "done"
+
+
+class Holds(Waits):
+    """The same, without a limit."""
+
+    name, timeout_s = "holds", None

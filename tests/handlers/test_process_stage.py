@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from cascadenced.clock import SystemClock
+from cascadenced.events.run import RunDoubted
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.step import StepFailed, StepFinished
 from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.instance import Instance
+from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP
 from cascadenced.runtime.spawn import ThreadSpawner
 from tests.doubles import ALICE, PSEUDONYMS, World, ask, run
 from tests.handlers import isolated_tasks as tasks
@@ -103,6 +105,49 @@ async def test_a_stage_that_took_its_process_with_it_is_tried_again_in_another(t
         assert (await run(instance, "aborts", args={"calls": str(tmp_path / "c")})).run.result == "survived"
     [failed] = world.events(StageFailed)
     assert (failed.error_type, failed.fatal) == ("worker.signal", False)
+
+
+@pytest.mark.parametrize("task", [tasks.PaysAndDies, tasks.PaysInAStepAndDies])
+async def test_an_effect_that_must_not_happen_twice_is_in_doubt_when_its_process_died(
+    tmp_path: Path, task: type[tasks.PaysAndDies]
+) -> None:
+    """Whatever the retries: they are for errors, and this may have been none."""
+    calls = tmp_path / "calls"
+    world = World(task, clock=SystemClock())
+    async with up(world) as instance:
+        run_id = (await ask(instance, task.name, args={"calls": str(calls)})).run_id
+        await asleep(instance)
+        assert [row.run_id for row in (await instance.answers.runs(status="in_doubt")).items] == [run_id]
+        [doubted] = world.events(RunDoubted)
+        assert doubted.step == ("pay" if task.in_step else None)
+        assert "SIGKILL" in doubted.reason
+        await instance.controls.resolve(run_id, "done", by=None, output="receipt")
+        assert (await instance.runs.ended(run_id)).run.result == "receipt"
+    assert calls.read_text() == "paid\n"
+
+
+async def test_an_effect_that_may_happen_again_is_tried_so_often_when_its_process_dies_each_time(
+    tmp_path: Path,
+) -> None:
+    calls = tmp_path / "calls"
+    world = World(tasks.PaysAgainAndDies, clock=SystemClock())
+    async with up(world) as instance:
+        ended = await run(instance, "pays-again-and-dies", args={"calls": str(calls)})
+    assert (ended.run.status, ended.run.error_type) == ("error", "worker.signal")
+    assert len(calls.read_text().splitlines()) == CRASHES_TO_GIVE_UP
+
+
+async def test_the_time_of_a_stage_is_its_own_and_not_what_it_waits_for_a_process(tmp_path: Path) -> None:
+    world = World(tasks.Waits, tasks.Holds, clock=SystemClock(), max_processes=1)
+    async with up(world) as instance:
+        holding = await ask(instance, "holds", args={"go": str(tmp_path / "go")})
+        waiting = await ask(instance, "waits", args={"go": str(tmp_path / "go")})
+        await until(lambda: len(world.events(StageStarted)) == 2)
+        await asyncio.sleep(2 * tasks.Waits.timeout_s["run"])  # what is not to happen cannot be awaited
+        assert world.events(RunDoubted) == []
+        (tmp_path / "go").touch()
+        for accepted in (holding, waiting):
+            assert (await instance.runs.ended(accepted.run_id)).run.result == "done"
 
 
 async def test_a_stage_that_takes_too_long_is_killed(tmp_path: Path) -> None:

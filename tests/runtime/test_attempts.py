@@ -448,6 +448,35 @@ async def test_a_thread_that_takes_too_long_is_abandoned_and_its_end_is_noted(th
     assert world.events(RunFinished) == world.events(StageFinished) == []
 
 
+async def test_the_time_of_a_stage_is_its_own_and_not_what_it_waits_for_a_thread() -> None:
+    go, begun = threading.Event(), list[str]()
+
+    class Holds(BaseTask):
+        name, delivery = "holds", "at_most_once"
+
+        def run(self) -> str:
+            begun.append(self.name)
+            go.wait(30)
+            return "done"
+
+    limited = type("Limited", (Holds,), {"name": "limited", "timeout_s": 5})
+    spawner = ThreadSpawner(1)
+    world = World(Holds, limited, spawner=spawner)
+    async with world.up() as instance:
+        first = (await ask(instance, "holds")).run_id
+        while not begun:
+            await asyncio.sleep(0.001)
+        second = (await ask(instance, "limited")).run_id
+        await idle(50)
+        await world.clock.advance(6)
+        await idle(50)
+        assert (world.events(RunDoubted), begun) == ([], ["holds"])
+        go.set()
+        for run_id in (first, second):
+            assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == "done"
+    spawner.close()
+
+
 def test_a_timeout_reaches_the_caller_of_a_pipeline_as_one() -> None:
     with pytest.raises(TimeUp, match="^the stage run took longer than 0.01 s$"):
         TaskPipeline(slow(timeout_s=0.01)).run(**WHO)

@@ -348,6 +348,20 @@ async def test_a_step_that_a_stage_left_is_listed_while_that_waits_for_its_next_
     await instance.log.close()
 
 
+async def test_a_step_that_was_left_is_asked_about_before_its_stage_fails_for_good() -> None:
+    Grouped.n_failed = 0
+    task = type("Grouped", (Grouped,), {"gate": asyncio.Event(), "paid": [], "retries": None})
+    world = World(task)
+    async with world.up() as instance:
+        run_id = (await ask(instance, "grouped")).run_id
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert await listed(instance) == [run_id]
+        assert world.events(RunDoubted)[0].reason.startswith("the stage failed while it was under way: ")
+        await instance.controls.resolve(run_id, "done", by=None, output="receipt")
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == "receipt"
+    assert task.paid == ["paid"]
+
+
 # ── a crash loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
