@@ -27,6 +27,7 @@ from cascadenced.plugins.describe import describe
 from cascadenced.plugins.discover import discover, load
 from cascadenced.private_files import FILE_MODE, translated
 from cascadenced.projections.runs import resolve_run_id
+from cascadenced.replaying import nobody_listens
 from cascadenced.runtime.spawn import ThreadSpawner
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -93,7 +94,8 @@ def replay(config: Config, file: RunFile, name: str, task: str | None) -> Replay
         events = run_file.recorded(file.run, name)
     except BadMessage as error:
         raise Invalid(str(error)) from None
-    with quiet(config):
+    # Also while the code is imported, and while what it leaves on the loop is cancelled.
+    with quiet(config), nobody_listens():
         return asyncio.run(_replay(config, events, _entry(config, file.run, task)))
 
 

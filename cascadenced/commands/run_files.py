@@ -104,5 +104,5 @@ def _remarks(done: dict[str, Any]) -> list[str]:
     if done["code_recorded"] != done["code_now"]:
         remarks.append(f"the code is not the recorded one ({done['code_recorded']} then, {done['code_now']} now)")
     if done["n_wishes"]:
-        remarks.append(f"{done['n_wishes']} notes, pointers or events that it asked for were not carried out")
+        remarks.append(f"wishes that were not carried out (notes, pointers, events and the like): {done['n_wishes']}")
     return remarks

@@ -11,6 +11,7 @@ from tests.commands.conftest import WHO
 
 BILL = """
 from cascadenced import CronTask
+from cascadenced.workflows import dispatch
 
 class Bill(CronTask):
     name = "bill"
@@ -24,6 +25,12 @@ class Dearer(Bill):
     name = "dearer"
     def plan(self):
         return {"total": sum(self.args["prices"]) + 1}
+
+class Tells(Bill):
+    name = "tells"
+    def plan(self):
+        dispatch("bill.planned", user_id="ada")
+        return super().plan()
 
 def charge(total):
     with open("charged", "a") as file:
@@ -71,6 +78,12 @@ def test_other_code_shows_the_first_divergence_and_exits_1(run, exported):
     asjson = run("replay", exported, "--task", "bills:Dearer", "--json")
     assert asjson.code == 1
     assert asjson.json["divergence"]["path"] == ".total"
+
+
+def test_a_daemon_that_is_up_hears_nothing_of_it(run, exported, daemon):
+    ran = run("replay", exported, "--task", "bills:Tells")
+    assert (ran.code, daemon.asked) == (0, [])
+    assert "wishes that were not carried out (notes, pointers, events and the like): 1\n" in ran.err
 
 
 def test_code_that_cannot_be_found_is_told_with_the_remedy(run, exported, tmp_path):
