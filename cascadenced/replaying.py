@@ -1,5 +1,5 @@
-"""Whether this process performs a run again. Then nobody listens: what task code asks of a daemon or of a data folder is
-counted, and not done.
+"""Whether this process performs a run again. Then nobody listens: what task code asks of a daemon or of a data folder
+is counted, and not done.
 
 It is said of the whole process, not in a ContextVar: a thread that a task starts begins with an empty context.
 """

@@ -104,7 +104,7 @@ async def replay(events: Sequence[Recorded], entry: TaskEntry, *, clock: Clock, 
     process is heard (`replaying.py`).
 
     spawner: for this replay only. Its threads are not heard afterwards either.
-    Raises Invalid for a stage that there is not.
+    Raises Invalid for a stage that there is not, or that ended and had not begun.
     """
     run, recorded_passes = passes(events)
     strange = next((each.stage for each in recorded_passes if each.stage not in STAGES), None)
