@@ -16,7 +16,7 @@ Imports go down only:
     1 log       eventlog/  bus/  vault.py  vault_file.py  backup.py  completeness.py
     0 facts     events/  ids.py  identity.py  clock.py  errors.py  config.py (setting_rules.py  plain_yaml.py
                 shown_settings.py)  private_files.py  crashpoint.py  garbage.py  sd_notify.py  in_either_world.py
-                job_thread.py
+                job_thread.py  replaying.py
 
 `daemon.py` stands above all floors (connecting.py: how it comes to NATS); `instance.py` is what it shares with commands
 and `task_pipeline.py`. What lies in a folder is told by the docstring of its `__init__.py`.

@@ -27,6 +27,7 @@ from cascadenced.pipeline.contexts import checked_context
 from cascadenced.plugins.describe import describe_once
 from cascadenced.plugins.discover import Catalogue
 from cascadenced.projections import all_projections
+from cascadenced.replaying import goes_unheard
 from cascadenced.runtime.spawn import Spawner, ThreadSpawner
 from cascadenced.runtime.tasks import TaskEntry
 from cascadenced.vault import MemoryVault
@@ -68,7 +69,8 @@ class TaskPipeline:
     """Runs a task object, or a class, through `intake → research → plan → precheck → run → verify`.
 
     Without `data_dir` only the events of the newest run are kept, in this object; with it all go into that folder's
-    log, which no daemon may hold meanwhile.
+    log, which no daemon may hold meanwhile. While a run is performed again no folder is opened: such a pipeline runs
+    nothing then, and its result is None.
 
     `pause`, `resume`, `cancel` and `attach_context` are for other threads and coroutines than the one that waits for
     the run. They block where no event loop is running; with a running loop they have begun when they return, and what
@@ -95,6 +97,8 @@ class TaskPipeline:
         """
         if _running_loop() is not None:
             return self.run_async(user_id=user_id, group_id=group_id, args=args)
+        if self._goes_unheard():
+            return None
         # The loop has a thread of its own, so that plain hooks stay in the caller's, and may wait for what they record.
         spawner = ThreadSpawner(_MAX_THREADS)
         return spawner.lend(self._run(user_id, group_id, args, spawner))
@@ -168,6 +172,8 @@ class TaskPipeline:
     async def _run(self, user_id: str, group_id: str | None, args: dict[str, Json] | None, spawner: Spawner) -> Any:
         identity = Identity(checked(user_id, "user_id"), checked(group_id or user_id, "group_id"))
         args = _checked_args(args or {})
+        if self._goes_unheard():
+            return None
         async with AsyncExitStack() as stack:
             stack.callback(spawner.close)
             instance = await self._open(stack, spawner)
@@ -184,6 +190,9 @@ class TaskPipeline:
             error_type = ended.run.error_type or ended.run.status
             raise RunFailedError(ended.run.reason or error_type, error_type=error_type, run_id=accepted)
         return ended.run.result
+
+    def _goes_unheard(self) -> bool:
+        return self._data_dir is not None and goes_unheard()
 
     async def _begin(self, under_way: _UnderWay, identity: Identity, args: dict[str, Json]) -> str:
         """Ask for the run; before it starts, it is told what was meant for it. Returns its id."""

@@ -30,6 +30,7 @@ FLOORS: dict[str, int] = {
             "garbage",
             "in_either_world",
             "job_thread",
+            "replaying",
             "events",
         ),
         0,

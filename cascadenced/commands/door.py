@@ -30,6 +30,7 @@ from cascadenced.errors import (
     Unavailable,
     Unknown,
 )
+from cascadenced.replaying import goes_unheard
 
 READING = frozenset(
     {
@@ -64,6 +65,7 @@ _DISK = frozenset({DiskError.code, LogCorrupt.code, BackupDamaged.code})
 
 def call(config: Config, verb: str, arguments: dict[str, Any]) -> Any:
     """`ask` for commands. Blocks; a daemon is asked without the price of an event loop."""
+    _refuse_under_replay()
     try:
         reply = wire.exchange(config, f"/rpc/{verb}", _json(arguments), _within(verb))
     except wire.Broken:
@@ -85,8 +87,9 @@ async def ask(verb: str, arguments: dict[str, Any], config: Config | None = None
 
     config: None: the one that environment and working folder give.
     Raises what the verb raises, Invalid for arguments that are not its own, Unavailable for a daemon that does not
-    answer, LogHeld when the folder stays in use.
+    answer, LogHeld when the folder stays in use, NotAllowed in code that is performed again.
     """
+    _refuse_under_replay()
     import asyncio
 
     config = load(None, os.environ) if config is None else config
@@ -107,6 +110,14 @@ async def ask(verb: str, arguments: dict[str, Any], config: Config | None = None
             if held.pid == os.getpid() or time.monotonic() >= deadline:
                 raise
         await asyncio.sleep(_TRY_AGAIN_S)
+
+
+def _refuse_under_replay() -> None:
+    """For task code that comes here by another way than `dispatch` and its like, which are answered before."""
+    if goes_unheard():
+        raise NotAllowed(
+            "a run is performed again in this process: no daemon is asked and no data folder opened", code="replay"
+        )
 
 
 async def _alone(config: Config, verb: str, arguments: dict[str, Any]) -> Any:

@@ -17,16 +17,18 @@ from cascadenced.commands.quiet import quiet
 from cascadenced.commands.shelf import Shelf, open_shelf
 from cascadenced.config import Config
 from cascadenced.errors import BadMessage, ConfigError, Invalid, Unknown
+from cascadenced.eventlog.chain import first_misfit
 from cascadenced.events import run_file
 from cascadenced.events.base import Recorded
 from cascadenced.events.run_file import FiledRun, RunFile
-from cascadenced.events.streams import run_stream
+from cascadenced.events.streams import run_id_of, run_stream
 from cascadenced.handlers.replay import Replay
 from cascadenced.handlers.replay import replay as perform_again
 from cascadenced.plugins.describe import describe
-from cascadenced.plugins.discover import discover, load
+from cascadenced.plugins.discover import Catalogue, discover, load
 from cascadenced.private_files import FILE_MODE, translated
 from cascadenced.projections.runs import resolve_run_id
+from cascadenced.replaying import nobody_listens
 from cascadenced.runtime.spawn import ThreadSpawner
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -87,13 +89,21 @@ def read(path: Path) -> RunFile:
 def replay(config: Config, file: RunFile, name: str, task: str | None) -> Replay:
     """Perform the run in `file` again. name: of the file.  task: `module:Class`, instead of where the file says it is.
 
-    Raises Invalid for a file or a class that cannot be used.
+    Raises Invalid for a file that was changed, and for a file or a class that cannot be used.
     """
     try:
         events = run_file.recorded(file.run, name)
+        misfit = first_misfit(run_file.rows(file.run, name))
     except BadMessage as error:
         raise Invalid(str(error)) from None
-    with quiet(config):
+    if misfit is not None:
+        _position, _id, stream, version, kind, *_ = misfit
+        raise Invalid(
+            f"{name}: this file was changed: event {version} ({kind[:40]}) of the run {run_id_of(stream)[:64]} is not "
+            "what was recorded, its hash does not fit. Export the run again"
+        )
+    # Also while the code is imported, and while what it leaves on the loop is cancelled.
+    with quiet(config), nobody_listens():
         return asyncio.run(_replay(config, events, _entry(config, file.run, task)))
 
 
@@ -109,13 +119,11 @@ def _entry(config: Config, run: FiledRun, path: str | None) -> TaskEntry:
     """The task whose code is to be performed."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    path = path or run.source
     if path is not None:
-        try:
-            return describe(load(path))
-        except Invalid as error:
-            raise Invalid(f"the task {path} cannot be used: {error}. Name another class with --task") from None
+        return _loaded(path)
     catalogue = discover(config.plugin_paths, entry_points=config.plugin_entry_points)
+    if run.source is not None:
+        return _approved(catalogue, run.source)
     entry = catalogue.tasks.get(run.task)
     if entry is None:
         raise Invalid(
@@ -123,6 +131,26 @@ def _entry(config: Config, run: FiledRun, path: str | None) -> TaskEntry:
             "class with --task module:Class"
         )
     return entry
+
+
+def _approved(catalogue: Catalogue, source: str) -> TaskEntry:
+    """The task at `source`. A file may come from anybody: what it names is imported only if it is installed here."""
+    for entry in catalogue.tasks.values():
+        if entry.source == source:
+            return entry
+    if any(each.plugin == source for each in catalogue.rejected):
+        return _loaded(source)
+    raise Invalid(
+        f"the file names code that is not approved here: {source[:200]!r}. If you trust it, put it into plugin_paths; "
+        "or name the class to perform with --task module:Class"
+    )
+
+
+def _loaded(path: str) -> TaskEntry:
+    try:
+        return describe(load(path))
+    except Invalid as error:
+        raise Invalid(f"the task {path} cannot be used: {error}. Name another class with --task") from None
 
 
 def summary(file: RunFile, path: str) -> dict[str, Any]:

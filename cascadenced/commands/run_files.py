@@ -53,10 +53,17 @@ def export(session: Session, run: str, to: str | None, force: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("path", type=click.Path(dir_okay=False), metavar="FILE")
-@click.option("--task", metavar="MODULE:CLASS", help="The code to perform. [default: where FILE says it was]")
+@click.option(
+    "--task",
+    metavar="MODULE:CLASS",
+    help="The code to perform. [default: where FILE says it was, if that is installed]",
+)
 @pass_session
 def replay(session: Session, path: str, task: str | None) -> int:
     """Perform a run from a file again, and compare.
+
+    The code that FILE names is performed only if it is installed here (plugin_paths, entry points, built in): a file
+    may come from anybody. A file that was changed is refused, as far as its hashes tell.
 
     Every attempt of every stage that came to an end runs once more, in order, on what it was given then. Steps, waits,
     research and the runs of a plan are answered from FILE; no log is opened, nothing is recorded. But code outside of
@@ -104,5 +111,5 @@ def _remarks(done: dict[str, Any]) -> list[str]:
     if done["code_recorded"] != done["code_now"]:
         remarks.append(f"the code is not the recorded one ({done['code_recorded']} then, {done['code_now']} now)")
     if done["n_wishes"]:
-        remarks.append(f"{done['n_wishes']} notes, pointers or events that it asked for were not carried out")
+        remarks.append(f"wishes that were not carried out (notes, pointers, events and the like): {done['n_wishes']}")
     return remarks

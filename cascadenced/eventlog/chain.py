@@ -56,6 +56,22 @@ def verify(position: int, previous: bytes, rows: Iterable[tuple[Header, bytes, b
     return position, previous
 
 
+def first_misfit(rows: Iterable[tuple[Header, bytes, bytes]]) -> Header | None:
+    """The first of some events out of one log, in order of position, that is not what was recorded; None if none is
+    known to be.
+
+    rows: header, data, hash, in any order. An event is known by the hash of the one before it in the log: without that
+    one among the rows it is only what the next one builds on. Of two with one position the second cannot have been.
+    """
+    before, known = -1, b""
+    for header, data, stored in sorted(rows, key=lambda row: row[0][0]):
+        position = header[0]
+        if position == before or (position == before + 1 and link(known, header, data) != stored):
+            return header
+        before, known = position, stored
+    return None
+
+
 def check_end(position: int, known: int) -> None:
     """Check that a chain which ends at `position` reaches as far as the log is known to have reached.
 

@@ -8,6 +8,7 @@ People appear by pseudonym only; arguments, outputs and payloads are content, as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -23,6 +24,9 @@ VERSION = 1
 MAX_FILE_BYTES = 256 << 20
 MAX_RUNS = 10_000
 """In one file: a run and all that came of its plans."""
+
+Row = tuple[Any, bytes, bytes]
+"""header, data, hash"""
 
 
 class FiledEvent(msgspec.Struct, frozen=True):
@@ -130,10 +134,41 @@ def recorded(run: FiledRun, name: str) -> list[Recorded]:
     found = [_recorded(event, name) for event in run.events]
     if not found or not isinstance(found[0].event, RunRequested):
         raise BadMessage(f"{name} is damaged: run {run.run_id[:64]} does not begin with its request")
+    if found[0].event.task != run.task:
+        raise BadMessage(f"{name} is damaged: run {run.run_id[:64]} is not one of {run.task[:64]}")
+    position = 0
     for nth, each in enumerate(found, 1):
         if each.version != nth:
             raise BadMessage(f"{name} is damaged: of run {run.run_id[:64]}, the event with version {nth} is missing")
+        if run_id_of(each.stream) != run.run_id:
+            raise BadMessage(f"{name} is damaged: event {nth} of run {run.run_id[:64]} is another run's")
+        if each.position <= position:
+            raise BadMessage(
+                f"{name} is damaged: event {nth} of run {run.run_id[:64]} stood before the one that it follows here"
+            )
+        position = each.position
     return found
+
+
+def rows(run: FiledRun, name: str) -> list[Row]:
+    """Header, data and hash of every event of the run and of those of its plan, as the log's chain is made of them
+    (eventlog/chain.py). A run that is in the file twice is taken once. Raises BadMessage for a hash that is none."""
+    found: dict[str, list[Row]] = {}
+    waiting = [run]
+    while waiting:
+        each = waiting.pop()
+        found.setdefault(each.run_id, [_row(event, name) for event in each.events])
+        waiting += each.children
+    return [row for of_a_run in found.values() for row in of_a_run]
+
+
+def _row(filed: FiledEvent, name: str) -> Row:
+    return tuple(getattr(filed, field) for field in _HEADER), _data(filed), _bytes(filed, name)
+
+
+def _data(filed: FiledEvent) -> bytes:
+    """As the log has it, however the file was laid out since."""
+    return msgspec.json.format(bytes(filed.data), indent=-1)
 
 
 def _filed_event(recorded: Recorded) -> FiledEvent:
@@ -145,7 +180,7 @@ _HEADER = tuple(name for name in FiledEvent.__struct_fields__ if name not in ("d
 
 
 def _recorded(filed: FiledEvent, name: str) -> Recorded:
-    data = bytes(filed.data)
+    data = _data(filed)
     header = {field: getattr(filed, field) for field in _HEADER}
     return Recorded(**header, data=data, hash=_bytes(filed, name), event=_event(filed, data, name))
 

@@ -37,6 +37,7 @@ from cascadenced.pipeline.model import STAGES, Mark, Run
 from cascadenced.pipeline.passes import Outcome, Pass, passes
 from cascadenced.pipeline.policy import Policy
 from cascadenced.plugins.base import BaseTask
+from cascadenced.replaying import Wishes, nobody_listens
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.spawn import Spawner
 from cascadenced.runtime.tasks import TaskEntry
@@ -85,7 +86,8 @@ class Performed(msgspec.Struct, frozen=True, kw_only=True):
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """code_recorded: digest of the source at the run's newest start of a stage, None if it never began.
 
-    n_wishes: notes, pointers and events that the code asked for, which were not carried out.
+    n_wishes: notes, pointers, events and whatever else the code asked of a daemon or a data folder, which were not
+    carried out.
     """
 
     run_id: str
@@ -98,8 +100,12 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def replay(events: Sequence[Recorded], entry: TaskEntry, *, clock: Clock, spawner: Spawner) -> Replay:
-    """Perform the run whose whole stream is `events` once more, with the code of `entry`. Raises Invalid for a stage
-    that there is not."""
+    """Perform the run whose whole stream is `events` once more, with the code of `entry`. Meanwhile nobody in this
+    process is heard (`replaying.py`).
+
+    spawner: for this replay only. Its threads are not heard afterwards either.
+    Raises Invalid for a stage that there is not, or that ended and had not begun.
+    """
     run, recorded_passes = passes(events)
     strange = next((each.stage for each in recorded_passes if each.stage not in STAGES), None)
     if strange is not None:
@@ -108,8 +114,25 @@ async def replay(events: Sequence[Recorded], entry: TaskEntry, *, clock: Clock, 
     live.entry = msgspec.structs.replace(entry, policy=Policy())  # nothing is tried again or given up here
     live.identity = Identity(events[0].user_hash or "user", events[0].group_hash or "group")
     live.redact = Redactor(SYSTEM, Pseudonyms(""))  # there is nobody's name to be left out
-    host = _Nobody()
-    runner = _Replayer(clock, spawner, host)
+    with nobody_listens() as wishes:
+        performed, divergence = await _performed(
+            run, recorded_passes, live, entry, _Replayer(clock, spawner, _Nobody(wishes))
+        )
+    return Replay(
+        run_id=live.run_id,
+        task=run.task,
+        code_recorded=run.code or None,
+        code_now=entry.code,
+        stages=performed,
+        n_wishes=wishes.n,
+        divergence=divergence,
+    )
+
+
+async def _performed(
+    run: Run, recorded_passes: Sequence[Pass], live: LiveRun, entry: TaskEntry, runner: _Replayer
+) -> tuple[list[Performed], Divergence | None]:
+    """As far as the first divergence, that stage included."""
     performed: list[Performed] = []
     divergence = None
     for each in recorded_passes:
@@ -134,15 +157,7 @@ async def replay(events: Sequence[Recorded], entry: TaskEntry, *, clock: Clock, 
             break
     if divergence is None and run.status == "success" and recorded_passes:
         divergence = _missing_hooks(run, entry, recorded_passes[-1], until=STAGES[-1])
-    return Replay(
-        run_id=live.run_id,
-        task=run.task,
-        code_recorded=run.code or None,
-        code_now=entry.code,
-        stages=performed,
-        n_wishes=host.n_wishes,
-        divergence=divergence,
-    )
+    return performed, divergence
 
 
 def _missing_hooks(run: Run, entry: TaskEntry, each: Pass, until: str | None = None) -> Divergence | None:
@@ -212,18 +227,18 @@ class _Replayer(StageRunner):
 class _Nobody:
     """Whom a task under replay may ask (`plugins.base.Host`): it takes every wish, and does nothing about it."""
 
-    def __init__(self) -> None:
-        self.n_wishes = 0
+    def __init__(self, wishes: Wishes) -> None:
+        self._wishes = wishes
 
     async def add_note(self, note: str) -> None:
-        self.n_wishes += 1
+        self._wishes.add()
 
     async def add_pointer(self, task: str, user_id: str, run_id: str, group_id: str | None) -> bool:
-        self.n_wishes += 1
+        self._wishes.add()
         return True
 
     async def dispatch(self, name: str, payload: dict[str, Json] | None = None) -> Dispatched:
-        self.n_wishes += 1
+        self._wishes.add()
         return Dispatched(name, None)
 
 

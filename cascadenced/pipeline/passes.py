@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from cascadenced.errors import Invalid
 from cascadenced.events.base import Event, Recorded
 from cascadenced.events.place import Place
 from cascadenced.events.run import RunReleased, RunRequested, RunResolved, RunResumed
@@ -67,6 +68,7 @@ class _Collector:
         self.run = Run()
         self.passes: list[Pass] = []
         self._forked_from: str | None = None
+        self._has_begun = False
         self._fresh = True
         self._n_contexts = 0
         self._failures: dict[Place, StepFailed] = {}
@@ -80,6 +82,7 @@ class _Collector:
             case RunRequested():
                 self._forked_from = event.forked_from
             case StageStarted():
+                self._has_begun = True
                 # Between two lives of the process nothing is kept in memory.
                 self._begin(fresh=self._fresh or event.attempt > 1 or recorded.epoch != self._epoch)
             case WaitEnded():
@@ -93,6 +96,11 @@ class _Collector:
             case WaitStarted() if event.kind != "children":
                 self._waits[event.place] = event
             case StageFinished() | StageFailed():
+                if self.run.current != event.stage and (self._forked_from is None or self._has_begun):
+                    raise Invalid(
+                        f"the stage {event.stage[:40]} ended in event {recorded.version} without having begun, as only "
+                        "the first ones of a fork do"
+                    )
                 self._end(event)
         self.run = evolve(self.run, event)
         self._epoch, self._before = recorded.epoch, event
@@ -136,7 +144,10 @@ class _Collector:
 
 
 def passes(events: Sequence[Recorded]) -> tuple[Run, list[Pass]]:
-    """`events`: a run's whole stream. Returns the run as they leave it, and its passes in order."""
+    """`events`: a run's whole stream. Returns the run as they leave it, and its passes in order.
+
+    Raises Invalid for a stage that ended and had not begun, unless a fork took it over.
+    """
     collector = _Collector()
     for recorded in events:
         collector.take(recorded)

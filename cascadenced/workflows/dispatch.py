@@ -6,13 +6,15 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cascadenced.in_either_world import blocking_unless_in_a_loop
+from cascadenced.replaying import goes_unheard
 
 
 def dispatch(event: str, payload: dict[str, Any] | None = None, *, user_id: str, group_id: str | None = None) -> Any:
     """Dispatch `event` and return what its workflow returns, None if nobody listens.
 
     In a script this blocks; where an event loop is running it returns a coroutine to await. The group defaults to the
-    user's own. Raises Invalid, Conflict (the workflow is disabled), RunFailedError, LogHeld.
+    user's own. While a run is performed again nobody listens. Raises Invalid, Conflict (the workflow is disabled),
+    RunFailedError, LogHeld.
     """
     return blocking_unless_in_a_loop(_dispatch(event, payload or {}, user_id, group_id or user_id))
 
@@ -22,6 +24,8 @@ def _dispatch(event: str, payload: dict[str, Any], user_id: str, group_id: str) 
     from cascadenced.commands.door import ask
 
     async def work() -> Any:
+        if goes_unheard():
+            return None
         arguments = {"event": event, "payload": payload, "user_id": user_id, "group_id": group_id, "via": "python"}
         return (await ask("dispatch", arguments))["result"]
 

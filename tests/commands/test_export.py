@@ -142,6 +142,8 @@ def test_what_was_written_reads_back_as_it_was(plugins, exported, tmp_path):
         (lambda text: text.replace('"type":"stage.started"', '"type":"stage.dreamt"'), "cannot be read"),
         (lambda text: text.replace('"schema":1', '"schema":99'), "a newer version wrote it"),
         (lambda text: text.replace('"version":2', '"version":3'), "version 2 is missing"),
+        (lambda text: text.replace('"task":"loud"', '"task":"quiet"', 1), "is not one of quiet"),
+        (lambda text: text.replace('"stream":"run-', '"stream":"run-a'), "event 1 of run .* is another run's"),
         (lambda text: text.replace("run.requested", "run.resumed"), "does not begin with its request"),
     ],
 )

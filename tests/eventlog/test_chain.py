@@ -6,11 +6,12 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from msgspec import structs
 
 from cascadenced.errors import LogCorrupt
 from cascadenced.eventlog import sqlite
 from cascadenced.eventlog.base import Change
-from cascadenced.eventlog.chain import header_of, link, verify
+from cascadenced.eventlog.chain import first_misfit, header_of, link, verify
 from cascadenced.eventlog.database import verify_chain
 from cascadenced.events.run import RunRequested
 from tests.eventlog.words import said
@@ -271,3 +272,40 @@ def test_a_chain_may_start_anywhere():
     event = recorded(every_event()[0], position=8)
     hash_ = link(b"\1" * 32, header_of(event), event.data)
     assert verify(7, b"\1" * 32, [(header_of(event), event.data, hash_)]) == (8, hash_)
+
+
+# ── some events out of the log ───────────────────────────────────────────────────────────────────────────────
+
+
+def chained(n=6):
+    """Rows as `first_misfit` takes them, with positions from 1."""
+    rows, before = [], b""
+    for position in range(1, n + 1):
+        header, data = header_of(structs.replace(recorded(example(RunRequested)), position=position)), b"{}"
+        before = link(before, header, data)
+        rows.append((header, data, before))
+    return rows
+
+
+@pytest.mark.parametrize("taken_out", [[], [0], [2], [1, 3], [0, 1, 2, 3, 4]])
+def test_events_out_of_the_log_fit_whichever_of_them_are_there(taken_out):
+    rows = [row for nth, row in enumerate(chained()) if nth not in taken_out]
+    assert first_misfit(reversed(rows)) is None
+
+
+def test_the_first_event_that_does_not_fit_is_named():
+    rows = chained()
+    for nth in (4, 2):
+        rows[nth] = (rows[nth][0], b'{"changed": 1}', rows[nth][2])
+        assert first_misfit(rows) == rows[nth][0]
+
+
+def test_a_hash_that_was_changed_does_not_fit():
+    rows = chained()
+    rows[3] = (*rows[3][:2], bytes(32))
+    assert first_misfit(rows) == rows[3][0]
+
+
+def test_two_events_at_one_position_do_not_fit():
+    rows = chained()
+    assert first_misfit([*rows, rows[2]]) == rows[2][0]

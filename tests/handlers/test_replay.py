@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from cascadenced import TaskPipeline, recover_partial
 from cascadenced.clock import SystemClock
-from cascadenced.errors import Invalid
+from cascadenced.commands.door import call
+from cascadenced.config import load
+from cascadenced.errors import Invalid, NotAllowed
 from cascadenced.events.base import Context
 from cascadenced.events.idea import NoteRecorded
 from cascadenced.events.run import RunFinished
@@ -23,7 +29,7 @@ from cascadenced.pipeline.policy import Retry
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import describe
 from cascadenced.runtime.spawn import InlineSpawner, ThreadSpawner
-from cascadenced.workflows import subscribe
+from cascadenced.workflows import dispatch, subscribe
 from tests.doubles import ALICE, World, ask, idle, run, until
 
 
@@ -398,6 +404,136 @@ async def test_notes_and_events_are_counted_and_not_carried_out():
     assert (done.divergence, done.n_wishes) == (None, 1)
 
 
+class Asks(BaseTask):
+    """Asks by what a script would use as well."""
+
+    name = "asks"
+
+    def ask(self) -> Any:
+        return dispatch("replay.side_effect", {"n": 1}, user_id="ada", group_id="eng")
+
+
+class AsksPlainly(Asks):
+    def run(self) -> None:
+        self.ask()
+
+
+class AsksApart(AsksPlainly):
+    isolation = "process"
+
+
+class AsksOnTheLoop(Asks):
+    async def run(self) -> None:
+        await self.ask()
+
+
+class AsksInAThread(Asks):
+    async def run(self) -> None:
+        await asyncio.to_thread(self.ask)
+
+
+class AsksInAThreadOfItsOwn(Asks):
+    def run(self) -> None:
+        thread = threading.Thread(target=self.ask)
+        thread.start()
+        thread.join()
+
+
+class AsksForWhatWasDone(Asks):
+    def run(self) -> None:
+        assert recover_partial("asks", "run") is None
+
+
+class RunsAPipeline(Asks):
+    def run(self) -> None:
+        assert TaskPipeline(Part(7), data_dir="data").run(user_id="ada") is None
+
+
+class RunsAPipelineOnTheLoop(Asks):
+    async def run(self) -> None:
+        assert await TaskPipeline(Part(7), data_dir="data").run(user_id="ada") is None
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configured data folder, which is not there yet."""
+    monkeypatch.delenv("CASCADENCE_CONFIG", raising=False)
+    monkeypatch.setenv("CASCADENCE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        AsksPlainly,
+        AsksApart,
+        AsksOnTheLoop,
+        AsksInAThread,
+        AsksInAThreadOfItsOwn,
+        AsksForWhatWasDone,
+        RunsAPipeline,
+        RunsAPipelineOnTheLoop,
+    ],
+)
+async def test_what_is_asked_of_a_daemon_or_a_folder_is_counted_and_not_carried_out(task: Any, folder: Path):
+    class Silent(Asks):
+        def run(self) -> None: ...
+
+    Part.performed.clear()
+    done = await again(await performed(Silent), task)
+    assert (done.divergence, done.n_wishes) == (None, 1)
+    assert not folder.exists()
+    assert Part.performed == []
+
+
+async def test_a_thread_that_the_code_leaves_behind_is_not_heard_afterwards_either(folder: Path):
+    class LeavesOneBehind(Asks):
+        may_ask = threading.Event()
+        threads: list[threading.Thread] = []
+
+        async def run(self) -> None:
+            def late() -> None:
+                self.may_ask.wait(10)
+                self.ask()
+
+            self.threads.append(threading.Thread(target=late))
+            self.threads[0].start()
+
+    class Silent(Asks):
+        def run(self) -> None: ...
+
+    await again(await performed(Silent), LeavesOneBehind)
+    LeavesOneBehind.may_ask.set()
+    await asyncio.to_thread(LeavesOneBehind.threads[0].join)
+    assert not folder.exists()
+
+
+async def test_no_command_is_given_from_within(folder: Path):
+    class Commands(Asks):
+        def run(self) -> str:
+            with pytest.raises(NotAllowed, match="a run is performed again in this process"):
+                call(load(None, os.environ), "disable", {"task": "asks"})
+            return "refused"
+
+    class Refused(Asks):
+        def run(self) -> str:
+            return "refused"
+
+    done = await again(await performed(Refused), Commands)
+    assert (done.divergence, done.n_wishes) == (None, 1)
+    assert not folder.exists()
+
+
+async def test_after_a_replay_the_process_is_heard_again(folder: Path):
+    class Silent(Asks):
+        def run(self) -> None: ...
+
+    await again(await performed(Silent), Silent)
+    await dispatch("nobody.listens", user_id="ada")
+    assert (folder / "log.db").exists()
+
+
 async def test_steps_of_plain_functions_are_answered_too():
     class Plain(Order):
         def run(self, plan: Any) -> Any:  # type: ignore[override]
@@ -476,8 +612,8 @@ def starts_of(world: World) -> list[tuple[str, int]]:
 async def test_a_stage_that_there_is_not_is_refused():
     world = await performed(Order)
     strange = [
-        structs.replace(each, event=StageFinished(task="order", stage="zzz", attempt=1))
-        if isinstance(each.event, StageFinished)
+        structs.replace(each, event=structs.replace(each.event, stage="zzz"))
+        if isinstance(each.event, StageStarted | StageFinished)
         else each
         for each in world.recorded()
         if each.stream.startswith("run-")
