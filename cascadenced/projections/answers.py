@@ -151,6 +151,7 @@ class Answers:
                 )
         around = Around(
             statuses=await runs.statuses(self._tables, waits_for_children(run)),
+            required=await runs.required(self._tables, run.requires) if run.is_held_back else (),
             queue=queue,
             max_attempts=max_attempts,
             is_up=is_up,

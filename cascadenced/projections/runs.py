@@ -33,6 +33,7 @@ from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.access import Caller
+from cascadenced.pipeline.explain import Required
 from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
 from cascadenced.projections.page import Page, checked_limit, page
 from cascadenced.projections.run_view import RunRow, wait_of
@@ -225,7 +226,22 @@ async def statuses(tables: Tables, run_ids: Sequence[str]) -> dict[str, str]:
     """How these runs stand, by id; without those that are not there."""
     marks = ", ".join("?" * len(run_ids))
     rows = await tables.fetch(f"SELECT run_id, status, paused FROM runs WHERE run_id IN ({marks})", run_ids)  # noqa: S608
-    return {run_id: "paused" if paused and status not in ENDED else status for run_id, status, paused in rows}
+    return {run_id: _shown(status, paused) for run_id, status, paused in rows}
+
+
+async def required(tables: Tables, run_ids: Sequence[str]) -> list[Required]:
+    """How these runs stand, in this order; without those that are not there."""
+    marks = ", ".join("?" * len(run_ids))
+    rows = await tables.fetch(f"SELECT run_id, task, status, paused FROM runs WHERE run_id IN ({marks})", run_ids)  # noqa: S608
+    known = {
+        run_id: Required(run_id=run_id, task=task, status=_shown(status, paused))
+        for run_id, task, status, paused in rows
+    }
+    return [known[run_id] for run_id in run_ids if run_id in known]
+
+
+def _shown(status: str, paused: int | None) -> str:
+    return "paused" if paused and status not in ENDED else status
 
 
 async def place_in_queue(tables: Tables, run_id: str) -> int:

@@ -27,7 +27,7 @@ from cascadenced.pipeline.queue import RunQueue
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.endings import Ended, Endings
 from cascadenced.runtime.first_of import first_of
-from cascadenced.runtime.journey import Journey, is_held_back, start
+from cascadenced.runtime.journey import Journey, start
 from cascadenced.runtime.perform import Perform
 from cascadenced.runtime.record import LiveRun, Step, outcome_of, record
 from cascadenced.runtime.sleepers import Sleeper, Sleepers
@@ -523,7 +523,7 @@ class Runs:
             self._over(live)
         elif self._stop.is_set() or (run.awaits is not None and run.awaits.kind == "held"):
             self._leave(live)  # of one that is paused, what holds it was not looked at in this life
-        elif run.wait is not None or run.in_doubt is not None or run.paused or is_held_back(run):
+        elif run.wait is not None or run.in_doubt is not None or run.paused or run.is_held_back:
             self._sleep(live)
             if missed:
                 self._sleepers.rouse(live.run_id)
