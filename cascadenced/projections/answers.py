@@ -16,6 +16,7 @@ from cascadenced.clock import iso
 from cascadenced.errors import Conflict, Unknown, no_schedule
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
+from cascadenced.events.run import RunRequested
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.streams import run_stream
 from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
@@ -111,7 +112,10 @@ class Answers:
 
     async def run(self, given: str) -> RunView:
         """A run by its id or the beginning of it. Raises Unknown, Invalid if it is ambiguous."""
-        return run_view(await self._events_of(given))
+        events = await self._events_of(given)
+        request = events[0].event
+        requires = request.requires if isinstance(request, RunRequested) else ()
+        return run_view(events, await runs.statuses(self._tables, requires) if requires else {})
 
     async def run_events(self, given: str, *, limit: int = 100, after: str | None = None) -> Page:
         """The events of a run, oldest first; the cursor is a version."""
