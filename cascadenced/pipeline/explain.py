@@ -43,7 +43,7 @@ _UP = "cascadenced up"
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """place: 1 for the run that was asked for first.  n_running, limit: slots of the instance that are taken, and all.
+    """place: 1 for the run that starts first.  n_running, limit: slots of the instance that are taken, and all.
 
     n_of_task, task_limit: the same of the run's task alone; None: it has no limit of its own.
     """
@@ -233,9 +233,9 @@ def _queued(story: _Story) -> Reason:
     if queue is None:
         return Reason(code="queued", text="it waits for a free slot", since=since)
     ahead = queue.place - 1
-    before = f"{_n(ahead, 'queued run')} {'was' if ahead == 1 else 'were'} asked for before it"
+    before = f"{_n(ahead, 'queued run')} {'comes' if ahead == 1 else 'come'} before it"
     text = (
-        f"it waits for a free slot: {before if ahead else 'none of those queued was asked for before it'} "
+        f"it waits for a free slot: {before if ahead else 'none of those queued comes before it'} "
         f"(place {queue.place}), and {queue.n_running} of {_n(queue.limit, 'slot')} (max_concurrent_runs) "
         f"{'is' if queue.n_running == 1 else 'are'} taken"
     )

@@ -37,6 +37,7 @@ from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.access import Caller
 from cascadenced.pipeline.explain import Required
 from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
+from cascadenced.pipeline.queue import Slots
 from cascadenced.projections.page import Page, checked_limit, page
 from cascadenced.projections.run_view import RunRow, for_prerequisites, wait_of
 
@@ -257,16 +258,17 @@ def _shown(status: str, paused: int | None) -> str:
     return "paused" if paused and status not in ENDED else status
 
 
-async def place_in_queue(tables: Tables, run_id: str) -> int:
-    """1 for the run that was asked for first, of those queued that may start."""
+async def n_ahead(tables: Tables, run_id: str) -> int:
+    """Queued runs that may start and were asked for before this one."""
     may_start = f"status = 'queued' AND paused IS NOT 1 AND {_IS_HELD_BACK} IS NOT 1"
-    return 1 + await _count(tables, f"{may_start} AND run_id < ?", run_id)
+    return await _count(tables, f"{may_start} AND run_id < ?", run_id)
 
 
-async def n_running(tables: Tables, task: str | None = None) -> int:
-    """Runs that have a slot, as far as the table knows: of one task, or of all."""
+async def slots(tables: Tables, task: str) -> Slots:
+    """As far as the table knows: of a paused run it does not know whether its stage is still under way."""
     condition = "status = 'running' AND paused IS NOT 1"
-    return await (_count(tables, condition) if task is None else _count(tables, f"{condition} AND task = ?", task))
+    n_of_task = await _count(tables, f"{condition} AND task = ?", task)
+    return Slots(await _count(tables, condition), n_of_task, ahead=None)
 
 
 _NEWEST_EVENTS = "SELECT position, group_hash, data FROM events WHERE stream = ? ORDER BY version DESC LIMIT 1000"

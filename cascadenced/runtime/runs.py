@@ -23,7 +23,7 @@ from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
 from cascadenced.pipeline.model import ENDED, Run, fold
-from cascadenced.pipeline.queue import RunQueue
+from cascadenced.pipeline.queue import RunQueue, Slots
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.endings import Ended, Endings
 from cascadenced.runtime.first_of import first_of
@@ -333,6 +333,10 @@ class Runs:
     def n_asleep(self) -> int:
         """Runs that wait for something, or are paused or in doubt."""
         return len(self._sleepers)
+
+    def slots(self, run_id: str, task: str) -> Slots:
+        """How a run of `task` finds them. Those of paused runs are taken as long as a stage is under way."""
+        return Slots(self._n_slots_taken, self._queue.n_running(task), self._queue.ahead(run_id))
 
     # ── starting, stopping ───────────────────────────────────────────────────────────────────────────────────
 

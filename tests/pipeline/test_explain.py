@@ -58,7 +58,7 @@ def test_a_queued_run_says_how_many_are_ahead_of_it_and_what_the_limit_is():
     reason = why(example(RunRequested), queue=Queue(place=3, n_running=4, limit=4))
     assert reason.code == "queued"
     assert reason.text == (
-        "it waits for a free slot: 2 queued runs were asked for before it (place 3), "
+        "it waits for a free slot: 2 queued runs come before it (place 3), "
         "and 4 of 4 slots (max_concurrent_runs) are taken"
     )
     assert (reason.queue.place, reason.queue.n_running, reason.queue.limit) == (3, 4, 4)
@@ -67,7 +67,7 @@ def test_a_queued_run_says_how_many_are_ahead_of_it_and_what_the_limit_is():
 def test_the_first_in_the_queue_has_nobody_before_it():
     text = why(example(RunRequested), queue=Queue(place=1, n_running=1, limit=1)).text
     assert text == (
-        "it waits for a free slot: none of those queued was asked for before it (place 1), "
+        "it waits for a free slot: none of those queued comes before it (place 1), "
         "and 1 of 1 slot (max_concurrent_runs) is taken"
     )
 
