@@ -44,6 +44,7 @@ from cascadenced.handlers.task_host import TaskHost
 from cascadenced.handlers.ticks import Ticks
 from cascadenced.identity import Pseudonyms, nameless
 from cascadenced.ids import Ids, SystemIds
+from cascadenced.pipeline.queue import Slots
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.discover import Catalogue, discover
 from cascadenced.private_files import read_or_create_hex
@@ -199,6 +200,10 @@ class Instance:
     def epoch(self) -> int | None:
         """Of what is recorded here; None where there is only a folder to read in (commands/shelf.py)."""
         return self.log.epoch
+
+    def slots(self, run_id: str, task: str) -> Slots:
+        """As the queue itself has them."""
+        return self.runs.slots(run_id, task)
 
     async def status(self) -> Status:
         """How the instance is; without a database read."""

@@ -66,6 +66,9 @@ class Shelf:
         self.board = Board({})
         self.tasks = _Names([])
 
+    def slots(self, run_id: str, task: str) -> None:
+        """There are none here."""
+
     async def know_the_tasks(self) -> None:
         """Fill `tasks` and `board`: what is installed, and how it stood when something was last recorded."""
         rows = await task_status.load(self.tables)

@@ -43,7 +43,7 @@ _UP = "cascadenced up"
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """place: 1 for the run that was asked for first.  n_running, limit: slots of the instance that are taken, and all.
+    """place: 1 for the run that starts first.  n_running, limit: slots of the instance that are taken, and all.
 
     n_of_task, task_limit: the same of the run's task alone; None: it has no limit of its own.
     """
@@ -55,16 +55,26 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     task_limit: int | None = None
 
 
+class Required(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that must have succeeded before another one starts."""
+
+    run_id: str
+    task: str
+    status: str
+
+
 class Around(msgspec.Struct, frozen=True, kw_only=True):
     """What is known beside the run's own events.
 
-    statuses: of its children, by run id.  queue: None unless it is queued.  max_attempts: by stage, as the task's code
-    says now.  is_up: whether a daemon is there that could go on with it.  epoch: of what that one records, None if it
-    is not there.  now_us: the time.
+    statuses: of its children, by run id.  required: those known of the runs that it requires, in its order.
+    queue: None unless it is queued.  max_attempts: by stage, as the task's code says now.
+    is_up: whether a daemon is there that could go on with it.  epoch: of what that one records, None if it is not
+    there.  now_us: the time.
     came_at: position of the event that it waits for, None: it has not come.
     """
 
     statuses: Mapping[str, str] = {}
+    required: Sequence[Required] = ()
     queue: Queue | None = None
     max_attempts: Mapping[str, int] = {}
     is_up: bool = True
@@ -103,10 +113,11 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """code: finished, queued, running, interrupted, between_stages, sleep, event, children, retry, paused, held,
-    in_doubt, refused, failed or cancelled.  text: a sentence.  since, until: ISO 8601 UTC.
+    """code: finished, queued, prerequisites, running, interrupted, between_stages, sleep, event, children, retry,
+    paused, held, in_doubt, refused, failed or cancelled.  text: a sentence.  since, until: ISO 8601 UTC.
 
     The other fields are there where they apply. detail: the code recorded with it.  by: a pseudonym.
+    required: the runs that come before it, also those that have succeeded.
     attempt, max_attempts: of the retry that is to come.  is_over: what it waits for has come, and it goes on as soon as
     there is a free slot.  remedies: commands, or what else a person can do.
     """
@@ -120,6 +131,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     event: str | None = None
     where: dict[str, Json] | None = None
     children: list[ChildState] | None = None
+    required: list[Required] | None = None
     failure: Failure | None = None
     attempt: int | None = None
     max_attempts: int | None = None
@@ -203,6 +215,8 @@ def _state(story: _Story) -> Reason:
         return _in_doubt(story, run.in_doubt)
     if run.wait is not None:
         return _WAITS[run.wait.kind](story, run.wait)
+    if run.still_requires({other.run_id: other.status for other in story.around.required}):
+        return _prerequisites(story)
     if run.status == "queued":
         return _queued(story)
     return _between(story) if run.current is None else _running(story)
@@ -219,15 +233,32 @@ def _queued(story: _Story) -> Reason:
     if queue is None:
         return Reason(code="queued", text="it waits for a free slot", since=since)
     ahead = queue.place - 1
-    before = f"{_n(ahead, 'queued run')} {'was' if ahead == 1 else 'were'} asked for before it"
+    before = f"{_n(ahead, 'queued run')} {'comes' if ahead == 1 else 'come'} before it"
     text = (
-        f"it waits for a free slot: {before if ahead else 'none of those queued was asked for before it'} "
+        f"it waits for a free slot: {before if ahead else 'none of those queued comes before it'} "
         f"(place {queue.place}), and {queue.n_running} of {_n(queue.limit, 'slot')} (max_concurrent_runs) "
         f"{'is' if queue.n_running == 1 else 'are'} taken"
     )
     if queue.task_limit is not None:
         text += f"; of {story.run.task}, {queue.n_of_task} run and {queue.task_limit} may (max_concurrent)"
     return Reason(code="queued", text=text, since=since, queue=queue)
+
+
+def _prerequisites(story: _Story) -> Reason:
+    required, is_up = story.around.required, story.around.is_up
+    missing = [run for run in required if run.status != "success"]
+    n_done = len(required) - len(missing)
+    text = "it starts after the runs that it requires have succeeded, "
+    text += f"{n_done} of {len(story.run.requires)} have{_said(missing)}"
+    if any(run.status in ENDED for run in missing):
+        text += "; it is refused, since one has ended otherwise"
+    return Reason(
+        code="prerequisites",
+        text=text + _still(story, is_over=False),
+        since=iso(story.events[0].at_us),
+        required=list(required),
+        remedies=[*_to_explain(missing), *([] if is_up else [_UP])],
+    )
 
 
 def _running(story: _Story) -> Reason:
@@ -317,15 +348,8 @@ def _event(story: _Story, wait: Wait) -> Reason:
 def _children(story: _Story, _: Wait) -> Reason:
     children = _child_states(story)
     open_ = [child for child in children if child.status not in ("success",)]
-    said = ", ".join(
-        f"{child.task} is {child.status}" + (f" ({child.run_id})" if child.run_id else "")
-        for child in open_[:MAX_CHILDREN_SAID]
-    )
-    more = len(open_) - MAX_CHILDREN_SAID
     text = f"the stage run waits for runs of its plan, {len(children) - len(open_)} of {len(children)} have ended well"
-    text += f": {said}" + (f", and {more} more" if more > 0 else "") if open_ else ""
-    remedies = [f"cascadenced explain {child.run_id}" for child in open_[:MAX_CHILDREN_SAID] if child.run_id]
-    return _waiting(story, "children", text, children=children, remedies=remedies)
+    return _waiting(story, "children", text + _said(open_), children=children, remedies=_to_explain(open_))
 
 
 def _retry(story: _Story, wait: Wait) -> Reason:
@@ -512,6 +536,19 @@ _ENDS = {"success": _finished, "error": _failed, "cancelled": _cancelled, "refus
 
 
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _said(runs: Sequence[ChildState | Required]) -> str:
+    """How these stand that others wait for; nothing if there are none."""
+    said = [
+        f"{run.task} is {run.status}" + (f" ({run.run_id})" if run.run_id else "") for run in runs[:MAX_CHILDREN_SAID]
+    ]
+    more = len(runs) - MAX_CHILDREN_SAID
+    return f": {', '.join(said)}" + (f", and {more} more" if more > 0 else "") if said else ""
+
+
+def _to_explain(runs: Sequence[ChildState | Required]) -> list[str]:
+    return [f"cascadenced explain {run.run_id}" for run in runs[:MAX_CHILDREN_SAID] if run.run_id]
 
 
 def _child_states(story: _Story) -> list[ChildState]:

@@ -178,6 +178,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.paused or self.in_doubt is not None else self.wait
 
     @property
+    def is_held_back(self) -> bool:
+        """Whether it must not start before other runs have succeeded; whether they have, it does not know."""
+        return bool(self.requires) and not self.stages and self.status == "queued"
+
+    def still_requires(self, statuses: Mapping[str, str]) -> bool:
+        """Whether it waits for other runs before it may start. statuses: theirs, by id; one without any counts too."""
+        return self.is_held_back and any(statuses.get(run_id) != "success" for run_id in self.requires)
+
+    @property
     def has_children_to_do(self) -> bool:
         """Whether the stage under way has to wait for runs of its plan first."""
         return self.current == "run" and not all(child.is_done for child in self.children or ())

@@ -25,7 +25,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 _Rank = tuple[int, ...]
 """The least starts first: (-priority, turn of the group, order of the run), or the last one alone within a share."""
@@ -35,6 +35,15 @@ _Key = int | str
 
 _SLACK = 64
 """What is no longer needed may outnumber the rest by so much; then it is thrown away, all at once."""
+
+
+class Slots(NamedTuple):
+    """n_running: those that are taken.  n_of_task: by runs of one task.  ahead: queued runs that start before one, as
+    `RunQueue.ahead` counts them; None: it is not queued."""
+
+    n_running: int
+    n_of_task: int
+    ahead: int | None
 
 
 class RunQueue:

@@ -16,11 +16,13 @@ from cascadenced.clock import iso
 from cascadenced.errors import Conflict, Unknown, no_schedule
 from cascadenced.eventlog.base import ProjectionState, Tables
 from cascadenced.events.base import Recorded
+from cascadenced.events.run import RunRequested
 from cascadenced.events.schedule import ScheduleSet
 from cascadenced.events.streams import run_stream
 from cascadenced.pipeline.explain import Around, Explanation, Queue, explain, waits_for_children
 from cascadenced.pipeline.model import fold
 from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.queue import Slots
 from cascadenced.pipeline.run_diff import RunDiff, diff
 from cascadenced.projections import audit_trail, dead_letters, followups, pointers, runs, schedules, task_status
 from cascadenced.projections.audit_trail import Category, Partial
@@ -111,7 +113,10 @@ class Answers:
 
     async def run(self, given: str) -> RunView:
         """A run by its id or the beginning of it. Raises Unknown, Invalid if it is ambiguous."""
-        return run_view(await self._events_of(given))
+        events = await self._events_of(given)
+        request = events[0].event
+        requires = request.requires if isinstance(request, RunRequested) else ()
+        return run_view(events, await runs.statuses(self._tables, requires) if requires else {})
 
     async def run_events(self, given: str, *, limit: int = 100, after: str | None = None) -> Page:
         """The events of a run, oldest first; the cursor is a version."""
@@ -130,10 +135,11 @@ class Answers:
         is_up: bool,
         now_us: int,
         epoch: int | None = None,
+        slots: Callable[[str, str], Slots | None] = lambda run_id, task: None,
     ) -> Explanation:
         """Why a run is as it is. limit: slots of the instance.  policy: of a task, None if its code is not here.
-        is_up: whether a daemon is there that could go on with it.  epoch: of what that one records. Raises as `run`
-        does."""
+        is_up: whether a daemon is there that could go on with it.  epoch: of what that one records.  slots: how a run
+        of a task finds them; None: as far as the table knows. Raises as `run` does."""
         events = await self._events_of(given)
         run = fold(recorded.event for recorded in events)
         queue, max_attempts = None, {}
@@ -141,16 +147,19 @@ class Answers:
             asked = policy(run.task) or Policy()
             max_attempts = {stage: retry.max_attempts for stage, retry in asked.retries.items()}
             if run.status == "queued":
-                of_task = 0 if asked.max_concurrent is None else await runs.n_running(self._tables, run.task)
+                run_id = events[0].run_id or ""
+                found = slots(run_id, run.task) or await runs.slots(self._tables, run.task)
+                ahead = await runs.n_ahead(self._tables, run_id) if found.ahead is None else found.ahead
                 queue = Queue(
-                    place=await runs.place_in_queue(self._tables, events[0].run_id or ""),
-                    n_running=await runs.n_running(self._tables),
+                    place=1 + ahead,
+                    n_running=found.n_running,
                     limit=limit,
-                    n_of_task=of_task,
+                    n_of_task=0 if asked.max_concurrent is None else found.n_of_task,
                     task_limit=asked.max_concurrent,
                 )
         around = Around(
             statuses=await runs.statuses(self._tables, waits_for_children(run)),
+            required=await runs.required(self._tables, run.requires) if run.is_held_back else (),
             queue=queue,
             max_attempts=max_attempts,
             is_up=is_up,

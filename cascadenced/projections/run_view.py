@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -30,11 +30,13 @@ MAX_STEP_OUTPUT_BYTES = 2 * 1024
 """Of one step."""
 MAX_PRINTED_CHARS = 8 * 1024
 """Of one stage; the newest."""
+_NOTHING_KNOWN: Mapping[str, str] = {}
 
 
 class WaitView(msgspec.Struct):
-    """What a run waits for. kind: sleep, event, children (runs of its plan), retry (of its stage), held (for a restart
-    that can go on with it), or decision (`resolve`: what became of an effect in doubt).
+    """What a run waits for. kind: prerequisites (runs that must succeed before it starts), sleep, event, children (runs
+    of its plan), retry (of its stage), held (for a restart that can go on with it), or decision (`resolve`: what became
+    of an effect in doubt).
 
     text: the same in words.  name: of the event, of the step in doubt, or the code of what it is held for.
     until: when that is over at the latest.  where: what the event's payload must hold.
@@ -149,6 +151,11 @@ def wait_of(event: Event) -> WaitView | None:
     return None
 
 
+def for_prerequisites() -> WaitView:
+    """What a run waits for that must not start yet. Its events do not say whether it still does."""
+    return WaitView("prerequisites", "the runs that must come before it")
+
+
 def _until(at_us: int | None) -> str:
     return "" if at_us is None else f", until {_short(at_us)}"
 
@@ -157,8 +164,11 @@ def _short(at_us: int) -> str:
     return f"{iso(at_us)[:19].replace('T', ' ')}Z"
 
 
-def run_view(events: Sequence[Recorded]) -> RunView:
-    """A run's stream, folded for people. `events`: all of them, from the first."""
+def run_view(events: Sequence[Recorded], statuses: Mapping[str, str] = _NOTHING_KNOWN) -> RunView:
+    """A run's stream, folded for people. `events`: all of them, from the first.
+
+    statuses: of the runs that it requires, by id.
+    """
     first = events[0]
     run = fold(recorded.event for recorded in events)
     stages = {stage: StageView(stage, "pending") for stage in STAGES}
@@ -179,8 +189,6 @@ def run_view(events: Sequence[Recorded]) -> RunView:
     request = first.event
     last_stage = next((r.event.stage for r in reversed(events) if isinstance(r.event, StageStarted)), None)
     finished = next((times[kind] for kind in TERMINAL if kind in times), None)
-    kind = "decision" if run.in_doubt is not None else None if run.wait is None else run.wait.kind
-    waits = filter(None, (wait_of(recorded.event) for recorded in reversed(events)))
     return RunView(
         run_id=first.run_id or run_id_of(first.stream),
         task=run.task,
@@ -193,13 +201,21 @@ def run_view(events: Sequence[Recorded]) -> RunView:
         requested_at=iso(first.at_us),
         started_at=iso(times["run.started"]) if "run.started" in times else None,
         finished_at=iso(finished) if finished else None,
-        waits_for=next((wait for wait in waits if wait.kind == kind), None),
+        waits_for=_waits_for(run, events, statuses),
         args=run.args,
         result=run.result if run.status == "success" else None,
         error=RunError(run.error_type, run.reason or "") if run.error_type else None,
         stages=list(stages.values()),
         children=[_child_view(run, index, child) for index, child in enumerate(run.children or ())],
     )
+
+
+def _waits_for(run: Run, events: Sequence[Recorded], statuses: Mapping[str, str]) -> WaitView | None:
+    if run.still_requires(statuses):
+        return for_prerequisites()
+    kind = "decision" if run.in_doubt is not None else None if run.wait is None else run.wait.kind
+    waits = filter(None, (wait_of(recorded.event) for recorded in reversed(events)))
+    return next((wait for wait in waits if wait.kind == kind), None)
 
 
 def _child_view(run: Run, index: int, child: Child) -> ChildView:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from cascadenced.clock import iso
 from cascadenced.errors import Invalid, Unknown, no_run
 from cascadenced.eventlog.base import Connection, Row, Tables
@@ -33,9 +35,11 @@ from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.pipeline.access import Caller
+from cascadenced.pipeline.explain import Required
 from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
+from cascadenced.pipeline.queue import Slots
 from cascadenced.projections.page import Page, checked_limit, page
-from cascadenced.projections.run_view import RunRow, wait_of
+from cascadenced.projections.run_view import RunRow, for_prerequisites, wait_of
 
 STATUSES = ("queued", "running", "waiting", "paused", "success", "error", "cancelled", "in_doubt", "refused")
 
@@ -50,7 +54,8 @@ CREATE TABLE runs (
     requested_at_us INTEGER,
     started_at_us   INTEGER,
     finished_at_us  INTEGER,
-    paused          INTEGER            -- 1 while it is; whatever its status is meanwhile
+    paused          INTEGER,           -- 1 while it is; whatever its status is meanwhile
+    requires        TEXT               -- ids of the runs that must succeed before it starts, as JSON; null: none
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_task ON runs (task, run_id);
 CREATE INDEX runs_status ON runs (status, run_id);
@@ -58,7 +63,7 @@ CREATE INDEX runs_paused ON runs (run_id) WHERE paused = 1
 """
 
 _COLUMNS = "run_id, task, status, parent_run_id, user_hash, group_hash, requested_at_us, started_at_us, finished_at_us"
-_STORED = f"{_COLUMNS}, paused"
+_STORED = f"{_COLUMNS}, paused, requires"
 _INSERT = f"INSERT INTO runs ({_STORED}) VALUES"
 _CHANGED = """
 ON CONFLICT (run_id) DO UPDATE SET
@@ -82,6 +87,13 @@ _LAST_WAIT = (
     "ORDER BY version DESC LIMIT 1) END"
 )
 """And so is what it waits for: what it was held for is over when it was released."""
+_IS_HELD_BACK = (
+    "CASE WHEN requires IS NOT NULL AND status = 'queued' THEN EXISTS (SELECT 1 FROM json_each(runs.requires) AS id "
+    "LEFT JOIN runs AS required ON required.run_id = id.value WHERE required.status IS NOT 'success') END"
+)
+"""1 while it waits for other runs before it may start: as `Run.still_requires` has it, and as cheap for those that
+require none."""
+_LISTED = f"{_COLUMNS}, paused, {_LAST_START}, {_LAST_WAIT}, {_IS_HELD_BACK}"
 _STATUS: dict[type[Event], str] = {
     RunRequested: "queued",
     RunStarted: "running",
@@ -107,7 +119,7 @@ class Runs:
     """One row a run. A batch touches each of its runs once."""
 
     name = "runs"
-    version = 4
+    version = 5
     tables = ("runs",)
     ddl = _DDL
     types = frozenset(TYPE_NAMES[kind] for kind in _CHANGING)
@@ -124,7 +136,7 @@ class Runs:
                 continue
             row = changed.get(run_id)
             if row is None:
-                row = changed[run_id] = [run_id, event.task, *[None] * 8]  # type: ignore[attr-defined]
+                row = changed[run_id] = [run_id, event.task, *[None] * 9]  # type: ignore[attr-defined]
             row[2] = status or row[2]
             row[9] = row[9] if paused is None else paused
             _fold(row, recorded)
@@ -146,6 +158,7 @@ def _fold(row: list[Any], recorded: Recorded) -> None:
     event = recorded.event
     if type(event) is RunRequested:
         row[3], row[4], row[5], row[6] = event.parent_run_id, recorded.user_hash, recorded.group_hash, recorded.at_us
+        row[10] = msgspec.json.encode(event.requires).decode() if event.requires else None
     elif type(event) is RunStarted:
         row[7] = row[7] or recorded.at_us
     elif type(event) in _ENDS:
@@ -169,7 +182,7 @@ async def list_runs(
     if status not in (None, "paused", "in_doubt"):
         where += " AND paused IS NOT 1"
     rows = await tables.fetch(
-        f"SELECT {_STORED}, {_LAST_START}, {_LAST_WAIT} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
+        f"SELECT {_LISTED} FROM runs WHERE {where} ORDER BY run_id DESC LIMIT ?",  # noqa: S608 -- constants only
         [*(value for _, value in conditions), limit + 1],
     )
     return page(rows, limit, _run_row, lambda row: str(row[0]))
@@ -180,11 +193,13 @@ def _status_is(status: str | None) -> tuple[str, str, Any]:
 
 
 def _run_row(row: Row) -> RunRow:
-    run_id, task, status, parent, user_hash, group_hash, *instants, paused, last_start, last_wait = row
+    run_id, task, status, parent, user_hash, group_hash, *instants, paused, last_start, last_wait, is_held_back = row
     start = None if last_start is None else decode(last_start)
     stage, attempt = (start.stage, start.attempt) if isinstance(start, StageStarted) else (None, None)
     requested_at, started_at, finished_at = (None if at is None else iso(at) for at in instants)
     waits_for = None if last_wait is None else wait_of(decode(last_wait))
+    if is_held_back:
+        waits_for = for_prerequisites()
     return RunRow(
         run_id=run_id,
         task=task,
@@ -225,18 +240,35 @@ async def statuses(tables: Tables, run_ids: Sequence[str]) -> dict[str, str]:
     """How these runs stand, by id; without those that are not there."""
     marks = ", ".join("?" * len(run_ids))
     rows = await tables.fetch(f"SELECT run_id, status, paused FROM runs WHERE run_id IN ({marks})", run_ids)  # noqa: S608
-    return {run_id: "paused" if paused and status not in ENDED else status for run_id, status, paused in rows}
+    return {run_id: _shown(status, paused) for run_id, status, paused in rows}
 
 
-async def place_in_queue(tables: Tables, run_id: str) -> int:
-    """1 for the queued run that was asked for first."""
-    return 1 + await _count(tables, "status = 'queued' AND run_id < ?", run_id)
+async def required(tables: Tables, run_ids: Sequence[str]) -> list[Required]:
+    """How these runs stand, in this order; without those that are not there."""
+    marks = ", ".join("?" * len(run_ids))
+    rows = await tables.fetch(f"SELECT run_id, task, status, paused FROM runs WHERE run_id IN ({marks})", run_ids)  # noqa: S608
+    known = {
+        run_id: Required(run_id=run_id, task=task, status=_shown(status, paused))
+        for run_id, task, status, paused in rows
+    }
+    return [known[run_id] for run_id in run_ids if run_id in known]
 
 
-async def n_running(tables: Tables, task: str | None = None) -> int:
-    """Runs that have a slot, as far as the table knows: of one task, or of all."""
+def _shown(status: str, paused: int | None) -> str:
+    return "paused" if paused and status not in ENDED else status
+
+
+async def n_ahead(tables: Tables, run_id: str) -> int:
+    """Queued runs that may start and were asked for before this one."""
+    may_start = f"status = 'queued' AND paused IS NOT 1 AND {_IS_HELD_BACK} IS NOT 1"
+    return await _count(tables, f"{may_start} AND run_id < ?", run_id)
+
+
+async def slots(tables: Tables, task: str) -> Slots:
+    """As far as the table knows: of a paused run it does not know whether its stage is still under way."""
     condition = "status = 'running' AND paused IS NOT 1"
-    return await (_count(tables, condition) if task is None else _count(tables, f"{condition} AND task = ?", task))
+    n_of_task = await _count(tables, f"{condition} AND task = ?", task)
+    return Slots(await _count(tables, condition), n_of_task, ahead=None)
 
 
 _NEWEST_EVENTS = "SELECT position, group_hash, data FROM events WHERE stream = ? ORDER BY version DESC LIMIT 1000"

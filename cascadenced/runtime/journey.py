@@ -74,7 +74,7 @@ class Journey:
             live.entry = self._children.entry_at_hand(live)
             if live.entry is None and await self._is_orphan(live):
                 return
-        if is_held_back(live.run) and not await self._have_run_before(live):
+        if live.run.is_held_back and not await self._have_run_before(live):
             return
         await self.ask(live)
         if live.run.status == "in_doubt" or live.run.paused:
@@ -293,11 +293,6 @@ def _asked(run: Run) -> Step | None:
         return Step.of(run, RunReleased(task=run.task, status="in_doubt"))  # nothing is held that waits for an answer
     doubted = question(run)
     return None if doubted is None else Step.of(run, doubted)
-
-
-def is_held_back(run: Run) -> bool:
-    """Whether it waits for other runs before it may start."""
-    return bool(run.requires) and not run.stages and run.status == "queued"
 
 
 def _uncontained(live: LiveRun, error_type: str, reason: str) -> StageFailed:

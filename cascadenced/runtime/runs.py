@@ -23,11 +23,11 @@ from cascadenced.events.workflow import EventDispatched
 from cascadenced.identity import Identity, Pseudonyms
 from cascadenced.ids import Ids, RunId, run_id_for
 from cascadenced.pipeline.model import ENDED, Run, fold
-from cascadenced.pipeline.queue import RunQueue
+from cascadenced.pipeline.queue import RunQueue, Slots
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.endings import Ended, Endings
 from cascadenced.runtime.first_of import first_of
-from cascadenced.runtime.journey import Journey, is_held_back, start
+from cascadenced.runtime.journey import Journey, start
 from cascadenced.runtime.perform import Perform
 from cascadenced.runtime.record import LiveRun, Step, outcome_of, record
 from cascadenced.runtime.sleepers import Sleeper, Sleepers
@@ -334,6 +334,10 @@ class Runs:
         """Runs that wait for something, or are paused or in doubt."""
         return len(self._sleepers)
 
+    def slots(self, run_id: str, task: str) -> Slots:
+        """How a run of `task` finds them. Those of paused runs are taken as long as a stage is under way."""
+        return Slots(self._n_slots_taken, self._queue.n_running(task), self._queue.ahead(run_id))
+
     # ── starting, stopping ───────────────────────────────────────────────────────────────────────────────────
 
     async def recover(self) -> int:
@@ -523,7 +527,7 @@ class Runs:
             self._over(live)
         elif self._stop.is_set() or (run.awaits is not None and run.awaits.kind == "held"):
             self._leave(live)  # of one that is paused, what holds it was not looked at in this life
-        elif run.wait is not None or run.in_doubt is not None or run.paused or is_held_back(run):
+        elif run.wait is not None or run.in_doubt is not None or run.paused or run.is_held_back:
             self._sleep(live)
             if missed:
                 self._sleepers.rouse(live.run_id)

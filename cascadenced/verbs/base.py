@@ -14,6 +14,7 @@ from cascadenced.handlers.control_requests import Asker
 from cascadenced.identity import Identity, Pseudonyms, Redactor, checked
 from cascadenced.instance import Instance, Status
 from cascadenced.pipeline.access import Caller
+from cascadenced.pipeline.queue import Slots
 from cascadenced.plugins.discover import Catalogue
 from cascadenced.projections.answers import Answers
 from cascadenced.projections.board import Board
@@ -53,6 +54,9 @@ class Readable(Protocol):
 
     @property
     def epoch(self) -> int | None: ...
+
+    def slots(self, run_id: str, task: str) -> Slots | None:
+        """How a run finds them; None where no run goes on."""
 
     async def status(self) -> Status: ...
 

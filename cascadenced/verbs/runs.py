@@ -296,6 +296,7 @@ async def _explain(instance: Readable, asked: ShowArguments) -> Any:
         is_up=instance.epoch is not None,
         epoch=instance.epoch,
         now_us=instance.clock.now_us(),
+        slots=instance.slots,
     )
 
 

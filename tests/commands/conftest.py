@@ -71,6 +71,19 @@ class Whole(CronTask):
     def plan(self):
         return [Part(), Part()]
 
+class First(CronTask):
+    """Dies a while after it was asked for."""
+    name = "first"
+    def run(self):
+        time.sleep(0.5)
+        os._exit(9)
+
+class Needs(CronTask):
+    name = "needs"
+    dependencies = ["first"]
+    def run(self):
+        return "done"
+
 class Apart(CronTask):
     name = "apart"
     isolation = "process"
@@ -115,7 +128,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(tmp_path))
     paths = ",".join(
         f"own_tasks:{name}"
-        for name in ("Loud", "Boom", "Waits", "Patient", "Bills", "Part", "Whole", "Inside", "Apart")
+        for name in ("Loud", "Boom", "Waits", "Patient", "Bills", "Part", "Whole", "Inside", "Apart", "First", "Needs")
     )
     monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", paths)
     yield

@@ -62,6 +62,17 @@ def test_a_list_of_runs_says_what_each_waits_for(run, waiting):
     assert (row["status"], row["waits_for"]["name"]) == ("paused", "go")
 
 
+def test_a_run_that_must_not_start_before_another_names_it(run, plugins):
+    outcome(spawn("run", "needs", *WHO))  # the process dies in the run that comes first
+    needs, first = run("runs", "--json").json["items"]
+    assert (needs["task"], needs["status"], first["status"]) == ("needs", "queued", "running")
+    assert "the runs that must come before it" in run("runs", "--task", "needs").out
+    assert "waits for  the runs that must come before it" in run("show", needs["run_id"]).out
+    text = " ".join(run("explain", needs["run_id"]).out.split())
+    assert f"0 of 1 have: first is running ({first['run_id']}); no daemon is up to notice." in text
+    assert f"Do: cascadenced explain {first['run_id']} cascadenced up" in text
+
+
 def test_what_a_process_of_its_own_printed_is_shown_with_its_run(run, plugins):
     run_id = run("run", "apart", *WHO, "--json").json["run_id"]
     assert run("show", run_id).out.endswith("printed by run\n  first line\n  second line\n")

@@ -200,6 +200,46 @@ async def test_a_run_that_waits_for_others_can_be_cancelled() -> None:
     assert ended() == ["c", "b"]
 
 
+async def test_a_run_that_waits_for_others_says_so_and_names_those_that_are_not_done() -> None:
+    GATES["b"] = asyncio.Event()
+    world = diamond()
+    async with world.up() as instance:
+        accepted = await ask(instance, "a")
+        await until(lambda: "b begins" in SEEN and instance.runs.n_running == 1)
+        [reason] = (await perform(VERBS["explain"], instance, {"run": accepted.run_id})).reasons
+        b, c = (run_of(world, task) for task in "bc")
+        assert (
+            reason.text == f"it starts after the runs that it requires have succeeded, 1 of 2 have: b is running ({b})"
+        )
+        assert [(each.run_id, each.status) for each in reason.required] == [(b, "running"), (c, "success")]
+        assert reason.remedies == [f"cascadenced explain {b}"]
+        [row] = (await perform(VERBS["runs"], instance, {"task": "a"})).items
+        assert (row.status, row.waits_for.text) == ("queued", "the runs that must come before it")
+        assert (await perform(VERBS["show"], instance, {"run": accepted.run_id})).waits_for == row.waits_for
+        GATES["b"].set()
+        await instance.runs.ended(accepted.run_id)
+
+
+async def test_what_has_them_behind_it_waits_for_a_slot_like_others() -> None:
+    GATES["c"] = asyncio.Event()
+    async with World(task("b", "c"), task("c")).up() as instance:
+        accepted = await ask(instance, "b")
+        await until(lambda: "c begins" in SEEN and instance.runs.n_running == 1)
+        instance.runs.limit(0, 10)
+        GATES["c"].set()
+        await until(lambda: instance.runs.n_queued == 1 and instance.runs.n_running == 0)
+        [reason] = (await perform(VERBS["explain"], instance, {"run": accepted.run_id})).reasons
+        assert (reason.code, reason.queue.place, reason.queue.n_running) == ("queued", 1, 0)
+        assert (await perform(VERBS["show"], instance, {"run": accepted.run_id})).waits_for is None
+        instance.runs.limit(1, 10)
+        await instance.runs.ended(accepted.run_id)
+
+
+def run_of(world: World, task: str) -> str | None:
+    [run_id] = [recorded.run_id for recorded in world.recorded(RunRequested) if recorded.event.task == task]  # type: ignore[attr-defined]
+    return run_id
+
+
 async def test_the_graph_is_told() -> None:
     async with diamond().up() as instance:
         found = await perform(VERBS["graph"], instance, {"task": "a"})

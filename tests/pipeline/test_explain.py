@@ -26,7 +26,7 @@ from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupted, StageLate, StageStarted
 from cascadenced.events.step import StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.explain import Around, Explanation, Queue, Reason, explain
+from cascadenced.pipeline.explain import Around, Explanation, Queue, Reason, Required, explain
 from cascadenced.pipeline.timeline import timeline
 from tests.examples import AT_US, OTHER_HASH, OTHER_RUN_ID, RUN_ID, USER_HASH, every_event, example, recorded, run_of
 
@@ -58,7 +58,7 @@ def test_a_queued_run_says_how_many_are_ahead_of_it_and_what_the_limit_is():
     reason = why(example(RunRequested), queue=Queue(place=3, n_running=4, limit=4))
     assert reason.code == "queued"
     assert reason.text == (
-        "it waits for a free slot: 2 queued runs were asked for before it (place 3), "
+        "it waits for a free slot: 2 queued runs come before it (place 3), "
         "and 4 of 4 slots (max_concurrent_runs) are taken"
     )
     assert (reason.queue.place, reason.queue.n_running, reason.queue.limit) == (3, 4, 4)
@@ -67,7 +67,7 @@ def test_a_queued_run_says_how_many_are_ahead_of_it_and_what_the_limit_is():
 def test_the_first_in_the_queue_has_nobody_before_it():
     text = why(example(RunRequested), queue=Queue(place=1, n_running=1, limit=1)).text
     assert text == (
-        "it waits for a free slot: none of those queued was asked for before it (place 1), "
+        "it waits for a free slot: none of those queued comes before it (place 1), "
         "and 1 of 1 slot (max_concurrent_runs) is taken"
     )
 
@@ -81,6 +81,57 @@ def test_a_queued_run_without_a_daemon_says_that_one_is_needed():
     reason = why(example(RunRequested), queue=Queue(place=1, n_running=0, limit=100), is_up=False)
     assert "no daemon is up" in reason.text
     assert reason.remedies == ["cascadenced up"]
+
+
+HELD_BACK = example(RunRequested, requires=("run-of-a", "run-of-b"))
+
+
+def required(a: str, b: str) -> list[Required]:
+    """How these stand."""
+    return [Required(run_id="run-of-a", task="a", status=a), Required(run_id="run-of-b", task="b", status=b)]
+
+
+def test_a_run_that_must_not_start_before_others_names_these_and_how_they_stand():
+    reason = why(HELD_BACK, required=required("success", "paused"), queue=Queue(place=1, n_running=1, limit=100))
+    assert (reason.code, reason.since, reason.queue) == ("prerequisites", "2026-09-21T14:13:20.123456Z", None)
+    assert reason.text == (
+        "it starts after the runs that it requires have succeeded, 1 of 2 have: b is paused (run-of-b)"
+    )
+    assert [(run.task, run.status, run.run_id) for run in reason.required] == [
+        ("a", "success", "run-of-a"),
+        ("b", "paused", "run-of-b"),
+    ]
+    assert reason.remedies == ["cascadenced explain run-of-b"]
+
+
+def test_without_a_daemon_it_waits_for_them_all_the_same():
+    reason = why(HELD_BACK, required=required("running", "queued"), is_up=False)
+    assert reason.text.endswith("a is running (run-of-a), b is queued (run-of-b); no daemon is up to notice")
+    assert reason.remedies == ["cascadenced explain run-of-a", "cascadenced explain run-of-b", "cascadenced up"]
+
+
+def test_one_of_them_that_has_not_succeeded_and_never_will_is_the_end_of_it():
+    reason = why(HELD_BACK, required=required("error", "running"))
+    assert reason.text.endswith(
+        "a is error (run-of-a), b is running (run-of-b); it is refused, since one has ended otherwise"
+    )
+
+
+def test_one_of_them_that_nobody_knows_of_has_not_succeeded():
+    [reason] = explained(HELD_BACK).reasons
+    assert (reason.code, reason.required) == ("prerequisites", [])
+    assert reason.text == "it starts after the runs that it requires have succeeded, 0 of 2 have"
+
+
+def test_what_has_them_behind_it_waits_for_a_slot():
+    queue = Queue(place=1, n_running=1, limit=1)
+    assert why(HELD_BACK, required=required("success", "success"), queue=queue).code == "queued"
+    assert why(HELD_BACK, example(RunStarted), required=required("success", "success")).code == "between_stages"
+
+
+def test_a_paused_run_that_must_not_start_before_others_says_both():
+    paused, waiting = explained(HELD_BACK, example(RunPaused), required=required("running", "success")).reasons
+    assert (paused.code, waiting.code) == ("paused", "prerequisites")
 
 
 def test_a_running_run_names_the_stage_and_the_attempt():

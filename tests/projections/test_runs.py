@@ -230,6 +230,33 @@ async def test_a_waiting_run_is_explained_with_how_its_children_stand(happened, 
     assert (state.run_id, state.status) == (child, "paused")
 
 
+async def test_a_queued_run_that_waits_for_others_is_explained_with_these(happened, answers):
+    await happened(*run_of("run"), run_id="1" * 32)
+    await happened(example(RunRequested, task="dep"), example(RunPaused, task="dep"), run_id="2" * 32)
+    await happened(example(RunRequested, requires=("1" * 32, "2" * 32)), run_id="3" * 32)
+    explanation = await answers.explain("3" * 32, limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+    [reason] = explanation.reasons
+    assert [(each.run_id[0], each.task, each.status) for each in reason.required] == [
+        ("1", "example", "success"),
+        ("2", "dep", "paused"),
+    ]
+
+
+async def test_who_waits_for_others_or_is_paused_is_ahead_of_nobody(happened, answers):
+    await happened(example(RunRequested), run_id="1" * 32)
+    await happened(example(RunRequested, requires=("1" * 32,)), run_id="2" * 32)
+    await happened(example(RunRequested), example(RunPaused), run_id="3" * 32)
+    await happened(example(RunRequested), run_id="4" * 32)
+
+    async def place():
+        explanation = await answers.explain("4" * 32, limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
+        return explanation.reasons[0].queue.place
+
+    assert await place() == 2
+    await happened(*run_of("run")[1:], run_id="1" * 32)
+    assert await place() == 2  # now the other one waits for nothing but a slot
+
+
 async def test_a_run_that_is_not_there_cannot_be_explained(answers):
     with pytest.raises(Unknown, match="no run"):
         await answers.explain("f" * 32, limit=1, policy=lambda task: None, is_up=True, now_us=AT_US)
@@ -329,6 +356,34 @@ async def test_a_run_that_is_held_once_more_says_what_it_is_held_for_now(happene
     [row] = (await answers.runs(status="waiting")).items
     assert row.waits_for == (await answers.run(RUN_ID)).waits_for
     assert row.waits_for.kind == "held"
+
+
+async def test_a_queued_run_waits_for_those_that_must_come_before_it_till_all_have_succeeded(happened, answers):
+    one, other, waiting = "1" * 32, "2" * 32, "3" * 32
+
+    async def waits_for():
+        [row] = [row for row in (await answers.runs()).items if row.run_id == waiting]
+        shown = await answers.run(waiting)
+        assert (row.status, row.waits_for) == (shown.status, shown.waits_for)
+        return row.waits_for and (row.waits_for.kind, row.waits_for.text)
+
+    await happened(example(RunRequested), run_id=one)
+    await happened(example(RunRequested, requires=(one, other)), run_id=waiting)
+    before = ("prerequisites", "the runs that must come before it")
+    assert await waits_for() == before  # also while one of them is not known yet
+    await happened(*run_of("run")[1:], run_id=one)
+    await happened(example(RunRequested), run_id=other)
+    assert await waits_for() == before
+    await happened(example(RunPaused), run_id=waiting)
+    assert await waits_for() == before
+    await happened(*run_of("run")[1:], run_id=other)
+    assert await waits_for() is None
+
+
+async def test_nor_does_one_that_has_ended_wait_for_them(happened, answers):
+    await happened(example(RunRequested, requires=("1" * 32,)), example(RunCancelled), run_id=RUN_ID)
+    [row] = (await answers.runs()).items
+    assert (row.status, row.waits_for, (await answers.run(RUN_ID)).waits_for) == ("cancelled", None, None)
 
 
 def test_a_run_that_goes_on_waits_for_nothing():

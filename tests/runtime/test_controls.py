@@ -17,6 +17,7 @@ from cascadenced.events.audit import audit_rows, stage_rows
 from cascadenced.events.run import RunCancelled, RunFinished, RunHeld, RunPaused, RunResumed
 from cascadenced.events.signal import ContextAttached, ContextConsumed
 from cascadenced.events.stage import StageFailed, StageLate, StageStarted
+from cascadenced.handlers.run_requests import Origin
 from cascadenced.identity import Redactor
 from cascadenced.instance import Instance
 from cascadenced.pipeline.policy import Retry
@@ -242,6 +243,30 @@ async def test_a_paused_run_whose_stage_a_crash_cut_off_is_not_said_to_be_under_
         await idle()
         codes = [reason.code for reason in (await perform(VERBS["explain"], instance, {"run": run_id})).reasons]
         assert codes == ["paused", "interrupted"]
+
+
+async def test_a_paused_run_whose_stage_is_under_way_is_said_to_have_its_place() -> None:
+    world = world_for("running")
+    instance, first = await in_state(world, "running")
+    await instance.controls.pause(first, by=BOBS)
+    second = (await ask(instance, "anything")).run_id
+    [reason] = (await perform(VERBS["explain"], instance, {"run": second})).reasons
+    assert (reason.queue.n_running, reason.queue.n_of_task, reason.queue.place) == (1, 1, 1)
+    assert "of anything, 1 run and 1 may (max_concurrent)" in reason.text
+    await instance.runs.stop(0)
+    await instance.log.close()
+
+
+async def test_a_queued_run_is_told_its_place_among_priorities() -> None:
+    instance, _ = await in_state(world_for("running"), "running")
+    runs = [
+        await instance.requests.run("anything", ALICE, {}, Origin(via="http"), priority=priority)
+        for priority in (0, 5, 1)
+    ]
+    explained = [await perform(VERBS["explain"], instance, {"run": asked.run_id}) for asked in runs]
+    assert [explanation.reasons[0].queue.place for explanation in explained] == [3, 1, 2]
+    await instance.runs.stop(0)
+    await instance.log.close()
 
 
 async def test_a_held_run_that_is_paused_over_the_restart_that_could_go_on_with_it_does_so_when_it_is_resumed() -> None:

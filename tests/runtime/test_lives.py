@@ -62,9 +62,8 @@ class Life:
         self.run, self.is_live, self.now_us = Run(), False, AT_US
         self.open: set[str] = set()
         self.in_steps, self.n_starts, self._doubted, self._n_places = False, 0, "", 0
-        self.record(
-            [RunRequested(task="t", via="http"), RunStarted(task="t", stages=STAGES, code="c", on_doubt=self.on_doubt)]
-        )
+        requested = RunRequested(task="t", via="http", requires=("cd" * 16,) if seed % 4 == 0 else ())
+        self.record([requested, RunStarted(task="t", stages=STAGES, code="c", on_doubt=self.on_doubt)])
         self.record(go_on(self.run, elapsed_s=0))
         self.is_live = True
 
