@@ -32,6 +32,7 @@ from cascadenced.runtime.perform import Perform
 from cascadenced.runtime.record import LiveRun, Step, outcome_of, record
 from cascadenced.runtime.sleepers import Sleeper, Sleepers
 from cascadenced.runtime.tasks import Tasks
+from cascadenced.runtime.whose import Work, work
 from cascadenced.vault import VaultPort
 
 _log = structlog.get_logger(__name__)
@@ -491,6 +492,7 @@ class Runs:
         self._live[live.run_id] = live
 
         async def drive() -> None:
+            work.set(Work(live))  # this may have been started by another run, whose end has made room for it
             try:
                 await way(live)
             except CascadenceError as error:
