@@ -276,11 +276,6 @@ class Runs:
             raise no_run(run_id)
         return live
 
-    def doing(self, asyncio_task: str) -> tuple[str, str, str | None] | None:
-        """(run id, task, stage) of what an asyncio task of ours drives, by its name; None if it is none of these."""
-        live = self._live.get(asyncio_task.removeprefix("run-"))
-        return None if live is None else (live.run_id, live.run.task, live.run.current)
-
     def look_at(self, live: LiveRun) -> None:
         """Something was recorded of a run that changes what it does next."""
         here = self._live.get(live.run_id)
