@@ -18,11 +18,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
-from types import FrameType
+from functools import partial
+from types import BuiltinFunctionType, FrameType
 from typing import Any, Self
 
 import msgspec
 import structlog
+
+from cascadenced.events.content import type_name
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +42,7 @@ class Blockage(msgspec.Struct, frozen=True):
     """The loop does not turn. for_s: for how long; until it is noticed, or until it turned again.
 
     task: the name of the asyncio task that keeps it, None if it is none (a callback).  about: what `who` says of it.
-    stack: of the loop's thread when it was noticed, the innermost call last.
+    stack: of the loop's thread when it was noticed, the innermost call last. A callback in C has its name there.
     """
 
     for_s: float
@@ -131,7 +134,7 @@ class LoopWatchdog:
         if self._marked_at != seen:
             return
         try:
-            blockage = self._told(time.monotonic() - seen, name, self._who(context), _stack(calls))
+            blockage = self._told(time.monotonic() - seen, name, self._who(context), _stack(calls, handle))
         except Exception:  # noqa: BLE001 -- a fault of whoever is told must not end the watch
             _log.exception("loop_watchdog_failed")
             return
@@ -170,8 +173,20 @@ def _handle(frame: FrameType | None) -> Any:
     return None if frame is None else frame.f_locals.get("self")
 
 
-def _stack(calls: list[tuple[FrameType, int]]) -> str:
-    return "".join(traceback.StackSummary.extract(iter(calls)).format())
+def _stack(calls: list[tuple[FrameType, int]], handle: Any) -> str:
+    """As a traceback has it. What is called by the loop itself, and is in C, has no frame to be told by."""
+    stack = "".join(traceback.StackSummary.extract(iter(calls)).format())
+    if handle is None or calls[-1][0].f_code is not _RUN:
+        return stack
+    return f"{stack}  calls {_spelled(handle._callback)}\n"
+
+
+def _spelled(called: Any) -> str:
+    while type(called) is partial:
+        called = called.func
+    if type(called) is not BuiltinFunctionType:
+        return type_name(called)  # it may have code of its own for its name
+    return called.__qualname__ if called.__module__ is None else f"{called.__module__}.{called.__qualname__}"
 
 
 def _name(loop: asyncio.AbstractEventLoop) -> str | None:

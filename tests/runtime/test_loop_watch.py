@@ -167,6 +167,20 @@ async def test_what_a_stage_has_left_behind_is_still_its_own() -> None:
     assert (blocked.task, blocked.stage, blocked.run) == ("t", "run", run_id)
 
 
+async def test_a_callback_in_c_stands_in_the_stack_by_its_name() -> None:
+    async def hook(self: Any) -> None:
+        asyncio.get_running_loop().call_later(0, time.sleep, 10 * AFTER_S)
+        await asyncio.sleep(2 * AFTER_S)
+
+    world = World(task(hook))
+    async with world.up() as instance:
+        with watched(instance):
+            run_id = await ran(instance, "t")
+            blocked = await recorded(world, of="time.sleep")
+    assert (blocked.task, blocked.stage, blocked.run) == ("t", "run", run_id)
+    assert blocked.where.endswith("  calls time.sleep\n")
+
+
 async def test_of_runs_side_by_side_the_one_that_blocks_is_named() -> None:
     gate = asyncio.Event()
 

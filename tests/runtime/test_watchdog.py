@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import Context, ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -128,6 +129,13 @@ async def test_of_a_callback_that_nobody_has_made_there_is_only_the_stack(watche
     await watched.over.wait()
     assert (watched.blocked[0].task, watched.blocked[0].about) == (None, {})
     assert "in callback" in watched.blocked[0].stack
+
+
+@pytest.mark.parametrize("called", [time.sleep, partial(time.sleep)], ids=["as it is", "in a partial"])
+async def test_a_callback_in_c_has_its_name_in_the_stack(watched: Watched, called: Callable[[float], None]) -> None:
+    asyncio.get_running_loop().call_soon(called, 4 * AFTER_S)
+    await watched.over.wait()
+    assert watched.blocked[0].stack.endswith("  calls time.sleep\n")
 
 
 async def test_of_one_deep_in_its_calls_it_is_known_who_it_is(watched: Watched) -> None:
