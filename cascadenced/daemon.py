@@ -252,7 +252,7 @@ class Daemon:
         path = self._config.daemon_json_path
         write_atomically(path, msgspec.json.encode(note._asdict()))
         stack.callback(path.unlink, missing_ok=True)
-        stack.callback(watch_loop(instance.log, instance.runs))
+        stack.callback(watch_loop(instance.log))
         garbage.started()
 
     def _publications(self, instance: Instance) -> Publications:

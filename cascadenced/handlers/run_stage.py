@@ -39,6 +39,7 @@ from cascadenced.runtime.children import MAX_NESTING, PlanFailed
 from cascadenced.runtime.record import LiveRun, record_late
 from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended
 from cascadenced.runtime.tasks import TaskEntry
+from cascadenced.runtime.whose import Work, work
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
@@ -52,10 +53,6 @@ OnFailure = Callable[[LiveRun, str, str], None]
 
 Equip = Callable[[Any, LiveRun], None]
 """Gives a fresh task instance what it may ask of the daemon during its run."""
-
-_under_way: contextvars.ContextVar[tuple[LiveRun, str, int] | None] = contextvars.ContextVar("stage", default=None)
-"""(run, stage, attempt), for code that ends when nobody waits for it any more."""
-
 
 _STEPPING = (BaseTask, WorkflowTask)
 _NEVER_AGAIN = (Unserialisable, TooLarge, StepMismatch, Swallowed)
@@ -91,7 +88,7 @@ class StageRunner:
         assert live.identity is not None
         redact = live.redact = live.redact or Redactor(live.identity, self._pseudonyms)
         steps = self._steps_of(live, redact)
-        _under_way.set((live, stage, attempt))
+        work.set(Work(live, stage, attempt))
         live.printed = None
         crashpoint("stage.before_effect")
         began = self._clock.monotonic()
@@ -134,6 +131,8 @@ class StageRunner:
         events = await self._log.read_stream(run_stream(live.run_id))
         then.fold(list(takewhile(lambda recorded: not _is_end_of_plan(recorded.event), events)))
         steps = Steps(self._log, self._clock, self._spawner, then, redact)
+        asked_by = work.get()
+        work.set(Work(then, "plan"))
         try:
             found = await self._in_time(then, "plan", steps)
             steps.refuse_rest()
@@ -145,6 +144,8 @@ class StageRunner:
             if steps.broken is not None:
                 raise steps.broken from None
             raise PlanFailed((await self._spawner.call(tell, steps.mismatch or error, redact)).reason) from None
+        finally:
+            work.set(asked_by)
         return found.entries if isinstance(found, TaskPlan) else ()
 
     def let_go(self, live: LiveRun) -> None:
@@ -400,10 +401,10 @@ class StageRunner:
 
     def _ended_late(self, error: BaseException | None) -> None:
         """Code has ended that nobody waits for any more: said, and without effect."""
-        under_way = _under_way.get()
-        if under_way is None:
+        its = work.get()
+        if its is None or its.stage is None or its.attempt is None:
             return
-        live, stage, attempt = under_way
+        live, stage, attempt = its.live, its.stage, its.attempt
         reason = "" if error is None or live.redact is None else tell(error, live.redact).reason
         event = StageLate(
             task=live.run.task,

@@ -16,6 +16,7 @@ spawn.py     task code on the loop or in a thread of our own
 worker.py    task code in processes of its own (worker_protocol.py: what is said; worker_output.py: what they print)
 loop_watch.py  what keeps the loop is recorded
 watchdog.py  does the loop turn, and who keeps it?
+whose.py     whose code is running
 first_of.py  waiting for whichever comes first
 retry.py     how long to wait before trying again
 follow.py    a checkpointed follower of the log

@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Callable
 
 from cascadenced.clock import Clock
+from cascadenced.runtime.whose import work
 
 
 class Alarms:
@@ -38,6 +39,7 @@ class Alarms:
             self._sleeping.cancel()
 
     async def _sleep(self) -> None:
+        work.set(None)
         while self._heap:
             at, run_id = self._heap[0]
             if self._due.get(run_id) != at:

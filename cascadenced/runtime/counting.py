@@ -12,6 +12,7 @@ from cascadenced.errors import CascadenceError
 from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import RequestsRefused
+from cascadenced.runtime.whose import work
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ class RefusalCounter:
         await self._record()
 
     async def _record_later(self) -> None:
+        work.set(None)
         await self._clock.sleep(WINDOW_S)
         self._timer = None
         await self._record()

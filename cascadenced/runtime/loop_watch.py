@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextvars import Context
 
 import structlog
 
@@ -12,26 +13,30 @@ from cascadenced.eventlog.base import Change, EventLog
 from cascadenced.events.content import MAX_SHOWN_CHARS
 from cascadenced.events.streams import SYSTEM_STREAM
 from cascadenced.events.system import LoopBlocked
-from cascadenced.runtime.runs import Runs
-from cascadenced.runtime.watchdog import Blockage, LoopWatchdog
+from cascadenced.runtime.watchdog import BLOCKED_AFTER_S, Blockage, LoopWatchdog
+from cascadenced.runtime.whose import work
 
 _log = structlog.get_logger(__name__)
 
 
-def watch_loop(log: EventLog, runs: Runs) -> Callable[[], None]:
+def watch_loop(log: EventLog, *, after_s: float = BLOCKED_AFTER_S) -> Callable[[], None]:
     """Watch the running loop, and record what keeps it. Returns what ends that."""
     recording: set[asyncio.Task[None]] = set()
-
-    def who(asyncio_task: str) -> Mapping[str, object]:
-        doing = runs.doing(asyncio_task)
-        return {} if doing is None else dict(zip(("run_id", "task", "stage"), doing, strict=True))
 
     def over(blockage: Blockage) -> None:
         task = asyncio.get_running_loop().create_task(_record(log, blockage), name="loop-blocked")
         recording.add(task)
         task.add_done_callback(recording.discard)
 
-    return LoopWatchdog(who=who, on_free=over).start().stop
+    return LoopWatchdog(after_s=after_s, who=_whose, on_free=over).start().stop
+
+
+def _whose(context: Context) -> Mapping[str, object]:
+    its = context.get(work)
+    if its is None:
+        return {}
+    run = its.live.run
+    return {"run_id": its.live.run_id, "task": run.task, "stage": its.stage or run.current}
 
 
 async def _record(log: EventLog, blockage: Blockage) -> None:

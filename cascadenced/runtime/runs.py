@@ -32,6 +32,7 @@ from cascadenced.runtime.perform import Perform
 from cascadenced.runtime.record import LiveRun, Step, outcome_of, record
 from cascadenced.runtime.sleepers import Sleeper, Sleepers
 from cascadenced.runtime.tasks import Tasks
+from cascadenced.runtime.whose import Work, work
 from cascadenced.vault import VaultPort
 
 _log = structlog.get_logger(__name__)
@@ -275,11 +276,6 @@ class Runs:
             raise no_run(run_id)
         return live
 
-    def doing(self, asyncio_task: str) -> tuple[str, str, str | None] | None:
-        """(run id, task, stage) of what an asyncio task of ours drives, by its name; None if it is none of these."""
-        live = self._live.get(asyncio_task.removeprefix("run-"))
-        return None if live is None else (live.run_id, live.run.task, live.run.current)
-
     def look_at(self, live: LiveRun) -> None:
         """Something was recorded of a run that changes what it does next."""
         here = self._live.get(live.run_id)
@@ -495,6 +491,7 @@ class Runs:
         self._live[live.run_id] = live
 
         async def drive() -> None:
+            work.set(Work(live))  # this may have been started by another run, whose end has made room for it
             try:
                 await way(live)
             except CascadenceError as error:

@@ -29,6 +29,7 @@ import structlog
 from cascadenced.errors import CascadenceError, Refused, Unavailable
 from cascadenced.events.content import recordable
 from cascadenced.pipeline.policy import Limits
+from cascadenced.runtime.whose import work
 from cascadenced.runtime.worker_output import Output, Printed
 from cascadenced.runtime.worker_protocol import (
     EXIT_CHANNEL_LOST,
@@ -170,6 +171,7 @@ class Workers:
 
     def _refill(self) -> None:
         self._refilling = None
+        work.set(None)
         try:
             while len(self._spares) < self._n_spares:
                 self._spares.append(self._spawn())

@@ -12,6 +12,8 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context, ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from cascadenced.runtime.watchdog import MAX_FRAMES, Blockage, LoopWatchdog
 AFTER_S = 0.05
 LENIENT_S = 0.5
 """Where nothing is to be noticed: a machine that is busy with other things must not be taken for a blockage."""
+RUN: ContextVar[str] = ContextVar("run")
 
 
 class Watched:
@@ -59,7 +62,7 @@ class Watched:
 
 @pytest_asyncio.fixture
 async def watched() -> AsyncIterator[Watched]:
-    watched = Watched(who=lambda name: {"run_id": name.removeprefix("run-"), "task": "blocks", "stage": "run"})
+    watched = Watched(who=lambda context: {"run_id": context[RUN], "task": "blocks"} if RUN in context else {})
     watched.dog.start()
     yield watched
     watched.dog.stop()
@@ -67,6 +70,7 @@ async def watched() -> AsyncIterator[Watched]:
 
 async def test_a_run_that_blocks_the_loop_is_named_with_where_it_does(watched: Watched) -> None:
     async def hook() -> None:
+        RUN.set("7")
         watched.wait_until_noticed()
 
     with structlog.testing.capture_logs() as lines:
@@ -75,7 +79,7 @@ async def test_a_run_that_blocks_the_loop_is_named_with_where_it_does(watched: W
             await watched.over.wait()
     [blockage] = watched.blocked
     assert blockage.task == "run-7"
-    assert blockage.about == {"run_id": "7", "task": "blocks", "stage": "run"}
+    assert blockage.about == {"run_id": "7", "task": "blocks"}
     assert "in hook\n    watched.wait_until_noticed()" in blockage.stack
     assert blockage.stack.rstrip().splitlines()[-1] == "    waiter.acquire()" or "in wait" in blockage.stack
     blocked, free = [line for line in lines if line["event"].startswith("loop_")]
@@ -105,14 +109,46 @@ async def test_each_blockage_is_told(watched: Watched) -> None:
     assert len(watched.blocked) == len(watched.free) == 3
 
 
-async def test_a_callback_has_no_name_but_a_stack(watched: Watched) -> None:
+async def test_a_callback_is_known_by_its_context(watched: Watched) -> None:
     def callback() -> None:
         watched.wait_until_noticed()
 
+    RUN.set("7")
     asyncio.get_running_loop().call_soon(callback)
+    await watched.over.wait()
+    assert (watched.blocked[0].task, watched.blocked[0].about) == (None, {"run_id": "7", "task": "blocks"})
+    assert "in callback" in watched.blocked[0].stack
+
+
+async def test_of_a_callback_that_nobody_has_made_there_is_only_the_stack(watched: Watched) -> None:
+    def callback() -> None:
+        watched.wait_until_noticed()
+
+    RUN.set("7")
+    asyncio.get_running_loop().call_soon(callback, context=Context())
     await watched.over.wait()
     assert (watched.blocked[0].task, watched.blocked[0].about) == (None, {})
     assert "in callback" in watched.blocked[0].stack
+
+
+@pytest.mark.parametrize("called", [time.sleep, partial(time.sleep)], ids=["as it is", "in a partial"])
+async def test_a_callback_in_c_has_its_name_in_the_stack(watched: Watched, called: Callable[[float], None]) -> None:
+    asyncio.get_running_loop().call_soon(called, 4 * AFTER_S)
+    await watched.over.wait()
+    assert watched.blocked[0].stack.endswith("  calls time.sleep\n")
+
+
+async def test_of_one_deep_in_its_calls_it_is_known_who_it_is(watched: Watched) -> None:
+    def deeper(n: int) -> None:
+        if n:
+            deeper(n - 1)
+        else:
+            watched.wait_until_noticed()
+
+    RUN.set("7")
+    asyncio.get_running_loop().call_soon(deeper, 2 * MAX_FRAMES)
+    await watched.over.wait()
+    assert watched.blocked[0].about["run_id"] == "7"
 
 
 async def test_a_deep_stack_is_cut_at_its_beginning(watched: Watched) -> None:
