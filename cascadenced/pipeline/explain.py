@@ -25,7 +25,14 @@ from cascadenced.events.run import (
 from cascadenced.events.stage import StageFailed, StageInterrupted, StageStarted
 from cascadenced.events.streams import run_id_of
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, has_open_effect, question, resolutions
+from cascadenced.pipeline.decide import (
+    CRASHES_TO_GIVE_UP,
+    CRASHES_TO_SUSPECT,
+    has_open_effect,
+    question,
+    resolutions,
+    verdict,
+)
 from cascadenced.pipeline.model import ENDED, Child, Run, Wait, fold
 from cascadenced.pipeline.timeline import Moment, at, timeline, who
 
@@ -290,6 +297,8 @@ def _goes_on(story: _Story) -> str:
     """What follows when the stage under way was cut off."""
     run, is_up = story.run, story.around.is_up
     when = "as soon as there is a free slot" if is_up else "at the next start"
+    if is_up and verdict(run) == "alone":
+        when = f"in its turn, for runs that were under way at {CRASHES_TO_SUSPECT} crashes in a row do so one at a time"
     if question(run) is not None:
         return f"it may have taken effect and must not do so twice: {when} somebody is asked what became of it"
     if run.paused:

@@ -32,6 +32,8 @@ from cascadenced.vault import VaultPort
 _log = structlog.get_logger(__name__)
 
 MAX_SUSPECT_BACKOFF_S = 30.0
+PROBATION_S = 60.0
+"""After so long a stage that was under way at several crashes is taken for innocent, and the next such one goes on."""
 PREREQUISITE_FAILED = "prerequisite_failed"
 
 
@@ -148,17 +150,31 @@ class Journey:
         return live.entry is not None
 
     async def _alone(self, live: LiveRun) -> None:
-        """A run whose stage was under way at three crashes in a row: one such run at a time, and not in a hurry.
+        """A run whose stage was under way at three crashes in a row: one such stage at a time, not in a hurry. It is
+        cleared when that stage has ended, or has gone on for so long that it is hardly what kills the process.
 
-        Nobody has to wait for it: its slot is free meanwhile.
+        Nobody else has to wait for it: its slot is free meanwhile.
         """
-        async with self._without_slot(live), self._suspects:
-            excess = live.run.open_starts - CRASHES_TO_SUSPECT
-            await first_of(self._clock.sleep(min(2.0**excess, MAX_SUSPECT_BACKOFF_S)), self._stop.wait())
-            await self._go_on(live)
+        async with self._without_slot(live):
+            await self._suspects.acquire()
+            cleared = _once(self._suspects.release)
+            probation: asyncio.Task[None] | None = None
+            try:
+                excess = live.run.open_starts - CRASHES_TO_SUSPECT
+                await first_of(self._clock.sleep(min(2.0**excess, MAX_SUSPECT_BACKOFF_S)), self._stop.wait())
+                probation = asyncio.get_running_loop().create_task(self._cleared_later(cleared), name="probation")
+                await self._go_on(live, cleared)
+            finally:
+                if probation is not None:
+                    probation.cancel()
+                cleared()
 
-    async def _go_on(self, live: LiveRun) -> None:
-        """From where its events end, to its end."""
+    async def _cleared_later(self, cleared: Callable[[], None]) -> None:
+        await self._clock.sleep(PROBATION_S)
+        cleared()
+
+    async def _go_on(self, live: LiveRun, cleared: Callable[[], None] = lambda: None) -> None:
+        """From where its events end, to its end. cleared: called when the first stage from there on has ended."""
         if self._stop.is_set():
             return
         entry = live.entry
@@ -188,9 +204,10 @@ class Journey:
         if not recorded and live.run.status == "running":
             return  # it was paused meanwhile: what it says is under way was so in an earlier life
         live.dormant = False
-        await self.to_its_end(live)
+        await self.to_its_end(live, cleared)
 
-    async def to_its_end(self, live: LiveRun) -> None:
+    async def to_its_end(self, live: LiveRun, stage_ended: Callable[[], None] = lambda: None) -> None:
+        """stage_ended: called each time that one has."""
         while True:
             run = live.run
             if run.wait is not None and run.wait.kind == "children" and not run.paused:
@@ -207,6 +224,7 @@ class Journey:
             outcome = await self._performed(live)
             following = outcome_of(live, self._clock, outcome, go_on=not self._stop.is_set())
             await record(self._log, self._clock, live, following)
+            stage_ended()
 
     def _start_children(self, children: Sequence[LiveRun]) -> None:
         for child in children:
@@ -286,6 +304,17 @@ def start(step: Step, entry: TaskEntry) -> Step:
     on_doubt = policy.on_doubt if policy.delivery == "at_most_once" else None
     started = step.then([RunStarted(task=step.run.task, stages=entry.stages, code=entry.code, on_doubt=on_doubt)])
     return started.then(go_on(started.run, elapsed_s=0.0))
+
+
+def _once(function: Callable[[], None]) -> Callable[[], None]:
+    """Calls it the first time, and does nothing after that."""
+    calls = [function]
+
+    def call() -> None:
+        if calls:
+            calls.pop()()
+
+    return call
 
 
 def _asked(run: Run) -> Step | None:

@@ -20,8 +20,10 @@ from cascadenced.events.stage import StageFinished, StageInterrupted, StageLate,
 from cascadenced.events.workflow import EventDispatched
 from cascadenced.instance import Instance
 from cascadenced.plugins.base import BaseTask, PointerTask
+from cascadenced.runtime.journey import PROBATION_S
 from cascadenced.runtime.spawn import ThreadSpawner
 from cascadenced.vault import MemoryVault
+from cascadenced.verbs import VERBS, perform
 from cascadenced.workflows import subscribe
 from tests.doubles import ALICE, World, ask, idle, run, until
 
@@ -284,6 +286,65 @@ async def test_suspects_go_on_one_at_a_time(journey: type[Journey]) -> None:
         await idle()
         await world.clock.advance(120.0)
         await instance.runs.ended(second)
+
+
+async def two_suspects(world: World, journey: type[Journey]) -> None:
+    """Two runs whose stage plan was under way at three crashes."""
+    instance, _ = await up_to(world, journey, "plan")
+    await ask(instance, "journey")
+    await until(lambda: [entry[0] for entry in journey.performed].count("plan") == 2)
+    world.crash(instance)
+    for _ in range(2):
+        n_starts = len(starts(world))
+        instance = await world.start()
+        await until(lambda: len(starts(world)) == n_starts + 2)  # noqa: B023 -- called in this turn only
+        world.crash(instance)
+        await idle()
+
+
+async def test_a_suspect_is_cleared_when_its_stage_has_ended_however_long_its_run_goes_on(
+    journey: type[Journey],
+) -> None:
+    world = World(journey)
+    await two_suspects(world, journey)
+    async with world.up() as instance:
+        await idle()
+        await world.clock.advance(2.0)
+        await until(lambda: starts(world).count(("plan", 4)) == 1)
+        journey.gates["plan"].set()  # and the stage run waits at its gate
+        await until(lambda: ("run", 1) in starts(world))
+        await idle()
+        await world.clock.advance(2.0)
+        await until(lambda: starts(world).count(("plan", 4)) == 2)
+        open_all(journey)
+        await until(lambda: len(world.events(RunFinished)) == 2)
+        assert instance.runs.n_running == 0
+
+
+async def test_a_suspect_that_goes_on_for_long_enough_holds_the_others_up_no_longer(journey: type[Journey]) -> None:
+    world = World(journey)
+    await two_suspects(world, journey)
+    async with world.up():
+        await idle()
+        await world.clock.advance(2.0)
+        await until(lambda: starts(world).count(("plan", 4)) == 1)
+        await idle()
+        await world.clock.advance(PROBATION_S)
+        await idle()
+        await world.clock.advance(2.0)
+        await until(lambda: starts(world).count(("plan", 4)) == 2)
+
+
+async def test_whoever_asks_about_a_suspect_is_told_that_it_waits_its_turn(journey: type[Journey]) -> None:
+    world = World(journey)
+    await two_suspects(world, journey)
+    async with world.up() as instance:
+        await idle()
+        await world.clock.advance(2.0)
+        await until(lambda: starts(world).count(("plan", 4)) == 1)
+        ids = [row.run_id for row in (await instance.answers.runs()).items]
+        texts = [(await perform(VERBS["explain"], instance, {"run": each})).reasons[0].text for each in ids]
+        assert sorted("do so one at a time" in text for text in texts) == [False, True]
 
 
 async def test_after_the_fifth_crash_the_run_ends_in_error_crash_loop(journey: type[Journey]) -> None:
