@@ -174,6 +174,8 @@ class OwnRuns:
             return "is paused"
         if run.in_doubt is not None:
             return "is in doubt"
+        if run.is_held_back and any(run_id in self._open for run_id in run.requires):
+            return "waits for the runs that must come before it"
         match run.wait:
             case None:
                 return None

@@ -51,6 +51,11 @@ class Patient(CronTask):
         self.wait_for("go", timeout_s=3600)
         return self.context
 
+class AfterPatient(CronTask):
+    name = "after-patient"
+    dependencies = ["patient"]
+    def run(self): return "after it"
+
 class Bills(CronTask):
     """Dies the first time, in an effect that must not happen twice."""
     name = "bills"
@@ -128,7 +133,10 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(tmp_path))
     paths = ",".join(
         f"own_tasks:{name}"
-        for name in ("Loud", "Boom", "Waits", "Patient", "Bills", "Part", "Whole", "Inside", "Apart", "First", "Needs")
+        for name in (
+            *("Loud", "Boom", "Waits", "Patient", "AfterPatient", "Bills", "Part", "Whole", "Inside", "Apart"),
+            *("First", "Needs"),
+        )
     )
     monkeypatch.setenv("CASCADENCE_PLUGIN_PATHS", paths)
     yield

@@ -216,6 +216,13 @@ def test_without_a_daemon_the_runs_of_a_plan_are_part_of_the_command(run, plugin
     assert [row["task"] for row in run("runs", "--status", "waiting", "--json").json["items"]] == ["part", "whole"]
 
 
+def test_without_a_daemon_nobody_waits_for_a_run_whose_prerequisite_cannot_go_on(run, plugins):
+    ran = run("run", "after-patient", *WHO)
+    assert ran.code == 1
+    assert "it goes on when a daemon is up" in ran.err
+    assert [row["task"] for row in run("runs", "--status", "queued", "--json").json["items"]] == ["after-patient"]
+
+
 # ── doubt ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
