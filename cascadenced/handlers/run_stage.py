@@ -23,7 +23,7 @@ from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.events.streams import run_stream
 from cascadenced.handlers.failure import for_people, is_harmless, tell
-from cascadenced.handlers.plan import TaskPlan, read_plan
+from cascadenced.handlers.plan import NOTHING_TO_DO, TaskPlan, read_plan
 from cascadenced.handlers.process_stage import FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
@@ -298,8 +298,11 @@ class StageRunner:
 
     def _finished(self, live: LiveRun, stage: str, attempt: int, output: Any, redact: Redactor, took_s: float) -> Event:
         task = live.run.task
+        is_for_nobody = stage == "plan" and live.entry is not None and "run" not in live.entry.hooks
+        if is_for_nobody and output == []:
+            output = NOTHING_TO_DO
         if not isinstance(output, TaskPlan):
-            if stage == "plan" and live.entry is not None and "run" not in live.entry.hooks:
+            if is_for_nobody:
                 reason = "plan() returned data, and there is no run() that could use it"
                 return StageFailed(
                     task=task, stage=stage, attempt=attempt, error_type="hook.missing", reason=reason, took_s=took_s
