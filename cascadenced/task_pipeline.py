@@ -100,7 +100,8 @@ class TaskPipeline:
     def run(self, *, user_id: str, group_id: str | None = None, args: dict[str, Json] | None = None) -> Any:
         """The result of `verify`, else of `run`. Raises what the task raised.
 
-        Blocks where no event loop is running; with a running loop it returns a coroutine to await.
+        Blocks where no event loop is running; with a running loop it returns a coroutine to await. Ctrl-C ends the call
+        with KeyboardInterrupt, and the run as a caller that gives up does: unfinished, its stage interrupted.
         """
         if _running_loop() is not None:
             return self.run_async(user_id=user_id, group_id=group_id, args=args)

@@ -36,7 +36,7 @@ from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING, PlanFailed
 from cascadenced.runtime.record import LiveRun, record_late
-from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended
+from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended, as_raised
 from cascadenced.runtime.tasks import TaskEntry
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
@@ -381,7 +381,7 @@ class StageRunner:
         if isinstance(error, FailedThere):
             if error.lineage[0] in _NAMES_OF_NEVER_AGAIN or not retry.wants_named(error.lineage):
                 return None
-        elif not retry.wants(error):
+        elif not retry.wants(as_raised(error)):
             return None
         return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
 
