@@ -34,6 +34,11 @@ from cascadenced.vault import MemoryVault
 
 _MAX_THREADS = 32
 
+_ELSEWHERE = (
+    "has no controls there: pause, resume or cancel that run, and those of its plan do the same; what the task must "
+    "know, hand to its constructor; for a run of its own make another TaskPipeline"
+)
+
 By = tuple[str | None, str | None]
 """(user_id, group_id) of whoever says something, as far as they told."""
 
@@ -75,6 +80,9 @@ class TaskPipeline:
     `pause`, `resume`, `cancel` and `attach_context` are for other threads and coroutines than the one that waits for
     the run. They block where no event loop is running; with a running loop they have begun when they return, and what
     they return can be awaited. Between runs they are about the next one.
+
+    In a plan it stands for its task and controls nothing: from then on these raise Conflict, except while it has a run
+    of its own; and a plan does not take one that was told of its next run.
     """
 
     def __init__(self, task: object, *, data_dir: str | Path | None = None) -> None:
@@ -85,6 +93,7 @@ class TaskPipeline:
         self._lock = threading.Lock()
         self._under_way: _UnderWay | None = None
         self._told = _Told()
+        self._is_planned = False  # for good: nobody tells it when that run ends
         self.run_id: str | None = None
         """Id of the newest run, once it is asked for."""
         self.events: list[Recorded] = []
@@ -93,7 +102,8 @@ class TaskPipeline:
     def run(self, *, user_id: str, group_id: str | None = None, args: dict[str, Json] | None = None) -> Any:
         """The result of `verify`, else of `run`. Raises what the task raised.
 
-        Blocks where no event loop is running; with a running loop it returns a coroutine to await.
+        Blocks where no event loop is running; with a running loop it returns a coroutine to await. Ctrl-C ends the call
+        with KeyboardInterrupt, and the run as a caller that gives up does: unfinished, its stage interrupted.
         """
         if _running_loop() is not None:
             return self.run_async(user_id=user_id, group_id=group_id, args=args)
@@ -117,6 +127,7 @@ class TaskPipeline:
         by = _checked_ids(user_id, group_id)
         with self._lock:
             if self._under_way is None:
+                self._refuse_if_planned()
                 self._told.paused_by = by
                 return _there(None)
             asking = self._ask(lambda instance, run_id: _pause(instance, run_id, by))
@@ -127,6 +138,7 @@ class TaskPipeline:
         by = _checked_ids(user_id, group_id)
         with self._lock:
             if self._under_way is None:
+                self._refuse_if_planned()
                 if self._told.paused_by is None:
                     raise Conflict("no run of this pipeline is paused", code="not_paused")
                 self._told.paused_by = None
@@ -139,6 +151,7 @@ class TaskPipeline:
         by = _checked_ids(user_id, None)
         with self._lock:
             if self._under_way is None:
+                self._refuse_if_planned()
                 raise _no_run()
             asking = self._ask(lambda instance, run_id: _cancel(instance, run_id, by, reason))
         return _answer(asking)
@@ -152,14 +165,23 @@ class TaskPipeline:
         by, context = _checked_ids(user_id, group_id), _checked_payload(payload)
         with self._lock:
             if self._under_way is None:
+                self._refuse_if_planned()
                 self._told.contexts.append((context, by))
                 return _there(True)
             asking = self._ask(lambda instance, run_id: _attach(instance, run_id, by, context))
         return _answer(asking)
 
     def _cascade_entry(self) -> TaskEntry:
-        """What a plan that this is part of asks for."""
+        """What a plan that this is part of asks for. Raises Conflict if that would lose what the pipeline was told."""
+        with self._lock:
+            if self._told:
+                raise Conflict(f"a pipeline in a plan was told of its next run, and {_ELSEWHERE}", code="planned")
+            self._is_planned = True
         return self._entry
+
+    def _refuse_if_planned(self) -> None:
+        if self._is_planned:
+            raise Conflict(f"this pipeline runs as part of another run, and {_ELSEWHERE}", code="planned")
 
     def audit_rows(self) -> list[AuditRow]:
         """The audit rows of the newest run."""

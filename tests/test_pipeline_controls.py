@@ -218,6 +218,82 @@ async def test_resuming_what_is_not_paused_is_a_conflict(act: Act) -> None:
     assert await running == "run"
 
 
+def planning(*items: Any) -> TaskPipeline:
+    class Plans:
+        def plan(self) -> list[Any]:
+            return list(items)
+
+    return TaskPipeline(Plans())
+
+
+ASKED = pytest.mark.parametrize(
+    "ask",
+    [
+        TaskPipeline.pause,
+        TaskPipeline.resume,
+        TaskPipeline.cancel,
+        lambda pipeline: pipeline.attach_context({"note": "n"}),
+    ],
+    ids=["pause", "resume", "cancel", "attach_context"],
+)
+
+
+@ASKED
+async def test_what_is_asked_of_a_pipeline_that_runs_as_part_of_another_run_is_a_conflict(act: Act, ask: Any) -> None:
+    task = Journey()
+    child = TaskPipeline(task)
+    running = asyncio.create_task(planning(child).run(**WHO))
+    await task.begun["intake"].wait()
+    with pytest.raises(
+        Conflict, match="^this pipeline runs as part of another run, .*: pause, resume or cancel that run"
+    ):
+        await act(lambda: ask(child))
+    for gate in task.gates.values():
+        gate.set()
+    assert await running == ["run"]
+    assert task.seen["run"] == []
+
+
+async def test_pausing_the_run_of_a_plan_pauses_the_pipelines_in_it() -> None:
+    task = Journey()
+    parent = planning(TaskPipeline(task))
+    running = asyncio.create_task(parent.run(**WHO))
+    await task.begun["intake"].wait()
+    await parent.pause()
+    for gate in task.gates.values():
+        gate.set()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not task.begun["plan"].is_set()
+    await parent.resume()
+    assert await running == ["run"]
+
+
+@pytest.mark.parametrize("tell", [TaskPipeline.pause, lambda pipeline: pipeline.attach_context({"note": "n"})])
+async def test_a_plan_does_not_lose_what_a_pipeline_in_it_was_told_before(act: Act, tell: Any) -> None:
+    child = TaskPipeline(Journey())
+    await act(lambda: tell(child))
+    with pytest.raises(Conflict, match="^a pipeline in a plan was told of its next run, .* hand to its constructor"):
+        await planning(child).run(**WHO)
+
+
+async def test_a_pipeline_that_is_in_a_plan_as_well_controls_the_run_of_its_own() -> None:
+    task = Journey()
+    pipeline = TaskPipeline(task)
+    task.gates["intake"].set()
+    task.gates["plan"].set()
+    task.gates["run"].set()
+    await planning(pipeline).run(**WHO)
+    task.gates["intake"].clear()
+    task.begun["intake"].clear()
+    running = asyncio.create_task(pipeline.run(**WHO))
+    await task.begun["intake"].wait()
+    assert await pipeline.attach_context("n") is False
+    task.gates["intake"].set()
+    assert await running == "run"
+    assert task.seen["plan"] == ["n"]
+
+
 async def test_the_code_of_a_run_may_pause_it_from_a_plain_hook() -> None:
     """A hook in a thread of its own: the run is parked when that hook ends."""
     paused = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cascadenced import PrecheckError, TaskPipeline
+from cascadenced import BaseTask, ParallelPlan, PrecheckError, Retry, TaskPipeline
 from cascadenced.errors import Conflict, Invalid, RunFailedError
 from cascadenced.eventlog.reader import Reader
 from cascadenced.events.content import MAX_CONTENT_BYTES, TooLarge, Unserialisable
@@ -830,7 +831,6 @@ HOSTILE = [
     PartialExits("x"),
     SilentExit("out"),
     SystemExit(3),
-    KeyboardInterrupt(),
     GeneratorExit(),
     StopIteration(1),
     StopAsyncIteration(),
@@ -855,6 +855,107 @@ def test_an_exit_is_told_by_its_name(run: Run) -> None:
     pipeline = TaskPipeline(raising(SystemExit(3)))
     with pytest.raises(TaskExit, match="^SystemExit: 3$"):
         run(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("run", "make"),
+    [(in_a_script, raising_in_a_coroutine), (in_a_loop, raising_in_a_coroutine), (in_a_loop, raising)],
+)
+def test_an_interrupt_in_another_thread_than_the_callers_is_an_error_of_its_run(run: Run, make: Any) -> None:
+    pipeline = TaskPipeline(make(KeyboardInterrupt()))
+    with pytest.raises(TaskExit, match="^KeyboardInterrupt"):
+        run(pipeline)
+    assert pipeline.events[-1].type == "run.failed"
+
+
+@pytest.mark.parametrize("make", [raising, raising_in_a_coroutine])
+def test_an_exit_is_not_tried_again(run: Run, make: Any) -> None:
+    task = make(SystemExit(3))
+    task.retries = Retry(max_attempts=3, initial_s=0)
+    pipeline = TaskPipeline(task)
+    with pytest.raises(TaskExit, match="^SystemExit: 3$"):
+        run(pipeline)
+    assert audit(pipeline).count(("execute", "started")) == 1
+
+
+class Presses:
+    """Ctrl-C, in each of its plain places, while its code sleeps."""
+
+    retries = Retry(max_attempts=3, initial_s=0)
+
+    def __init__(self, place: str) -> None:
+        self.place, self.n_begun = place, 0
+
+    def _pass(self, place: str) -> bool:
+        if place == self.place:
+            self.n_begun += 1
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("it is the main thread's")
+        return True
+
+    def intake(self) -> None:
+        self._pass("intake")
+
+    def precheck(self) -> bool:
+        return self._pass("precheck")
+
+    def run(self) -> None:
+        self._pass("run")
+
+
+class PressesInAStep(BaseTask):
+    retries = Retry(max_attempts=3, initial_s=0)
+    n_begun = 0
+
+    def run(self) -> None:
+        self.step("press", self.press)
+
+    def press(self) -> None:
+        self.n_begun += 1
+        signal.raise_signal(signal.SIGINT)
+
+
+class PlansToPress:
+    def __init__(self, *, parallel: bool) -> None:
+        self.child, self.parallel = Presses("run"), parallel
+
+    def plan(self) -> Any:
+        return ParallelPlan([self.child]) if self.parallel else [self.child]
+
+    @property
+    def n_begun(self) -> int:
+        return self.child.n_begun
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Presses("intake"),
+        lambda: Presses("precheck"),
+        lambda: Presses("run"),
+        PressesInAStep,
+        lambda: PlansToPress(parallel=False),
+        lambda: PlansToPress(parallel=True),
+    ],
+    ids=["intake", "precheck", "run", "step", "child", "parallel child"],
+)
+def test_ctrl_c_in_a_plain_hook_of_a_script_is_the_callers_and_leaves_the_stage_interrupted(
+    make: Any, tmp_path: Path
+) -> None:
+    task = make()
+    with pytest.raises(KeyboardInterrupt):
+        TaskPipeline(task, data_dir=tmp_path).run(**WHO)
+    assert task.n_begun == 1
+    assert asyncio.run(events_in(tmp_path))[-1].type == "stage.interrupted"
+
+
+def test_after_ctrl_c_the_pipeline_can_be_run_again() -> None:
+    task = Presses("run")
+    pipeline = TaskPipeline(task)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(**WHO)
+    task.place = "nowhere"
+    assert pipeline.run(**WHO) is None
 
 
 def test_a_task_that_cancels_itself_does_not_look_like_a_cancelled_caller(run: Run) -> None:

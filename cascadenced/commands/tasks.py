@@ -169,8 +169,8 @@ pause = _pause_command(
     """Pause a run, or a task.
 
     Of the task NAME its newest run under way is paused: the stage under way ends, and nothing new starts until
-    `resume`. Where no run is under way, the task itself is: new runs are refused. RUN is a run's id, or the first 8 or
-    more characters of it.
+    `resume`. Runs that are paused already are passed over; where no other is under way, the task itself is paused: new
+    runs are refused. RUN is a run's id, or the first 8 or more characters of it.
 
     \b
     Example: cascadenced pause example --user-id alice --group-id eng

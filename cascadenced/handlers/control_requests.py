@@ -163,7 +163,8 @@ class ControlRequests:
         return Outcome(duplicate=await self._first(source, is_same) is not None)
 
     async def pause_by_name(self, task: str, asker: Asker, context: Context, job_id: str | None) -> Outcome:
-        """job_id: pause that run; None: the newest run of the task under way, and if there is none the task itself.
+        """job_id: pause that run; None: the newest run of the task under way that is not paused yet, and if there is
+        none the task itself.
 
         Raises Unknown when the run is not under way, Invalid when there is one and nobody says who asks.
         """
@@ -182,24 +183,29 @@ class ControlRequests:
                 return await do(job_id, asker)
             except Conflict as error:
                 raise not_running() if error.code == "run_ended" else error from None
-        if (before := await self._run_of_key(task, wish, asker)) is not None:
-            return await do(before, asker)
         found = await running(self._log.tables, task, asker.caller, paused=wish == "resume", limit=_MAX_TRIES)
+        # Asked for after that: of what the same wish did to a run meanwhile, one of both knows.
+        if (before := await self._done_under_key(task, wish, asker)) is not None:
+            found = [] if before.run_id is None else [before.run_id]
         for run_id in found:
             _check_named(asker)
             try:
-                return await do(run_id, asker)
+                outcome = await do(run_id, asker)
             except Conflict as error:
                 if error.code not in ("run_ended", "not_paused"):
                     raise
+            else:
+                if outcome.changed or outcome.duplicate:
+                    return outcome  # else somebody has paused it meanwhile
         return await self.switch(task, wish, asker, context)
 
-    async def _run_of_key(self, task: str, wish: Switch, asker: Asker) -> str | None:
-        """The run that the same wish was about, when it was made before: another one may be the newest by now."""
+    async def _done_under_key(self, task: str, wish: Switch, asker: Asker) -> Recorded | None:
+        """What the same wish did, when it was made before: to a run, or to the task. It may be another one's turn by
+        now."""
         source = self._source(asker)
         first = None if source is None else next(iter(await self._sources.recorded(source)), None)
-        is_same = first is not None and isinstance(first.event, RunPaused if wish == "pause" else RunResumed)
-        return first.run_id if first is not None and is_same and first.event.task == task else None  # type: ignore[attr-defined]
+        did = (RunPaused, TaskPaused) if wish == "pause" else (RunResumed, TaskResumed)
+        return first if first is not None and isinstance(first.event, did) and first.event.task == task else None
 
     async def _check_is_of(self, task: str, job_id: str, asker: Asker) -> None:
         try:

@@ -24,7 +24,7 @@ from cascadenced.events.content import (
 )
 from cascadenced.handlers.research import ResearchFailed
 from cascadenced.identity import Redactor
-from cascadenced.runtime.spawn import TaskExit
+from cascadenced.runtime.spawn import TaskExit, as_raised
 
 MAX_TYPE_CHARS = 120
 MAX_FRAMES = 64
@@ -88,9 +88,8 @@ def _text(error: BaseException) -> str:
 
 def _where(error: BaseException, redact: Redactor) -> str:
     """Where `error` was raised, the end of it, without our own frames above the task's."""
-    origin = error.__cause__ if type(error) is TaskExit and error.__cause__ is not None else error
     try:
-        frames = traceback.extract_tb(origin.__traceback__, limit=-MAX_FRAMES)
+        frames = traceback.extract_tb(as_raised(error).__traceback__, limit=-MAX_FRAMES)
         own = [frame for frame in frames if not frame.filename.startswith(_ABOVE_THE_TASK)]
         return redact(plain("".join(traceback.format_list(own or frames))))[-MAX_SHOWN_CHARS:]
     except BaseException:  # noqa: BLE001 -- a hostile __traceback__

@@ -29,10 +29,14 @@ class TaskPlan(msgspec.Struct, frozen=True):
         return tuple(Planned(entry.name, entry.class_name) for entry in self.entries)
 
 
+NOTHING_TO_DO = TaskPlan((), parallel=False, text="[]")
+"""What an empty list is where no `run` could be handed it: which of both was meant, it does not say itself."""
+
+
 def read_plan(value: Any) -> Json | TaskPlan:
     """A plan of tasks is a list of tasks, a `ParallelPlan`, or `{"execution": "parallel", "tasks": [...]}`; a list in
-    it is a plan of its own. Everything else is data. Raises Unserialisable for what is neither, Invalid for a task that
-    cannot be one.
+    it is a plan of its own. Everything else is data, of an empty one of these `[]`. Raises Unserialisable for what is
+    neither, Invalid for a task that cannot be one.
     """
     items, parallel = _items(value)
     if items is None or not any(map(_is_task, items)):

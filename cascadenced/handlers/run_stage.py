@@ -24,7 +24,7 @@ from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.events.streams import run_stream
 from cascadenced.handlers.failure import for_people, is_harmless, tell
-from cascadenced.handlers.plan import TaskPlan, read_plan
+from cascadenced.handlers.plan import NOTHING_TO_DO, TaskPlan, read_plan
 from cascadenced.handlers.process_stage import DiedThere, FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
@@ -37,7 +37,7 @@ from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING, PlanFailed
 from cascadenced.runtime.record import LiveRun, record_late
-from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended
+from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended, as_raised
 from cascadenced.runtime.tasks import TaskEntry
 from cascadenced.runtime.whose import Work, work
 
@@ -168,15 +168,17 @@ class StageRunner:
         return self._limited_output(live, stage, steps, limit_s)
 
     async def _limited_output(self, live: LiveRun, stage: str, steps: Steps, limit_s: float) -> Any:
-        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+        loop, begun, ends_at = asyncio.get_running_loop(), asyncio.Event(), 0.0
 
         def begin() -> None:
+            nonlocal ends_at
+            ends_at = ends_at or self._clock.monotonic() + limit_s
             with suppress(RuntimeError):  # the loop is gone
                 loop.call_soon_threadsafe(begun.set)
 
         async def time_up() -> None:
             await begun.wait()  # for a thread or a process, which others may have: nothing has happened yet
-            await self._clock.sleep(limit_s)
+            await self._clock.sleep(max(0.0, ends_at - self._clock.monotonic()))
 
         live.on_begin = begin
         work = loop.create_task(self._settled_output(live, stage, steps), name=f"run-{live.run_id}")
@@ -315,8 +317,11 @@ class StageRunner:
 
     def _finished(self, live: LiveRun, stage: str, attempt: int, output: Any, redact: Redactor, took_s: float) -> Event:
         task = live.run.task
+        is_for_nobody = stage == "plan" and live.entry is not None and "run" not in live.entry.hooks
+        if is_for_nobody and output == []:
+            output = NOTHING_TO_DO
         if not isinstance(output, TaskPlan):
-            if stage == "plan" and live.entry is not None and "run" not in live.entry.hooks:
+            if is_for_nobody:
                 reason = "plan() returned data, and there is no run() that could use it"
                 return StageFailed(
                     task=task, stage=stage, attempt=attempt, error_type="hook.missing", reason=reason, took_s=took_s
@@ -395,7 +400,7 @@ class StageRunner:
         if isinstance(error, FailedThere):
             if error.lineage[0] in _NAMES_OF_NEVER_AGAIN or not retry.wants_named(error.lineage):
                 return None
-        elif not retry.wants(error):
+        elif not retry.wants(as_raised(error)):
             return None
         return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
 

@@ -368,7 +368,7 @@ CONTROL: tuple[Route, ...] = (
     _run_route("/tasks/{name}/run-async", "The same: whether a task is asynchronous is known by itself"),
     _post(
         "/tasks/{name}/pause",
-        "Pause the newest run of a task under way, or the task: then new runs are refused",
+        "Pause the newest run of a task that is under way and not paused yet, or the task: then new runs are refused",
         "pause",
         _move("pause", "paused"),
         TaskToPause,

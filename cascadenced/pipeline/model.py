@@ -125,7 +125,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     is_settled: it was in doubt, somebody has said what to make of that, and `current` was not started since.
     contexts: what it was told, oldest first; the first n_consumed of them a stage has begun with.
     requires: runs that must have succeeded before it starts.
-    children: what the plan asks for, None: no runs.  handed: by name, events that it was.
+    children: what the plan asks for, None: it was not one of tasks.  handed: by name, events that it was.
     """
 
     task: str = ""

@@ -328,14 +328,14 @@ async def cut_off(tables: Tables) -> list[str]:
 async def running(tables: Tables, task: str, among: Caller, *, paused: bool, limit: int) -> list[str]:
     """Runs of `task` that have started and not ended, newest first; of those that `among` may control.
 
-    paused: only those that are.
+    paused: only those that are, or only those that are not.
     """
     condition, values = _controlled_by(among)
     rows = await tables.fetch(
         # Over the index of what is unfinished: a task may have run a million times.
         "SELECT run_id FROM runs INDEXED BY runs_status "  # noqa: S608 -- constants only
         "WHERE status IN ('running', 'waiting', 'in_doubt') AND task = ? AND started_at_us IS NOT NULL "
-        f"AND (NOT ? OR paused = 1) AND {condition} ORDER BY run_id DESC LIMIT ?",
+        f"AND (paused IS 1) = ? AND {condition} ORDER BY run_id DESC LIMIT ?",
         (task, paused, *values, limit),
     )
     return [str(row[0]) for row in rows]

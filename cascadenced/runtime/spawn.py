@@ -86,6 +86,7 @@ class ThreadSpawner:
         self._n_abandoned = 0
         self._closed = False
         self._lock = threading.Lock()
+        self._lender: int | None = None  # of the thread that `lend` was called in
         self._ended: deque[_Call] = deque()
         self._told = False  # whether the loop is about to look at what has ended
         self.on_late: OnLate = ignore_late
@@ -115,7 +116,11 @@ class ThreadSpawner:
 
     def lend(self, main: Coroutine[Any, Any, T]) -> T:
         """Run a loop for `main` in a thread of its own, and be one of those that do the calls meanwhile: the only one,
-        as long as there is one call at a time. Returns what `main` returns."""
+        as long as there is one call at a time. Returns what `main` returns.
+
+        KeyboardInterrupt in this thread, also in the middle of a call, is not how that call ended: it cancels `main`,
+        and is raised when that has ended.
+        """
         context, ended = contextvars.copy_context(), concurrent.futures.Future[T]()
         loop = asyncio.new_event_loop()
         task = loop.create_task(main, context=context)
@@ -132,13 +137,18 @@ class ThreadSpawner:
                     self._calls.put(None)
 
         self._n_threads += 1
+        self._lender = threading.get_ident()
         thread = threading.Thread(target=run, name="loop", daemon=True)
         thread.start()
         try:
             while not ended.done():
                 self._work()
-        except BaseException:  # Ctrl-C, while no call was under way
-            loop.call_soon_threadsafe(task.cancel)
+        except BaseException:  # Ctrl-C
+            with self._lock:
+                self._n_threads -= 1
+                self._grow()  # what `main` still has to call would wait for this thread
+            with suppress(RuntimeError):  # it has just ended
+                loop.call_soon_threadsafe(task.cancel)
             thread.join()
             raise
         return ended.result()
@@ -186,7 +196,12 @@ class ThreadSpawner:
             if refused:
                 raise SpawnerClosed()
             call.result = call.context.run(call.function)
-        except BaseException as raised:  # noqa: BLE001 -- SystemExit of a task ends the task, not the daemon
+        except BaseException as raised:  # SystemExit of a task ends the task, not the daemon
+            if issubclass(type(raised), KeyboardInterrupt) and threading.get_ident() == self._lender:
+                with self._lock:
+                    call.state = "ended"
+                    self._n_calls -= 1
+                raise
             call.error = raised
         with self._lock:
             is_late = call.state == "abandoned"
@@ -233,6 +248,11 @@ class Suspended(BaseException):
 
 class TaskExit(Exception):
     """A BaseException of task code that must not travel through the event loop (SystemExit, KeyboardInterrupt)."""
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """What task code raised itself, where `error` only carries it."""
+    return error.__cause__ if type(error) is TaskExit and error.__cause__ is not None else error
 
 
 def _carried(error: BaseException) -> Exception | Suspended:

@@ -106,7 +106,7 @@ VERBS = (
         "pause",
         PauseArguments,
         _pause,
-        "pause the newest run of a task, or the task if none is under way",
+        "pause the newest run of a task that is not paused yet, or the task if none is under way",
         is_wish=True,
     ),
     verb(

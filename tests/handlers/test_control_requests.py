@@ -314,16 +314,55 @@ async def test_a_switch_repeated_under_its_key_does_not_move_what_was_moved_back
 
 
 async def test_pause_means_the_newest_run_under_way_and_resume_the_newest_that_is_paused(world: World) -> None:
+    """TC 108"""
     async with world.up() as instance:
         older, newer = await waiting(instance), await waiting(instance)
         older, newer = sorted((older, newer))
         assert (await do(instance, "pause", task="waits", **ALICE_SAYS))["run_id"] == newer
-        again = await do(instance, "pause", task="waits", **ALICE_SAYS)
-        assert again == switched("waits", changed=False, run_id=newer)
         await waiting(instance)
         assert (await do(instance, "resume", task="waits", **ALICE_SAYS))["run_id"] == newer
     assert world.events(TaskPaused) == []
     assert len(world.events(RunPaused)) == len(world.events(RunResumed)) == 1
+
+
+async def test_pause_passes_over_runs_that_are_paused_already_and_without_others_means_the_task(world: World) -> None:
+    async with world.up() as instance:
+        older, newer = sorted([await waiting(instance), await waiting(instance)])
+        for meant in (newer, older, None):
+            assert await do(instance, "pause", task="waits", **ALICE_SAYS) == switched("waits", run_id=meant)
+        assert await do(instance, "pause", task="waits", **ALICE_SAYS) == switched("waits", changed=False)
+        with pytest.raises(Conflict, match="is paused"):
+            await do(instance, "run", task="waits", **ALICE_SAYS)
+
+
+async def test_resume_takes_back_one_by_one_what_was_paused_and_the_task_last(world: World) -> None:
+    async with world.up() as instance:
+        older, newer = sorted([await waiting(instance), await waiting(instance)])
+        for _ in range(3):
+            await do(instance, "pause", task="waits", **ALICE_SAYS)
+        for meant in (newer, older, None):
+            assert await do(instance, "resume", task="waits", **ALICE_SAYS) == switched("waits", run_id=meant)
+        assert await do(instance, "resume", task="waits", **ALICE_SAYS) == switched("waits", changed=False)
+
+
+async def test_two_who_pause_by_name_at_once_pause_two_runs(world: World) -> None:
+    async with world.up() as instance:
+        run_ids = {await waiting(instance), await waiting(instance)}
+        both = await asyncio.gather(*(do(instance, "pause", task="waits", **ALICE_SAYS) for _ in range(2)))
+        assert {each["run_id"] for each in both} == run_ids
+        assert all(each["changed"] for each in both)
+
+
+@pytest.mark.parametrize("n_turns", range(12))
+async def test_the_same_pause_by_name_twice_at_once_is_granted_once(world: World, n_turns: int) -> None:
+    async with world.up() as instance:
+        _, newer = sorted([await waiting(instance), await waiting(instance)])
+        asked = {**ALICE_SAYS, "task": "waits", "idempotency_key": "k"}
+        first = asyncio.ensure_future(do(instance, "pause", **asked))
+        await idle(n_turns)
+        again = await do(instance, "pause", **asked)
+        assert (await first)["run_id"] == again["run_id"] == newer
+    assert len(world.events(RunPaused)) == 1
 
 
 async def test_where_no_run_is_under_way_the_task_itself_is_meant(world: World) -> None:
@@ -386,6 +425,16 @@ async def test_a_pause_by_name_repeated_under_its_key_is_about_the_run_it_was_ab
         await waiting(instance)
         again = await do(instance, "pause", **asked)
         assert again == switched("waits", changed=False, run_id=first, duplicate=True)
+
+
+async def test_a_pause_by_name_of_the_task_repeated_under_its_key_pauses_no_run(world: World) -> None:
+    async with world.up() as instance:
+        asked = {**ALICE_SAYS, "task": "waits", "idempotency_key": "k"}
+        assert await do(instance, "pause", **asked) == switched("waits")
+        await do(instance, "resume", task="waits", **ALICE_SAYS)
+        await waiting(instance)
+        assert await do(instance, "pause", **asked) == switched("waits", changed=False, duplicate=True)
+    assert world.events(RunPaused) == []
 
 
 # ── doubt ────────────────────────────────────────────────────────────────────────────────────────────────────────

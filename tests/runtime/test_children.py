@@ -181,10 +181,51 @@ async def test_children_of_a_list_never_overlap(gate: type[Gate]) -> None:
         assert (await instance.runs.ended(run_id)).run.result == [1, 2]
 
 
-@pytest.mark.parametrize("plan", [list, lambda: ParallelPlan([])], ids=["list", "parallel"])
+EMPTY = pytest.mark.parametrize(
+    "plan",
+    [list, lambda: ParallelPlan([]), lambda: {"execution": "parallel", "tasks": []}],
+    ids=["list", "parallel", "dict"],
+)
+
+
+@EMPTY
 async def test_an_empty_plan_hands_run_an_empty_list(plan: Any) -> None:
     async with World(parent(plan)).up() as instance:
         assert (await run(instance, "parent")).run.result == []
+
+
+@EMPTY
+async def test_a_parent_that_only_plans_and_finds_nothing_to_do_returns_an_empty_list(plan: Any) -> None:
+    world = World(plan_only(plan))
+    async with world.up() as instance:
+        ended = await run(instance, "parent")
+    assert (ended.run.status, ended.run.result) == ("success", [])
+    assert of_kids(world) == world.events(WaitStarted) == []
+
+
+@EMPTY
+async def test_verify_receives_what_an_empty_plan_returned(plan: Any) -> None:
+    async with World(plan_only(plan, verify=lambda self, results: ["verified", *results])).up() as instance:
+        assert (await run(instance, "parent")).run.result == ["verified"]
+
+
+async def test_a_crash_after_an_empty_plan_leaves_nothing_to_plan_again() -> None:
+    planned: list[int] = []
+    world = World(plan_only(lambda: planned.append(1) or []))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: any(event.stage == "plan" for event in world.events(StageFinished)))  # type: ignore[attr-defined]
+    world.crash(instance)
+    async with world.up() as instance:
+        assert (await instance.runs.ended(run_id)).run.result == []
+    assert planned == [1]
+
+
+@pytest.mark.parametrize("data", [["a"], [[]], {}, None, 0, ""])
+async def test_data_that_nobody_is_handed_is_an_error_and_no_empty_plan(data: Any) -> None:
+    async with World(plan_only(lambda: data)).up() as instance:
+        ended = await run(instance, "parent")
+    assert ended.run.error_type == "hook.missing"
 
 
 @pytest.mark.parametrize("data", [["a", "b"], [{"n": 1}], {"execution": "parallel"}, ("a",), 7, "text", None])
