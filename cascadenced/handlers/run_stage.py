@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, PrecheckError, StepMismatch, Swallowed, TimeUp
+from cascadenced.errors import CascadenceError, PrecheckError, Swallowed, TimeUp
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
-from cascadenced.events.content import TooLarge, Unserialisable, cut, own_copy, recordable
+from cascadenced.events.content import Unserialisable, cut, own_copy, recordable
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.events.streams import run_stream
@@ -31,7 +31,7 @@ from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import doubt, may_have_happened
 from cascadenced.pipeline.model import STAGES, Run, fold
-from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
+from cascadenced.pipeline.policy import MAX_ATTEMPTS, NEVER_AGAIN, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import MAX_NESTING, PlanFailed
@@ -57,9 +57,6 @@ _under_way: contextvars.ContextVar[tuple[LiveRun, str, int] | None] = contextvar
 
 
 _STEPPING = (BaseTask, WorkflowTask)
-_NEVER_AGAIN = (Unserialisable, TooLarge, StepMismatch, Swallowed)
-"""What another attempt would not change."""
-_NAMES_OF_NEVER_AGAIN = frozenset(f"{kind.__module__}:{kind.__qualname__}" for kind in _NEVER_AGAIN)
 
 
 class StageRunner:
@@ -355,7 +352,7 @@ class StageRunner:
             live.error = error  # a CancelledError handed to a caller would look like the caller's own
         if self.on_failure is not None and not issubclass(type(error), CascadenceError):
             self.on_failure(live, stage, said.where)
-        retry_at_us = self._retry_at_us(live, stage, told)
+        retry_at_us = self._retry_at_us(live, stage, told, said.error_type)
         return StageFailed(
             task=live.run.task,
             stage=stage,
@@ -370,13 +367,13 @@ class StageRunner:
             printed=live.printed,
         )
 
-    def _retry_at_us(self, live: LiveRun, stage: str, error: BaseException) -> int | None:
+    def _retry_at_us(self, live: LiveRun, stage: str, error: BaseException, error_type: str) -> int | None:
         assert live.entry is not None
         retry, n_failed = live.entry.policy.retries.get(stage), live.run.n_failed + 1
-        if retry is None or n_failed >= retry.max_attempts or type(error) in _NEVER_AGAIN:
+        if retry is None or n_failed >= retry.max_attempts or error_type in NEVER_AGAIN:
             return None
         if isinstance(error, FailedThere):
-            if error.lineage[0] in _NAMES_OF_NEVER_AGAIN or not retry.wants_named(error.lineage):
+            if not retry.wants_named(error.lineage):
                 return None
         elif not retry.wants(error):
             return None

@@ -22,7 +22,7 @@ from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
 from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
-from cascadenced.pipeline.policy import Retry
+from cascadenced.pipeline.policy import NEVER_AGAIN, Retry
 from cascadenced.runtime.record import Following, LiveRun, Step, record
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -91,9 +91,11 @@ class Children:
             for event in ended:
                 after = evolve(after, event)
             children = after.children or ()
-            failed = next((c.ended for c in children if c.ended is not None and not c.is_done), None)
-            if failed is not None:
-                return self._failed(live, run, failed, ended, clock)
+            failed = [c.ended for c in children if c.ended is not None and not c.is_done]
+            if failed:
+                # Another attempt asks for all of them again: one that must not be is what the parent fails with.
+                worst = next(filter(_is_for_good, failed), failed[0])
+                return self._failed(live, run, worst, ended, clock)
             if all(child.is_done for child in children):
                 over = WaitEnded(task=run.task, stage="run", place="", kind="children", outcome="children")
                 return Step.of(run, *ended, over, *told(run, "run"))
@@ -267,10 +269,18 @@ class Children:
 
     def _is_worth_it(self, retry: Retry, failed: ChildEnded) -> bool:
         """Whether the parent's policy wants another attempt after a child's error: of its class, if that is at hand."""
+        if _is_for_good(failed):
+            return False
         error = self._errors.get(failed.child_run_id)
         if error is not None:
             return retry.wants(error)
         return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
+
+
+def _is_for_good(failed: ChildEnded) -> bool:
+    """Whether nobody may ask for it again, whatever the parent's policy: somebody's word ended it, or an error that its
+    own stage would not be tried again after."""
+    return failed.status != "error" or failed.error_type in NEVER_AGAIN
 
 
 def _difference(entries: Sequence[TaskEntry], parent: Run) -> str | None:

@@ -461,6 +461,118 @@ async def test_a_childs_own_retries_are_its_own() -> None:
     assert len(of_kids(world)) == 1
 
 
+# ── what a parent's retries do not repeat ────────────────────────────────────────────────────────────────────────────
+
+AGAIN = {"run": Retry(max_attempts=3, initial_s=0)}
+
+
+class Unspeakable(Kid):
+    def run(self) -> Any:
+        return object()
+
+
+class Changing(BaseTask):
+    """Does something else at each attempt."""
+
+    retries = Retry(initial_s=0)
+    n_attempts = 0
+
+    async def run(self) -> None:
+        Changing.n_attempts += 1
+        await self.step(f"attempt {Changing.n_attempts}", lambda: None)
+        raise ValueError("again")
+
+
+class Enduring(BaseTask):
+    """Catches what unwinds it."""
+
+    def run(self) -> None:
+        with suppress(BaseException):
+            self.sleep(1)
+
+
+class Stray(Kid):
+    def plan(self) -> Any:
+        return [Kid(1), "data"]
+
+
+@pytest.mark.parametrize(
+    ("kid", "error_type"),
+    [
+        (Unspeakable, "result.unserialisable"),
+        (Changing, "step.mismatch"),
+        (Enduring, "suspension.swallowed"),
+        (Stray, "plan.mixed"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+async def test_an_error_that_a_stage_is_not_tried_again_after_is_not_tried_again_by_the_parent_either(
+    kid: Any, error_type: str, nested: bool
+) -> None:
+    world = World(parent(lambda: [[kid()]] if nested else [kid()], retries=AGAIN))
+    async with world.up() as instance:
+        ended = await run(instance, "parent")
+    assert (ended.run.status, ended.run.error_type) == ("error", error_type)
+    assert len(of_kids(world)) == 1 + nested
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_child_that_somebody_cancels_is_not_asked_for_again(gate: type[Gate], nested: bool) -> None:
+    world = World(parent(lambda: [[gate(1)]] if nested else [gate(1)], retries=AGAIN))
+    async with world.up() as instance:
+        run_id = (await ask(instance, "parent")).run_id
+        await until(lambda: gate.begun)
+        await instance.controls.cancel(of_kids(world)[-1].run_id, via="cli", by=None, reason="not needed")
+        ended = await instance.runs.ended(run_id)
+    assert (ended.run.status, ended.run.error_type, ended.run.reason) == ("error", "cancelled", "not needed")
+    assert gate.begun == [1]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_child_that_has_killed_the_process_five_times_is_not_started_again(
+    gate: type[Gate], nested: bool
+) -> None:
+    world = World(parent(lambda: [[gate(1)]] if nested else [gate(1)], retries=AGAIN))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    for n in range(1, 6):
+        async with asyncio.timeout(5):
+            while len(gate.begun) < n:
+                await world.clock.advance(1)  # suspects are not in a hurry
+                await idle()
+        world.crash(instance)
+        instance = await world.start()
+    ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.status, ended.run.error_type, len(gate.begun)) == ("error", "crash_loop", 5)
+    await instance.log.close()
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["failed first", "cancelled first"])
+async def test_one_child_that_must_not_be_asked_for_again_keeps_the_parent_from_another_attempt(
+    gate: type[Gate], first: int
+) -> None:
+    """Also where another one of the same plan has failed at the same time, and would be worth it."""
+
+    class Fails(Kid):
+        async def run(self) -> None:
+            await gate.gates[2].wait()
+            raise ValueError("not yet")
+
+    plan = [lambda: ParallelPlan([Fails(), gate(1)]), lambda: ParallelPlan([gate(1), Fails()])][first]
+    world = World(parent(plan, retries=AGAIN))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: gate.begun and instance.runs.n_asleep == 1)
+    instance.runs._sleepers.discard(run_id)  # it does not look before both have ended
+    gate.gates[2].set()
+    await until(lambda: world.events(RunFailed))
+    await instance.controls.cancel(of_kids(world)[1 - first].run_id, via="cli", by=None)
+    world.crash(instance)
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.error_type == "cancelled"
+    assert gate.begun == [1]
+
+
 # ── pause, resume, cancel ────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cascadenced.events.base import Event
 from cascadenced.events.child import ChildRequested
-from cascadenced.events.run import RunDoubted, RunHeld, RunResolved
+from cascadenced.events.run import RunDoubted, RunHeld, RunRequested, RunResolved
 from cascadenced.events.stage import StageStarted
 from cascadenced.events.wait import WaitEnded
 from cascadenced.instance import Instance
@@ -387,3 +387,25 @@ async def test_somebody_may_have_it_tried_again_as_often_as_they_like() -> None:
     said = [moment.text for moment in (await perform(VERBS["explain"], instance, {"run": run_id})).timeline]
     assert not [text for text in said if "policy" in text]
     await instance.log.close()
+
+
+# ── the retries of a parent ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("on_doubt", ["ask", "fail"])
+async def test_an_effect_that_is_taken_for_failed_is_not_done_again_by_a_parent_that_is_tried_again(
+    on_doubt: str, nested: bool
+) -> None:
+    task = pays(on_doubt=on_doubt)
+    retries = {"retries": Retry(initial_s=0)}
+    inner = type("Inner", (Household,), {"name": "inner", "children": [task], **retries})
+    world = World(type("Household", (Household,), {"children": [inner if nested else task], **retries}))
+    run_id = await cut_off(world, task, "household")
+    async with world.up() as instance:
+        if on_doubt == "ask":
+            await until(lambda: world.events(RunDoubted))
+            await instance.controls.resolve(run_id, "fail", by=None, output=None)
+        ended = await asyncio.wait_for(instance.runs.ended(world.recorded(RunRequested)[0].run_id or ""), 5)
+    assert (ended.run.status, ended.run.error_type) == ("error", "in_doubt")
+    assert task.paid == ["paid"]
