@@ -20,6 +20,7 @@ from cascadenced.events.stage import StageFailed
 from cascadenced.events.streams import run_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
+from cascadenced.pipeline.control import is_answer_due, is_unwanted
 from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
 from cascadenced.pipeline.policy import NEVER_AGAIN, Retry
@@ -163,12 +164,15 @@ class Children:
         return parent
 
     def orphaned(self, child: LiveRun, parent: LiveRun) -> RunCancelled | None:
-        """The end of a run that is nobody's any more."""
-        if parent.run.status not in ENDED and _place(child, parent) is not None:
+        """The end of a run that is nobody's any more; None also while somebody has to say what became of its effect."""
+        if not is_unwanted(child.run_id, parent.run) or is_answer_due(child.run):
             return None
-        why = f"the run that asked for it, {parent.run_id}, has ended"
         return RunCancelled(
-            task=child.run.task, via="plan", reason=why, stage=child.run.current, started=bool(child.run.stages)
+            task=child.run.task,
+            via="plan",
+            reason=unwanted_by(parent.run_id),
+            stage=child.run.current,
+            started=bool(child.run.stages),
         )
 
     async def entry_of(
@@ -277,6 +281,11 @@ class Children:
         return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
 
 
+def unwanted_by(parent_run_id: str) -> str:
+    """Why a run of its plan does not go on."""
+    return f"the run that asked for it, {parent_run_id}, has ended"
+
+
 def _is_for_good(failed: ChildEnded) -> bool:
     """Whether nobody may ask for it again, whatever the parent's policy: somebody's word ended it, or an error that its
     own stage would not be tried again after."""
@@ -298,10 +307,6 @@ def _spelled(task: tuple[str, str] | None) -> str:
         return "nothing"
     name, kind = task
     return name if name == kind else f"{name} ({kind})"
-
-
-def _place(child: LiveRun, parent: LiveRun) -> int | None:
-    return next((n for n, each in enumerate(parent.run.children or ()) if each.run_id == child.run_id), None)
 
 
 def _next(run: Run) -> list[int]:

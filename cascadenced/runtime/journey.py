@@ -95,7 +95,7 @@ class Journey:
         await record(self._log, self._clock, live, _asked)
 
     async def _is_orphan(self, live: LiveRun) -> bool:
-        """Whether its parent has ended; then it ends too."""
+        """Whether its parent has ended; then it ends too, unless somebody has to be asked about it first."""
         cancelled = self._children.orphaned(live, await self._children.parent_of(live))
         if cancelled is None:
             return False
@@ -253,7 +253,7 @@ class Journey:
         except (CascadenceError, GeneratorExit):
             raise
         except asyncio.CancelledError:
-            if self._stop.is_set() or live.run.status in ENDED:
+            if self._stop.is_set() or live.run.status in ENDED or live.run.in_doubt is not None:
                 raise
             outcome = _uncontained(live, "CancelledError", "the task's code cancelled the asyncio task that it runs in")
         except BaseException as error:  # noqa: BLE001 -- by its contract it raises nothing else
