@@ -19,30 +19,30 @@ from cascadenced.errors import CascadenceError, PrecheckError, Swallowed, TimeUp
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
 from cascadenced.events.content import Unserialisable, cut, own_copy, recordable
+from cascadenced.events.run import RunRequested
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.events.streams import run_stream
 from cascadenced.handlers.failure import for_people, is_harmless, tell
-from cascadenced.handlers.plan import TaskPlan, read_plan
+from cascadenced.handlers.plan import TaskPlan, is_within_a_plan, read_plan
 from cascadenced.handlers.process_stage import FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import doubt, may_have_happened
-from cascadenced.pipeline.model import STAGES, Run, fold
+from cascadenced.pipeline.model import STAGES, Run
+from cascadenced.pipeline.nesting import may_be_too_deep, refusal
 from cascadenced.pipeline.policy import MAX_ATTEMPTS, NEVER_AGAIN, Policy
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
-from cascadenced.runtime.children import MAX_NESTING, PlanFailed
+from cascadenced.runtime.children import PlanFailed
 from cascadenced.runtime.record import LiveRun, record_late
 from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended
 from cascadenced.runtime.tasks import TaskEntry
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
-NAMED_OF_A_LINE = 6
-"""Of runs that one asked for the other, the last ones."""
 CANCEL_PATIENCE_S = 0.2
 """How long a stage whose time is up may take to end itself."""
 
@@ -111,9 +111,8 @@ class StageRunner:
         else:
             crashpoint("stage.after_effect")
             took_s = self._clock.monotonic() - began
-            if isinstance(output, TaskPlan) and live.run.nesting >= MAX_NESTING:
-                return await self._too_deep(live, stage, attempt, took_s)
-            return self._finished(live, stage, attempt, output, redact, took_s)
+            too_deep = await self._too_deep(live, stage, attempt, took_s) if isinstance(output, TaskPlan) else None
+            return too_deep or self._finished(live, stage, attempt, output, redact, took_s)
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
@@ -322,21 +321,29 @@ class StageRunner:
             parallel=output.parallel,
         )
 
-    async def _too_deep(self, live: LiveRun, stage: str, attempt: int, took_s: float) -> StageFailed:
-        """The end of a plan that has too many above it. Its reason names the tasks of the nearest ones, among which the
-        one stands that plans itself."""
-        tasks, parent = [live.run.task], live.run.parent_run_id
-        while parent is not None and len(tasks) < NAMED_OF_A_LINE:
-            run = fold(recorded.event for recorded in await self._log.read_stream(run_stream(RunId(parent))))
-            tasks, parent = [run.task, *tasks], run.parent_run_id
-        line = " → ".join(tasks if parent is None else ["…", *tasks])
-        reason = (
-            f"plans are nested more than {MAX_NESTING} deep ({line}): does a task plan itself? Let its plan() return "
-            "data, or nothing, where that is to end"
-        )
+    async def _too_deep(self, live: LiveRun, stage: str, attempt: int, took_s: float) -> StageFailed | None:
+        """The end of a plan that has too many above it, or its own task too often."""
+        if not may_be_too_deep(live.run.nesting):
+            return None
+        assert live.entry is not None
+        refused = refusal(await self._line_of(live), is_task=not is_within_a_plan(live.entry))
+        if refused is None:
+            return None
+        code, reason = refused
         return StageFailed(
-            task=live.run.task, stage=stage, attempt=attempt, error_type="plan.too_deep", reason=reason, took_s=took_s
+            task=live.run.task, stage=stage, attempt=attempt, error_type=code, reason=reason, took_s=took_s
         )
+
+    async def _line_of(self, live: LiveRun) -> list[str]:
+        """Tasks of the runs that one asked for the other, down to this one. Of each only the request is read: a parent
+        may have a long stream."""
+        tasks, parent = [live.run.task], live.run.parent_run_id
+        while parent is not None:
+            events = self._log.read_since(run_stream(RunId(parent)), 0)
+            request = (await anext(events)).event
+            assert isinstance(request, RunRequested)
+            tasks, parent = [request.task, *tasks], request.parent_run_id
+        return tasks
 
     async def _failed(
         self, live: LiveRun, stage: str, attempt: int, error: BaseException, redact: Redactor, took_s: float

@@ -22,6 +22,7 @@ NEVER_AGAIN = frozenset(
         "plan.mixed",
         "plan.too_long",
         "plan.invalid",
+        "plan.cyclic",
         "plan.too_deep",
         "plan.changed",
         "in_doubt",

@@ -27,8 +27,6 @@ from cascadenced.pipeline.policy import NEVER_AGAIN, Retry
 from cascadenced.runtime.record import Following, LiveRun, Step, record
 from cascadenced.runtime.tasks import TaskEntry
 
-MAX_NESTING = 16
-"""Plans within plans."""
 MAX_CHILDREN = 1_000
 """Of one plan."""
 

@@ -30,9 +30,9 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitStarted
+from cascadenced.pipeline.nesting import MAX_ABOVE_ITSELF, MAX_NESTING
 from cascadenced.pipeline.policy import Retry
 from cascadenced.plugins.base import BaseTask
-from cascadenced.runtime.children import MAX_NESTING
 from cascadenced.runtime.spawn import ThreadSpawner
 from tests.doubles import ALICE, PSEUDONYMS, World, ask, idle, run, until
 
@@ -326,7 +326,7 @@ async def test_a_plan_that_makes_no_sense_ends_the_run_saying_why(plan: Any, err
     assert ended.run.error_type in (error_type, "Invalid", "plan.invalid")
 
 
-async def test_a_task_that_plans_itself_is_stopped_and_named() -> None:
+async def test_a_task_that_plans_itself_by_way_of_another_is_stopped_and_named() -> None:
     class Hen:
         name = "hen"
 
@@ -342,9 +342,75 @@ async def test_a_task_that_plans_itself_is_stopped_and_named() -> None:
     world = World(Hen)
     async with world.up() as instance:
         ended = await run(instance, "hen")
-    assert (ended.run.status, ended.run.error_type) == ("error", "plan.too_deep")
-    assert "(… → egg → hen → egg → hen → egg → hen): does a task plan itself?" in str(ended.run.reason)
-    assert len(of_kids(world)) == MAX_NESTING
+    assert (ended.run.status, ended.run.error_type) == ("error", "plan.cyclic")
+    assert "the task hen stands 5 times above itself (… → egg → hen → egg → hen → egg → hen)" in str(ended.run.reason)
+    assert len(of_kids(world)) == 2 * (MAX_ABOVE_ITSELF + 1)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["itself", "in a list"])
+async def test_a_task_that_plans_itself_twice_is_stopped_before_there_are_many(listed: bool) -> None:
+    class Cell:
+        name = "cell"
+        retries = Retry(initial_s=0)
+
+        def plan(self) -> Any:
+            return ParallelPlan([[Cell()], [Cell()]] if listed else [Cell(), Cell()])
+
+    world = World(Cell)
+    async with world.up() as instance:
+        ended = await run(instance, "cell")
+        await until(lambda: not world.file.unfinished)
+    assert (ended.run.status, ended.run.error_type) == ("error", "plan.cyclic")
+    of_cells = [each for each in world.recorded(RunRequested) if each.event.task == "cell"]  # type: ignore[attr-defined]
+    assert len(of_cells) <= 2 ** (MAX_ABOVE_ITSELF + 2) - 1
+
+
+async def test_a_task_may_plan_itself_a_few_times() -> None:
+    class Halves:
+        name = "halves"
+
+        def __init__(self, n: int = 2**MAX_ABOVE_ITSELF) -> None:
+            self.n = n
+
+        def plan(self) -> Any:
+            return [Halves(self.n // 2)] * 2 if self.n > 1 else self.n
+
+        def run(self, results: Any) -> Any:
+            return sum(results) if isinstance(results, list) else results
+
+    async with World(Halves).up() as instance:
+        assert (await run(instance, "halves")).run.result == 2**MAX_ABOVE_ITSELF
+
+
+def nested(n: int, inner: Any) -> Any:
+    """Different tasks that each plan the next one, n in all."""
+    for k in reversed(range(n)):
+        inner = parent(lambda inner=inner: [inner], name=f"level-{k}")
+    return inner
+
+
+@pytest.mark.parametrize("n", [MAX_NESTING, MAX_NESTING + 1])
+async def test_a_line_of_different_tasks_may_be_longer_and_has_an_end_as_well(n: int) -> None:
+    world = World(nested(n, Kid))
+    async with world.up() as instance:
+        ended = await run(instance, "level-0")
+    if n == MAX_NESTING:
+        assert (ended.run.status, len(of_kids(world))) == ("success", n)
+    else:
+        assert (ended.run.error_type, len(of_kids(world))) == ("plan.too_deep", MAX_NESTING)
+        assert "(… → level-11 → level-12 → level-13 → level-14 → level-15 → level-16)" in str(ended.run.reason)
+
+
+async def test_lists_within_lists_plan_nothing_twice() -> None:
+    plan: Any = [Kid(1)]
+    for _ in range(MAX_NESTING - 1):
+        plan = [plan]
+    async with World(parent(lambda: plan)).up() as instance:
+        assert (await run(instance, "parent")).run.result == plan_of(1, MAX_NESTING)
+
+
+def plan_of(value: Any, depth: int) -> Any:
+    return value if depth == 0 else [plan_of(value, depth - 1)]
 
 
 async def test_how_a_plan_shows_itself_names_nobody_however_long_it_is() -> None:
