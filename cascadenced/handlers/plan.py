@@ -98,6 +98,11 @@ def _entry(item: Any, index: int) -> TaskEntry:
         raise Invalid(f"item {index} of the plan cannot be run: {error}", code="plan.invalid") from None
 
 
+def is_within_a_plan(entry: TaskEntry) -> bool:
+    """Whether it is a list in a plan, and no task of anybody's."""
+    return entry.class_name == _PlanWithinAPlan.__qualname__ and entry.name == _PlanWithinAPlan.name
+
+
 class _PlanWithinAPlan:
     """A list in a plan, as a task with nothing but that plan."""
 

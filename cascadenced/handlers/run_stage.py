@@ -16,26 +16,28 @@ from msgspec.structs import replace
 
 from cascadenced.clock import Clock
 from cascadenced.crashpoint import crashpoint
-from cascadenced.errors import CascadenceError, PrecheckError, StepMismatch, Swallowed, TimeUp
+from cascadenced.errors import CascadenceError, PrecheckError, Swallowed, TimeUp
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
-from cascadenced.events.content import TooLarge, Unserialisable, cut, own_copy, recordable
+from cascadenced.events.content import Unserialisable, cut, own_copy, recordable
+from cascadenced.events.run import RunRequested
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
 from cascadenced.events.streams import run_stream
 from cascadenced.handlers.failure import for_people, is_harmless, tell
-from cascadenced.handlers.plan import NOTHING_TO_DO, TaskPlan, read_plan
+from cascadenced.handlers.plan import NOTHING_TO_DO, TaskPlan, is_within_a_plan, read_plan
 from cascadenced.handlers.process_stage import DiedThere, FailedThere, ProcessStages
 from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, doubt, may_have_happened
-from cascadenced.pipeline.model import STAGES, Run, fold
-from cascadenced.pipeline.policy import MAX_ATTEMPTS, Policy
+from cascadenced.pipeline.model import STAGES, Run
+from cascadenced.pipeline.nesting import may_be_too_deep, refusal
+from cascadenced.pipeline.policy import MAX_ATTEMPTS, NEVER_AGAIN, Policy, Retry
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
-from cascadenced.runtime.children import MAX_NESTING, PlanFailed
+from cascadenced.runtime.children import PlanFailed
 from cascadenced.runtime.record import LiveRun, record_late
 from cascadenced.runtime.spawn import Spawner, SpawnerClosed, Suspended, as_raised
 from cascadenced.runtime.tasks import TaskEntry
@@ -43,8 +45,6 @@ from cascadenced.runtime.whose import Work, work
 
 _FED_BY = {"plan": "research", "run": "plan", "verify": "run"}
 """Stage → the stage whose output it is handed, if its hook takes a parameter."""
-NAMED_OF_A_LINE = 6
-"""Of runs that one asked for the other, the last ones."""
 CANCEL_PATIENCE_S = 0.2
 """How long a stage whose time is up may take to end itself."""
 
@@ -55,9 +55,6 @@ Equip = Callable[[Any, LiveRun], None]
 """Gives a fresh task instance what it may ask of the daemon during its run."""
 
 _STEPPING = (BaseTask, WorkflowTask)
-_NEVER_AGAIN = (Unserialisable, TooLarge, StepMismatch, Swallowed)
-"""What another attempt would not change."""
-_NAMES_OF_NEVER_AGAIN = frozenset(f"{kind.__module__}:{kind.__qualname__}" for kind in _NEVER_AGAIN)
 
 
 class StageRunner:
@@ -112,9 +109,8 @@ class StageRunner:
         else:
             crashpoint("stage.after_effect")
             took_s = self._clock.monotonic() - began
-            if isinstance(output, TaskPlan) and live.run.nesting >= MAX_NESTING:
-                return await self._too_deep(live, stage, attempt, took_s)
-            return self._finished(live, stage, attempt, output, redact, took_s)
+            too_deep = await self._too_deep(live, stage, attempt, took_s) if isinstance(output, TaskPlan) else None
+            return too_deep or self._finished(live, stage, attempt, output, redact, took_s)
         if steps.broken is not None:
             raise steps.broken
         crashpoint("stage.after_effect")
@@ -122,7 +118,7 @@ class StageRunner:
             return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
-    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
+    async def plan_again(self, live: LiveRun, retry: Retry) -> Sequence[TaskEntry]:
         """See `perform.Perform`."""
         assert live.identity is not None
         then = LiveRun(live.run_id, live.context)
@@ -139,14 +135,23 @@ class StageRunner:
         except SpawnerClosed:
             raise
         except Suspended:
-            raise PlanFailed("it waits for something that it did not wait for before") from None
+            why = "it waits for something that it did not wait for before"
+            raise PlanFailed(why, code="plan.changed") from None
         except Exception as error:  # noqa: BLE001 -- plan() is the task's own code
             if steps.broken is not None:
                 raise steps.broken from None
-            raise PlanFailed((await self._spawner.call(tell, steps.mismatch or error, redact)).reason) from None
+            raise await self._plan_failed(steps.mismatch or error, retry, redact) from None
         finally:
             work.set(asked_by)
         return found.entries if isinstance(found, TaskPlan) else ()
+
+    async def _plan_failed(self, error: BaseException, retry: Retry, redact: Redactor) -> PlanFailed:
+        # The types are compared, not asked: an instance may have code of its own for that.
+        there = error if type(error) in _OF_A_PROCESS else None
+        said = there.said if there is not None else await self._spawner.call(tell, error, redact)  # type: ignore[attr-defined]
+        if said.error_type in NEVER_AGAIN:  # it comes by other steps now, or returns what is no plan
+            return PlanFailed(said.reason, code="plan.changed")
+        return PlanFailed(said.reason, code="plan.failed", may_pass=_wants(retry, error))
 
     def let_go(self, live: LiveRun) -> None:
         """See `perform.Perform`."""
@@ -347,21 +352,29 @@ class StageRunner:
             parallel=output.parallel,
         )
 
-    async def _too_deep(self, live: LiveRun, stage: str, attempt: int, took_s: float) -> StageFailed:
-        """The end of a plan that has too many above it. Its reason names the tasks of the nearest ones, among which the
-        one stands that plans itself."""
-        tasks, parent = [live.run.task], live.run.parent_run_id
-        while parent is not None and len(tasks) < NAMED_OF_A_LINE:
-            run = fold(recorded.event for recorded in await self._log.read_stream(run_stream(RunId(parent))))
-            tasks, parent = [run.task, *tasks], run.parent_run_id
-        line = " → ".join(tasks if parent is None else ["…", *tasks])
-        reason = (
-            f"plans are nested more than {MAX_NESTING} deep ({line}): does a task plan itself? Let its plan() return "
-            "data, or nothing, where that is to end"
-        )
+    async def _too_deep(self, live: LiveRun, stage: str, attempt: int, took_s: float) -> StageFailed | None:
+        """The end of a plan that has too many above it, or its own task too often."""
+        if not may_be_too_deep(live.run.nesting):
+            return None
+        assert live.entry is not None
+        refused = refusal(await self._line_of(live), is_task=not is_within_a_plan(live.entry))
+        if refused is None:
+            return None
+        code, reason = refused
         return StageFailed(
-            task=live.run.task, stage=stage, attempt=attempt, error_type="plan.too_deep", reason=reason, took_s=took_s
+            task=live.run.task, stage=stage, attempt=attempt, error_type=code, reason=reason, took_s=took_s
         )
+
+    async def _line_of(self, live: LiveRun) -> list[str]:
+        """Tasks of the runs that one asked for the other, down to this one. Of each only the request is read: a parent
+        may have a long stream."""
+        tasks, parent = [live.run.task], live.run.parent_run_id
+        while parent is not None:
+            events = self._log.read_since(run_stream(RunId(parent)), 0)
+            request = (await anext(events)).event
+            assert isinstance(request, RunRequested)
+            tasks, parent = [request.task, *tasks], request.parent_run_id
+        return tasks
 
     async def _failed(
         self, live: LiveRun, stage: str, attempt: int, error: BaseException, redact: Redactor, took_s: float
@@ -377,7 +390,7 @@ class StageRunner:
             live.error = error  # a CancelledError handed to a caller would look like the caller's own
         if self.on_failure is not None and not issubclass(type(error), CascadenceError):
             self.on_failure(live, stage, said.where)
-        retry_at_us = self._retry_at_us(live, stage, told)
+        retry_at_us = self._retry_at_us(live, stage, told, said.error_type)
         return StageFailed(
             task=live.run.task,
             stage=stage,
@@ -392,15 +405,12 @@ class StageRunner:
             printed=live.printed,
         )
 
-    def _retry_at_us(self, live: LiveRun, stage: str, error: BaseException) -> int | None:
+    def _retry_at_us(self, live: LiveRun, stage: str, error: BaseException, error_type: str) -> int | None:
         assert live.entry is not None
         retry, n_failed = live.entry.policy.retries.get(stage), live.run.n_failed + 1
-        if retry is None or n_failed >= retry.max_attempts or type(error) in _NEVER_AGAIN:
+        if retry is None or n_failed >= retry.max_attempts or error_type in NEVER_AGAIN:
             return None
-        if isinstance(error, FailedThere):
-            if error.lineage[0] in _NAMES_OF_NEVER_AGAIN or not retry.wants_named(error.lineage):
-                return None
-        elif not retry.wants(as_raised(error)):
+        if not _wants(retry, error):
             return None
         return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
 
@@ -426,6 +436,12 @@ class StageRunner:
 _OF_A_PROCESS = frozenset({FailedThere, DiedThere})
 _CUT_OFF = frozenset({TimeUp, DiedThere})
 """How code ends that did not come to an end: its time is up, or its process is gone."""
+
+
+def _wants(retry: Retry, error: BaseException) -> bool:
+    if type(error) in _OF_A_PROCESS:
+        return retry.wants_named(error.lineage)  # type: ignore[attr-defined]
+    return retry.wants(as_raised(error))
 
 
 def _doubts(policy: Policy, run: Run, failure: BaseException) -> bool:

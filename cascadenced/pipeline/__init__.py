@@ -16,6 +16,7 @@ json_diff.py  where two values do
 policy.py     what a task asks for: retries, time limits, at most once
 admission.py  may this task run now; what enable, disable, pause and resume record
 graph.py      which tasks one must run after
+nesting.py    how deep plans may lie within plans
 queue.py      which queued run starts next: limits of tasks, priorities, turns of groups
 followups.py  what the planner does about a failed run
 """

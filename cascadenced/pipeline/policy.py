@@ -12,6 +12,27 @@ from cascadenced.errors import Invalid
 
 MAX_ATTEMPTS = 1_000
 LONGEST_S = 30 * 86_400.0
+NEVER_AGAIN = frozenset(
+    {
+        "result.unserialisable",
+        "result.too_large",
+        "step.mismatch",
+        "suspension.swallowed",
+        "hook.missing",
+        "plan.mixed",
+        "plan.too_long",
+        "plan.invalid",
+        "plan.cyclic",
+        "plan.too_deep",
+        "plan.changed",
+        "plan.failed",
+        "in_doubt",
+        "crash_loop",
+        "cancelled",
+    }
+)
+"""Error types that no Retry repeats, of a stage or of a run of a plan: what another attempt would not change, what
+somebody has settled, and what has had its attempts."""
 
 Delivery = Literal["at_least_once", "at_most_once"]
 OnDoubt = Literal["ask", "retry", "fail"]

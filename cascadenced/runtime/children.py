@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import count, zip_longest
 from typing import Protocol
 
 from cascadenced.clock import Clock
@@ -20,26 +20,41 @@ from cascadenced.events.stage import StageFailed
 from cascadenced.events.streams import run_stream
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import RunId, run_id_for
+from cascadenced.pipeline.control import is_answer_due, is_unwanted
 from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
-from cascadenced.pipeline.policy import Retry
+from cascadenced.pipeline.policy import NEVER_AGAIN, Retry
 from cascadenced.runtime.record import Following, LiveRun, Step, record
 from cascadenced.runtime.tasks import TaskEntry
 
-MAX_NESTING = 16
-"""Plans within plans."""
 MAX_CHILDREN = 1_000
 """Of one plan."""
 
 
+PLAN_AGAIN = Retry(max_attempts=3, initial_s=1, jitter=0)
+"""How often `plan()` is called after a restart, and how long apart, where the task has no retries of that stage."""
+
+
 class PlanFailed(Exception):
-    """`plan()` did not give a plan when it was called another time. Its text names nobody."""
+    """`plan()` did not give a plan when it was called another time. Its text names nobody.
+
+    code: plan.failed if it raised, plan.changed if it did something else than before.
+    may_pass: whether it is worth calling once more.
+    """
+
+    def __init__(self, text: str, *, code: str, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.code, self.may_pass = code, may_pass
 
 
 class PlanAgain(Protocol):
     """What calls `plan()` another time (`perform.Perform`). Raises PlanFailed."""
 
-    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]: ...
+    async def plan_again(self, live: LiveRun, retry: Retry) -> Sequence[TaskEntry]: ...
+
+
+Rest = Callable[[float], Awaitable[bool]]
+"""Lets that many seconds pass; False: the daemon stops before they have."""
 
 
 class Children:
@@ -52,6 +67,7 @@ class Children:
         self._log, self._perform = log, perform
         self._entries: dict[str, Sequence[TaskEntry]] = {}
         self._errors: dict[str, BaseException] = {}
+        self._lost: dict[str, PlanFailed] = {}  # by parent: why the tasks of its plan are not to be had any more
         self._planning: dict[str, asyncio.Lock] = {}
         self._places: dict[str, int] = {}  # by child
         self._watched: set[str] = set()  # parents that were looked at: from then on `ended` says which of theirs have
@@ -91,9 +107,11 @@ class Children:
             for event in ended:
                 after = evolve(after, event)
             children = after.children or ()
-            failed = next((c.ended for c in children if c.ended is not None and not c.is_done), None)
-            if failed is not None:
-                return self._failed(live, run, failed, ended, clock)
+            failed = [c.ended for c in children if c.ended is not None and not c.is_done]
+            if failed:
+                # Another attempt asks for all of them again: one that must not be is what the parent fails with.
+                worst = next(filter(_is_for_good, failed), failed[0])
+                return self._failed(live, run, worst, ended, clock)
             if all(child.is_done for child in children):
                 over = WaitEnded(task=run.task, stage="run", place="", kind="children", outcome="children")
                 return Step.of(run, *ended, over, *told(run, "run"))
@@ -143,6 +161,7 @@ class Children:
         for child in parent.run.children or ():
             self._errors.pop(child.run_id or "", None)
             self._places.pop(child.run_id or "", None)
+        self._lost.pop(parent.run_id, None)
         self._planning.pop(parent.run_id, None)
         self._ended.pop(parent.run_id, None)
         self._watched.discard(parent.run_id)
@@ -161,19 +180,22 @@ class Children:
         return parent
 
     def orphaned(self, child: LiveRun, parent: LiveRun) -> RunCancelled | None:
-        """The end of a run that is nobody's any more."""
-        if parent.run.status not in ENDED and _place(child, parent) is not None:
+        """The end of a run that is nobody's any more; None also while somebody has to say what became of its effect."""
+        if not is_unwanted(child.run_id, parent.run) or is_answer_due(child.run):
             return None
-        why = f"the run that asked for it, {parent.run_id}, has ended"
         return RunCancelled(
-            task=child.run.task, via="plan", reason=why, stage=child.run.current, started=bool(child.run.stages)
+            task=child.run.task,
+            via="plan",
+            reason=unwanted_by(parent.run_id),
+            stage=child.run.current,
+            started=bool(child.run.stages),
         )
 
     async def entry_of(
-        self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]
+        self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]], rest: Rest
     ) -> TaskEntry | RunFailed | RunCancelled | None:
         """A child's task; or the event that ends it, when the plan does not have it any more, or the parent has ended.
-        None: the parent's own task is not there now, or the child has ended."""
+        None: the parent's own task is not there now, or the child has ended, or the daemon stops."""
         cancelled = self.orphaned(child, parent)
         if cancelled is not None:  # since that was looked at last
             return cancelled
@@ -183,26 +205,43 @@ class Children:
         place = self._places.get(child.run_id)  # now: it may end while the plan is made
         planning = self._planning.setdefault(parent.run_id, asyncio.Lock())
         async with planning:
-            entries = self._entries.get(parent.run_id)
-            if entries is None:
+            entries, lost = self._entries.get(parent.run_id), self._lost.get(parent.run_id)
+            if entries is None and lost is None:
                 if not await find(parent):
                     return None
                 try:
-                    entries = await self._perform.plan_again(parent)
+                    entries = await self._planned_again(parent, rest)
                 except PlanFailed as error:
-                    why = f"plan() of {parent.run.task} failed when it was called again: {error}"
-                    return _cannot_go_on(child.run, "plan.changed", why)
-                if (difference := _difference(entries, parent.run)) is not None:
-                    return _cannot_go_on(
-                        child.run,
-                        "plan.changed",
-                        f"plan() of {parent.run.task} gave other tasks when it was called again after a restart: "
-                        f"{difference}. It must give the same ones for the same run; to have these done, fork the "
-                        "run from its plan",
-                    )
-                if self._planning.get(parent.run_id) is planning:  # else the parent has ended meanwhile
+                    lost = error
+                is_kept = self._planning.get(parent.run_id) is planning  # else the parent has ended meanwhile
+                if entries is not None and is_kept:
                     self._entries[parent.run_id] = entries
-        return None if place is None else entries[place]
+                if lost is not None and is_kept:
+                    self._lost[parent.run_id] = lost
+        if lost is not None:
+            return _cannot_go_on(child.run, lost.code, str(lost))
+        return None if place is None or entries is None else entries[place]
+
+    async def _planned_again(self, parent: LiveRun, rest: Rest) -> Sequence[TaskEntry] | None:
+        """The tasks of its plan, called for as often as the policy of that stage says. None: the daemon stops. Raises
+        PlanFailed."""
+        assert parent.entry is not None
+        retry = parent.entry.policy.retries.get("plan", PLAN_AGAIN)
+        again = f"plan() of {parent.run.task} %s when it was called again after a restart: %s"
+        for n_failed in count(1):
+            try:
+                entries = await self._perform.plan_again(parent, retry)
+            except PlanFailed as error:
+                if not error.may_pass or n_failed >= retry.max_attempts:
+                    raise PlanFailed(again % ("failed", error), code=error.code) from None
+            else:
+                if (difference := _difference(entries, parent.run)) is None:
+                    return entries
+                remedy = "It must give the same ones for the same run; to have these done, fork the run from its plan"
+                raise PlanFailed(again % ("gave other tasks", f"{difference}. {remedy}"), code="plan.changed")
+            if not await rest(retry.delay_s(n_failed, f"{parent.run_id}/plan again/{n_failed}")):
+                break
+        return None
 
     def _step(
         self,
@@ -267,10 +306,23 @@ class Children:
 
     def _is_worth_it(self, retry: Retry, failed: ChildEnded) -> bool:
         """Whether the parent's policy wants another attempt after a child's error: of its class, if that is at hand."""
+        if _is_for_good(failed):
+            return False
         error = self._errors.get(failed.child_run_id)
         if error is not None:
             return retry.wants(error)
         return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
+
+
+def unwanted_by(parent_run_id: str) -> str:
+    """Why a run of its plan does not go on."""
+    return f"the run that asked for it, {parent_run_id}, has ended"
+
+
+def _is_for_good(failed: ChildEnded) -> bool:
+    """Whether nobody may ask for it again, whatever the parent's policy: somebody's word ended it, or an error that its
+    own stage would not be tried again after."""
+    return failed.status != "error" or failed.error_type in NEVER_AGAIN
 
 
 def _difference(entries: Sequence[TaskEntry], parent: Run) -> str | None:
@@ -288,10 +340,6 @@ def _spelled(task: tuple[str, str] | None) -> str:
         return "nothing"
     name, kind = task
     return name if name == kind else f"{name} ({kind})"
-
-
-def _place(child: LiveRun, parent: LiveRun) -> int | None:
-    return next((n for n, each in enumerate(parent.run.children or ()) if each.run_id == child.run_id), None)
 
 
 def _next(run: Run) -> list[int]:

@@ -17,6 +17,7 @@ from cascadenced.events.base import Event, Json
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.pipeline import control
 from cascadenced.pipeline.model import Run
+from cascadenced.runtime.children import unwanted_by
 from cascadenced.runtime.record import LiveRun, Step, record
 from cascadenced.runtime.runs import Runs
 from cascadenced.vault import VaultPort
@@ -75,6 +76,20 @@ class Controls:
             await self._runs.withdraw(live)
         return done
 
+    async def abandon(self, run_id: str, *, reason: str) -> Controlled:
+        """End a run that nobody wants any more, or, where its effect may have happened, what is under way of it. That
+        is in doubt then, until somebody resolves it."""
+        live = await self._runs.find(run_id)
+        reason = (await self._nameless(live))(reason)
+        done = await self._record(
+            live,
+            lambda run: control.abandon(run, reason=reason, elapsed_s=live.elapsed_s(self._clock)),
+            None,
+        )
+        if done.changed:
+            await self._runs.withdraw(live)
+        return done
+
     async def signal(
         self,
         run_id: str,
@@ -102,15 +117,23 @@ class Controls:
     ) -> Controlled:
         """Settle a run in doubt. resolution: retry, done or fail.  output: what the effect returned, if it was done."""
         live = await self._runs.find(run_id)
+        unwanted = await self._unwanted(live)
         done = await self._record(
             live,
             lambda run: control.decide_resolution(
-                run, resolution, by=by, output=output, elapsed_s=live.elapsed_s(self._clock)
+                run, resolution, by=by, output=output, elapsed_s=live.elapsed_s(self._clock), unwanted=unwanted
             ),
             source,
         )
         self._runs.look_at(live)
         return done
+
+    async def _unwanted(self, live: LiveRun) -> str | None:
+        """Why nobody waits for the run any more; None if it is no run of a plan, or its parent goes on."""
+        parent_id = live.run.parent_run_id
+        if parent_id is None or not control.is_unwanted(live.run_id, (await self._runs.find(parent_id)).run):
+            return None
+        return unwanted_by(parent_id)
 
     async def _nameless(self, live: LiveRun, redact: Redactor | None = None) -> Callable[[str], str]:
         """Replaces the ids of the run, and of whoever asks."""

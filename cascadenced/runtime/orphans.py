@@ -1,4 +1,6 @@
-"""Runs whose parent has ended: nobody wants them any more, and nobody waits while they are cancelled."""
+"""Runs whose parent has ended: nobody wants them any more, and nobody waits while they are cancelled.
+
+One whose effect may have happened stays in doubt till somebody resolves it, and ends with that."""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class Orphans:
 
     async def _cancel(self, run_id: str) -> None:
         try:
-            await self._controls.cancel(run_id, via="plan", by=None, reason=_WHY)
+            await self._controls.abandon(run_id, reason=_WHY)
         except Conflict:
             pass  # it has ended by itself
         except CascadenceError as error:

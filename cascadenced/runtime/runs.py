@@ -292,16 +292,19 @@ class Runs:
             self._sleepers.rouse(run_id)
 
     async def withdraw(self, live: LiveRun) -> None:
-        """The run was ended from outside: it gives up its place, and what is under way of it is cancelled."""
-        run_id = live.run_id
-        if self._queue.discard(run_id):
-            self._fresh.pop(run_id, None)
-            self._tell_room()
-        self._sleepers.discard(run_id)
-        self._parents.pop(run_id, None)
+        """The run was ended from outside: it gives up its place, and what is under way of it is cancelled. Of one that
+        was put in doubt only that is."""
+        run_id, has_ended = live.run_id, live.run.status in ENDED
+        if has_ended:
+            if self._queue.discard(run_id):
+                self._fresh.pop(run_id, None)
+                self._tell_room()
+            self._sleepers.discard(run_id)
+            self._parents.pop(run_id, None)
         here = self._live.get(run_id)
         if here is None:
-            self._over(live)
+            if has_ended:
+                self._over(live)
             return
         here.catch_up_with(live)  # what drives it may have read the log before
         drive = here.drive

@@ -30,9 +30,9 @@ from cascadenced.events.run import (
 )
 from cascadenced.events.stage import StageFailed, StageFinished, StageStarted
 from cascadenced.events.wait import WaitStarted
+from cascadenced.pipeline.nesting import MAX_ABOVE_ITSELF, MAX_NESTING
 from cascadenced.pipeline.policy import Retry
 from cascadenced.plugins.base import BaseTask
-from cascadenced.runtime.children import MAX_NESTING
 from cascadenced.runtime.spawn import ThreadSpawner
 from tests.doubles import ALICE, PSEUDONYMS, World, ask, idle, run, until
 
@@ -367,7 +367,7 @@ async def test_a_plan_that_makes_no_sense_ends_the_run_saying_why(plan: Any, err
     assert ended.run.error_type in (error_type, "Invalid", "plan.invalid")
 
 
-async def test_a_task_that_plans_itself_is_stopped_and_named() -> None:
+async def test_a_task_that_plans_itself_by_way_of_another_is_stopped_and_named() -> None:
     class Hen:
         name = "hen"
 
@@ -383,9 +383,75 @@ async def test_a_task_that_plans_itself_is_stopped_and_named() -> None:
     world = World(Hen)
     async with world.up() as instance:
         ended = await run(instance, "hen")
-    assert (ended.run.status, ended.run.error_type) == ("error", "plan.too_deep")
-    assert "(… → egg → hen → egg → hen → egg → hen): does a task plan itself?" in str(ended.run.reason)
-    assert len(of_kids(world)) == MAX_NESTING
+    assert (ended.run.status, ended.run.error_type) == ("error", "plan.cyclic")
+    assert "the task hen stands 5 times above itself (… → egg → hen → egg → hen → egg → hen)" in str(ended.run.reason)
+    assert len(of_kids(world)) == 2 * (MAX_ABOVE_ITSELF + 1)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["itself", "in a list"])
+async def test_a_task_that_plans_itself_twice_is_stopped_before_there_are_many(listed: bool) -> None:
+    class Cell:
+        name = "cell"
+        retries = Retry(initial_s=0)
+
+        def plan(self) -> Any:
+            return ParallelPlan([[Cell()], [Cell()]] if listed else [Cell(), Cell()])
+
+    world = World(Cell)
+    async with world.up() as instance:
+        ended = await run(instance, "cell")
+        await until(lambda: not world.file.unfinished)
+    assert (ended.run.status, ended.run.error_type) == ("error", "plan.cyclic")
+    of_cells = [each for each in world.recorded(RunRequested) if each.event.task == "cell"]  # type: ignore[attr-defined]
+    assert len(of_cells) <= 2 ** (MAX_ABOVE_ITSELF + 2) - 1
+
+
+async def test_a_task_may_plan_itself_a_few_times() -> None:
+    class Halves:
+        name = "halves"
+
+        def __init__(self, n: int = 2**MAX_ABOVE_ITSELF) -> None:
+            self.n = n
+
+        def plan(self) -> Any:
+            return [Halves(self.n // 2)] * 2 if self.n > 1 else self.n
+
+        def run(self, results: Any) -> Any:
+            return sum(results) if isinstance(results, list) else results
+
+    async with World(Halves).up() as instance:
+        assert (await run(instance, "halves")).run.result == 2**MAX_ABOVE_ITSELF
+
+
+def nested(n: int, inner: Any) -> Any:
+    """Different tasks that each plan the next one, n in all."""
+    for k in reversed(range(n)):
+        inner = parent(lambda inner=inner: [inner], name=f"level-{k}")
+    return inner
+
+
+@pytest.mark.parametrize("n", [MAX_NESTING, MAX_NESTING + 1])
+async def test_a_line_of_different_tasks_may_be_longer_and_has_an_end_as_well(n: int) -> None:
+    world = World(nested(n, Kid))
+    async with world.up() as instance:
+        ended = await run(instance, "level-0")
+    if n == MAX_NESTING:
+        assert (ended.run.status, len(of_kids(world))) == ("success", n)
+    else:
+        assert (ended.run.error_type, len(of_kids(world))) == ("plan.too_deep", MAX_NESTING)
+        assert "(… → level-11 → level-12 → level-13 → level-14 → level-15 → level-16)" in str(ended.run.reason)
+
+
+async def test_lists_within_lists_plan_nothing_twice() -> None:
+    plan: Any = [Kid(1)]
+    for _ in range(MAX_NESTING - 1):
+        plan = [plan]
+    async with World(parent(lambda: plan)).up() as instance:
+        assert (await run(instance, "parent")).run.result == plan_of(1, MAX_NESTING)
+
+
+def plan_of(value: Any, depth: int) -> Any:
+    return value if depth == 0 else [plan_of(value, depth - 1)]
 
 
 async def test_how_a_plan_shows_itself_names_nobody_however_long_it_is() -> None:
@@ -500,6 +566,118 @@ async def test_a_childs_own_retries_are_its_own() -> None:
     async with world.up() as instance:
         assert (await run(instance, "parent")).run.result == [7]
     assert len(of_kids(world)) == 1
+
+
+# ── what a parent's retries do not repeat ────────────────────────────────────────────────────────────────────────────
+
+AGAIN = {"run": Retry(max_attempts=3, initial_s=0)}
+
+
+class Unspeakable(Kid):
+    def run(self) -> Any:
+        return object()
+
+
+class Changing(BaseTask):
+    """Does something else at each attempt."""
+
+    retries = Retry(initial_s=0)
+    n_attempts = 0
+
+    async def run(self) -> None:
+        Changing.n_attempts += 1
+        await self.step(f"attempt {Changing.n_attempts}", lambda: None)
+        raise ValueError("again")
+
+
+class Enduring(BaseTask):
+    """Catches what unwinds it."""
+
+    def run(self) -> None:
+        with suppress(BaseException):
+            self.sleep(1)
+
+
+class Stray(Kid):
+    def plan(self) -> Any:
+        return [Kid(1), "data"]
+
+
+@pytest.mark.parametrize(
+    ("kid", "error_type"),
+    [
+        (Unspeakable, "result.unserialisable"),
+        (Changing, "step.mismatch"),
+        (Enduring, "suspension.swallowed"),
+        (Stray, "plan.mixed"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+async def test_an_error_that_a_stage_is_not_tried_again_after_is_not_tried_again_by_the_parent_either(
+    kid: Any, error_type: str, nested: bool
+) -> None:
+    world = World(parent(lambda: [[kid()]] if nested else [kid()], retries=AGAIN))
+    async with world.up() as instance:
+        ended = await run(instance, "parent")
+    assert (ended.run.status, ended.run.error_type) == ("error", error_type)
+    assert len(of_kids(world)) == 1 + nested
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_child_that_somebody_cancels_is_not_asked_for_again(gate: type[Gate], nested: bool) -> None:
+    world = World(parent(lambda: [[gate(1)]] if nested else [gate(1)], retries=AGAIN))
+    async with world.up() as instance:
+        run_id = (await ask(instance, "parent")).run_id
+        await until(lambda: gate.begun)
+        await instance.controls.cancel(of_kids(world)[-1].run_id, via="cli", by=None, reason="not needed")
+        ended = await instance.runs.ended(run_id)
+    assert (ended.run.status, ended.run.error_type, ended.run.reason) == ("error", "cancelled", "not needed")
+    assert gate.begun == [1]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_child_that_has_killed_the_process_five_times_is_not_started_again(
+    gate: type[Gate], nested: bool
+) -> None:
+    world = World(parent(lambda: [[gate(1)]] if nested else [gate(1)], retries=AGAIN))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    for n in range(1, 6):
+        async with asyncio.timeout(5):
+            while len(gate.begun) < n:
+                await world.clock.advance(1)  # suspects are not in a hurry
+                await idle()
+        world.crash(instance)
+        instance = await world.start()
+    ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.status, ended.run.error_type, len(gate.begun)) == ("error", "crash_loop", 5)
+    await instance.log.close()
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["failed first", "cancelled first"])
+async def test_one_child_that_must_not_be_asked_for_again_keeps_the_parent_from_another_attempt(
+    gate: type[Gate], first: int
+) -> None:
+    """Also where another one of the same plan has failed at the same time, and would be worth it."""
+
+    class Fails(Kid):
+        async def run(self) -> None:
+            await gate.gates[2].wait()
+            raise ValueError("not yet")
+
+    plan = [lambda: ParallelPlan([Fails(), gate(1)]), lambda: ParallelPlan([gate(1), Fails()])][first]
+    world = World(parent(plan, retries=AGAIN))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: gate.begun and instance.runs.n_asleep == 1)
+    instance.runs._sleepers.discard(run_id)  # it does not look before both have ended
+    gate.gates[2].set()
+    await until(lambda: world.events(RunFailed))
+    await instance.controls.cancel(of_kids(world)[1 - first].run_id, via="cli", by=None)
+    world.crash(instance)
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.error_type == "cancelled"
+    assert gate.begun == [1]
 
 
 # ── pause, resume, cancel ────────────────────────────────────────────────────────────────────────────────────────────
@@ -717,20 +895,147 @@ async def test_a_plan_that_is_another_one_now_is_a_clear_error(gate: type[Gate],
     assert said in str(ended.run.reason)
 
 
-async def test_a_plan_that_raises_when_it_is_called_again_is_told_without_naming_anybody(gate: type[Gate]) -> None:
-    def fails() -> Any:
-        raise ValueError("alice has no plan")
+class Catalogue:
+    """What a plan is made from. fails: what the next calls raise.  asked: how often it was."""
 
-    world = World(parent(lambda: [gate(1)]))
+    def __init__(self, gate: type[Gate], **attributes: Any) -> None:
+        self.fails: list[BaseException] = []
+        self.asked = 0
+        self.task = parent(lambda: self.plan(gate), **attributes)
+
+    def plan(self, gate: type[Gate]) -> Any:
+        self.asked += 1
+        if self.fails:
+            raise self.fails.pop(0)
+        return ParallelPlan([gate(1), gate(2)])
+
+
+async def cut_off_amid(world: World, gate: type[Gate]) -> str:
+    """The parent, when the process has died with its children under way."""
     instance = await world.start()
     run_id = (await ask(instance, "parent")).run_id
-    await until(lambda: gate.begun)
+    await until(lambda: len(gate.begun) == 2)
     world.crash(instance)
-    async with world.up(parent(fails)) as instance:
-        ended = await instance.runs.ended(run_id)
-    assert ended.run.error_type == "plan.changed"
-    assert f"{PSEUDONYMS.user('alice')} has no plan" in str(ended.run.reason)
+    for each in gate.gates.values():
+        each.set()
+    return run_id
+
+
+DOWN = ConnectionError("the catalogue is down for a moment, alice")
+PATIENT = {"plan": Retry(max_attempts=5, initial_s=7, factor=1, jitter=0)}
+
+
+@pytest.mark.parametrize(("retries", "delays"), [(None, [1, 2]), (PATIENT, [7, 7, 7, 7])], ids=["none", "its own"])
+async def test_a_plan_that_raises_for_a_passing_reason_when_it_is_called_again_is_called_once_more(
+    gate: type[Gate], retries: Any, delays: list[int]
+) -> None:
+    catalogue = Catalogue(gate, retries=retries)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN] * len(delays)
+    async with world.up() as instance:
+        for n, delay_s in enumerate(delays):
+            await until(lambda n=n: catalogue.asked == 2 + n)  # type: ignore[misc]
+            await idle()
+            await world.clock.advance(delay_s - 0.1)
+            await idle()
+            assert catalogue.asked == 2 + n
+            await world.clock.advance(0.1)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2]
+    assert catalogue.asked == 2 + len(delays)
+
+
+@pytest.mark.parametrize(
+    ("retries", "n_calls"),
+    [(None, 3), ({"plan": Retry(max_attempts=1)}, 1), (Retry(give_up_on=(OSError,)), 1), (Retry(max_attempts=4), 4)],
+    ids=["none", "once", "given up on", "four"],
+)
+async def test_a_plan_that_goes_on_raising_is_told_without_naming_anybody(
+    gate: type[Gate], retries: Any, n_calls: int
+) -> None:
+    catalogue = Catalogue(gate, retries=retries)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN] * 100
+    async with world.up() as instance:
+        ending = asyncio.ensure_future(instance.runs.ended(run_id))
+        while not ending.done():
+            await idle()
+            if not world.events(RunFailed):
+                await world.clock.advance(1)
+        ended = await ending
+        await until(lambda: not world.file.unfinished)
+        await until(lambda: instance.runs.n_running == 0)
+        assert vars(instance.runs._children)["_lost"] == {}
+    assert (ended.run.status, ended.run.error_type) == ("error", "plan.failed")
+    assert catalogue.asked == 1 + n_calls
+    assert f"the catalogue is down for a moment, {PSEUDONYMS.user('alice')}" in str(ended.run.reason)
     assert "alice" not in world.text()
+    assert len(of_kids(world)) == 2
+
+
+@pytest.mark.parametrize(
+    "other", [lambda gate: [gate(1), "data"], lambda gate: [gate(1), object()]], ids=["data among tasks", "no task"]
+)
+async def test_a_plan_that_is_none_any_more_has_changed_and_is_not_called_once_more(
+    gate: type[Gate], other: Any
+) -> None:
+    world = World(Catalogue(gate).task)
+    run_id = await cut_off_amid(world, gate)
+    async with world.up(changed := counted(lambda: other(gate))) as instance:
+        ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.error_type, len(changed.made)) == ("plan.changed", 1)  # type: ignore[attr-defined]
+
+
+async def test_a_stop_does_not_wait_until_the_plan_is_called_once_more(gate: type[Gate]) -> None:
+    catalogue = Catalogue(gate)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN]
+    async with world.up() as instance:
+        await until(lambda: catalogue.asked == 2)
+        await idle()
+        await asyncio.wait_for(instance.runs.stop(60), 5)
+    assert world.events(RunFailed) == []
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2]
+
+
+@pytest.mark.parametrize("cancelled", ["parent", "child"])
+async def test_whoever_cancels_a_run_does_not_wait_until_the_plan_is_called_once_more(
+    gate: type[Gate], cancelled: str
+) -> None:
+    catalogue = Catalogue(gate)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN] * 3
+    async with world.up() as instance:
+        await until(lambda: catalogue.asked == 2)
+        await idle()
+        to_cancel = run_id if cancelled == "parent" else of_kids(world)[0].run_id
+        await instance.controls.cancel(to_cancel, via="cli", by=None)
+        await until(lambda: not world.file.unfinished)
+        await until(lambda: instance.runs.n_running == instance.runs.n_asleep == 0)
+    assert catalogue.asked <= 3
+    assert world.clock.n_sleeping == 0
+
+
+async def test_a_plan_that_waits_to_be_called_once_more_keeps_no_other_plan_waiting(gate: type[Gate]) -> None:
+    catalogue = Catalogue(gate)
+    other = parent(lambda: [gate(3)], name="other")
+    world = World(catalogue.task, other)
+    instance = await world.start()
+    run_id, other_id = [(await ask(instance, task)).run_id for task in ("parent", "other")]
+    await until(lambda: len(gate.begun) == 3)
+    world.crash(instance)
+    for each in gate.gates.values():
+        each.set()
+    catalogue.fails = [DOWN]
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(other_id), 5)).run.result == [3]
+        assert catalogue.asked == 2
+        await world.clock.advance(1)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2]
 
 
 async def test_a_child_whose_parent_ended_before_the_crash_is_cancelled_at_the_start(gate: type[Gate]) -> None:
@@ -882,7 +1187,7 @@ async def test_of_a_parent_that_has_ended_nothing_is_kept(gate: type[Gate]) -> N
         await until(lambda: instance.runs.n_running == instance.runs.n_queued == 0)
         kept, names = (
             vars(instance.runs._children),
-            ("_entries", "_errors", "_planning", "_places", "_watched", "_ended"),
+            ("_entries", "_errors", "_lost", "_planning", "_places", "_watched", "_ended"),
         )
         assert [name for name in names if kept[name]] == []
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from cascadenced import ParallelPlan
 from cascadenced.events.base import Event
 from cascadenced.events.child import ChildRequested
-from cascadenced.events.run import RunDoubted, RunHeld, RunResolved
+from cascadenced.events.run import RunCancelled, RunDoubted, RunHeld, RunRequested, RunResolved
 from cascadenced.events.stage import StageStarted
 from cascadenced.events.wait import WaitEnded
 from cascadenced.instance import Instance
@@ -401,3 +402,236 @@ async def test_somebody_may_have_it_tried_again_as_often_as_they_like() -> None:
     said = [moment.text for moment in (await perform(VERBS["explain"], instance, {"run": run_id})).timeline]
     assert not [text for text in said if "policy" in text]
     await instance.log.close()
+
+
+# ── the retries of a parent ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("on_doubt", ["ask", "fail"])
+async def test_an_effect_that_is_taken_for_failed_is_not_done_again_by_a_parent_that_is_tried_again(
+    on_doubt: str, nested: bool
+) -> None:
+    task = pays(on_doubt=on_doubt)
+    retries = {"retries": Retry(initial_s=0)}
+    inner = type("Inner", (Household,), {"name": "inner", "children": [task], **retries})
+    world = World(type("Household", (Household,), {"children": [inner if nested else task], **retries}))
+    run_id = await cut_off(world, task, "household")
+    async with world.up() as instance:
+        if on_doubt == "ask":
+            await until(lambda: world.events(RunDoubted))
+            await instance.controls.resolve(run_id, "fail", by=None, output=None)
+        ended = await asyncio.wait_for(instance.runs.ended(world.recorded(RunRequested)[0].run_id or ""), 5)
+    assert (ended.run.status, ended.run.error_type) == ("error", "in_doubt")
+    assert task.paid == ["paid"]
+
+
+# ── runs of a plan that has ended ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Failing(BaseTask):
+    """Fails when its gate is open."""
+
+    name = "failing"
+    gate: asyncio.Event
+
+    async def run(self) -> None:
+        await self.gate.wait()
+        raise ValueError("bad kid")
+
+
+class Side(Household):
+    """All at once."""
+
+    name = "side"
+
+    def plan(self) -> Any:
+        return ParallelPlan([cls() for cls in self.children])
+
+
+def side(task: Any, *, nested: bool = False) -> tuple[World, asyncio.Event]:
+    """A payment beside what fails when that event is set."""
+    gate = asyncio.Event()
+    failing = type("Failing", (Failing,), {"gate": gate})
+    inner = type("Inner", (Household,), {"name": "inner", "children": [task]})
+    return World(type("Side", (Side,), {"children": [inner if nested else task, failing]})), gate
+
+
+def asked_for(world: World, task: str) -> str:
+    [run_id] = [each.run_id for each in world.recorded(RunRequested) if each.event.task == task]  # type: ignore[attr-defined]
+    assert run_id is not None
+    return run_id
+
+
+async def one_asleep(instance: Instance) -> None:
+    await until(lambda: instance.runs.n_asleep == 1)
+
+
+async def all_quiet(instance: Instance) -> None:
+    await until(lambda: instance.runs.n_running == instance.runs.n_queued == instance.runs.n_asleep == 0)
+
+
+@pytest.mark.parametrize("resolution", ["retry", "done", "fail"])
+@pytest.mark.parametrize("in_step", [False, True], ids=["stage", "step"])
+@pytest.mark.parametrize("how", ["failure", "cancel", "nested"])
+async def test_what_may_have_happened_stays_listed_when_the_parent_ends_and_ends_with_its_resolution(
+    how: str, in_step: bool, resolution: str
+) -> None:
+    task = pays(in_step=in_step)
+    world, fails = side(task, nested=how == "nested")
+    await cut_off(world, task, "side")
+    parent_id, run_id = asked_for(world, "side"), asked_for(world, "pays")
+    async with world.up() as instance:
+        await until(lambda: world.events(RunDoubted))
+        if how == "failure":
+            fails.set()
+        else:
+            await instance.controls.cancel(parent_id, via="cli", by=None)
+        await instance.runs.ended(parent_id)
+        await idle(300)
+        assert await listed(instance) == [run_id]
+    for _ in range(2):
+        instance = await world.start()
+        await one_asleep(instance)
+        await idle()
+        assert await listed(instance) == [run_id]
+        world.crash(instance)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        await instance.controls.resolve(run_id, resolution, by=None, output=None)
+        view = await instance.answers.run(run_id)
+        assert (view.status, await listed(instance)) == ("cancelled", [])
+        await all_quiet(instance)
+    [cancelled] = world.events(RunCancelled, run_id=run_id)
+    parent = asked_for(world, "inner") if how == "nested" else parent_id
+    assert cancelled.reason == (  # type: ignore[attr-defined]
+        f"the run that asked for it, {parent}, has ended: what was in doubt is settled ({resolution}), and nothing is "
+        "done again"
+    )
+    assert (task.paid, world.file.unfinished) == (["paid"], {})
+
+
+@pytest.mark.parametrize("in_step", [False, True], ids=["stage", "step"])
+async def test_it_stays_listed_though_it_is_paused(in_step: bool) -> None:
+    task = pays(in_step=in_step)
+    world, fails = side(task)
+    await cut_off(world, task, "side")
+    parent_id, run_id = asked_for(world, "side"), asked_for(world, "pays")
+    async with world.up() as instance:
+        await until(lambda: world.events(RunDoubted))
+        await instance.controls.pause(run_id, by=None)
+        fails.set()
+        await instance.runs.ended(parent_id)
+        await idle(300)
+        assert await listed(instance) == [run_id]
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        await instance.controls.resolve(run_id, "retry", by=None, output=None)
+        assert (await instance.answers.run(run_id)).status == "cancelled"
+        await all_quiet(instance)
+    assert (task.paid, world.file.unfinished) == (["paid"], {})
+
+
+async def test_what_may_have_happened_is_listed_also_when_its_parent_had_ended_before_the_crash() -> None:
+    """Nobody was told of the parent's end, or of the doubt."""
+    task = pays()
+    world, fails = side(task)
+    instance = await world.start()
+    parent_id = (await ask(instance, "side")).run_id
+    await until(lambda: task.paid)
+    instance.runs.on_orphan = lambda run_id: None
+    fails.set()
+    await instance.runs.ended(parent_id)
+    world.crash(instance)
+    run_id = asked_for(world, "pays")
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        assert await listed(instance) == [run_id]
+        await instance.controls.resolve(run_id, "done", by=None, output=None)
+        await all_quiet(instance)
+    assert world.file.unfinished == {}
+
+
+@pytest.mark.parametrize("in_step", [False, True], ids=["stage", "step"])
+async def test_an_effect_that_is_under_way_when_the_parent_ends_is_cancelled_and_in_doubt(in_step: bool) -> None:
+    task = pays(in_step=in_step)
+    world, fails = side(task)
+    async with world.up() as instance:
+        parent_id = (await ask(instance, "side")).run_id
+        await until(lambda: task.paid)
+        fails.set()
+        await instance.runs.ended(parent_id)
+        run_id = asked_for(world, "pays")
+        await until(lambda: instance.runs.n_running == 0)
+        await idle()
+        assert (await listed(instance), instance.runs.n_asleep) == ([run_id], 1)
+        [doubted] = world.events(RunDoubted)
+        assert doubted.reason == "the run whose plan asked for it has ended while it was under way"  # type: ignore[attr-defined]
+        task.gate.set()
+        await idle()
+        await instance.controls.resolve(run_id, "retry", by=None, output=None)
+        assert (await instance.answers.run(run_id)).status == "cancelled"
+        await all_quiet(instance)
+    assert (task.paid, world.file.unfinished) == (["paid"], {})
+
+
+async def test_of_several_steps_in_doubt_each_is_settled_before_the_run_ends_with_its_parent() -> None:
+    class PaysTwice(Pays):
+        async def run(self) -> Any:
+            return await asyncio.gather(self.step("one", self.pay), self.step("two", self.pay))
+
+    task = type("PaysTwice", (PaysTwice,), {"gate": asyncio.Event(), "paid": []})
+    world, fails = side(task)
+    instance = await world.start()
+    parent_id = (await ask(instance, "side")).run_id
+    await until(lambda: len(task.paid) == 2)
+    fails.set()
+    await instance.runs.ended(parent_id)
+    run_id = asked_for(world, "pays")
+    await until(lambda: world.events(RunDoubted))
+    world.crash(instance)
+    async with world.up() as instance:
+        await until(lambda: instance.runs.n_asleep == 1)
+        await instance.controls.resolve(run_id, "retry", by=None, output=None)
+        await idle()
+        assert await listed(instance) == [run_id]
+        await instance.controls.resolve(run_id, "done", by=None, output=None)
+        assert (await instance.answers.run(run_id)).status == "cancelled"
+    assert [each.step for each in world.events(RunDoubted)] == ["one", "two"]
+    assert (len(task.paid), world.file.unfinished) == (2, {})
+
+
+async def test_whoever_cancels_the_run_in_doubt_itself_has_answered() -> None:
+    task = pays()
+    world, fails = side(task)
+    await cut_off(world, task, "side")
+    async with world.up() as instance:
+        await until(lambda: world.events(RunDoubted))
+        fails.set()
+        await instance.runs.ended(asked_for(world, "side"))
+        await instance.controls.cancel(asked_for(world, "pays"), via="cli", by=None)
+        assert await listed(instance) == []
+        await all_quiet(instance)
+    assert world.file.unfinished == {}
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_a_doubt_that_is_resolved_while_the_parent_ends_is_the_end_of_the_run(turns: int) -> None:
+    task = pays()
+    world, fails = side(task)
+    await cut_off(world, task, "side")
+    task.gate.clear()
+    parent_id, run_id = asked_for(world, "side"), asked_for(world, "pays")
+    async with world.up() as instance:
+        await until(lambda: world.events(RunDoubted))
+        fails.set()
+        await idle(turns)
+        await instance.controls.resolve(run_id, "retry", by=None, output=None)
+        await instance.runs.ended(parent_id)
+        await until(lambda: instance.runs.n_running == instance.runs.n_queued == 0)
+        await idle(300)
+        if await listed(instance):  # it had begun once more
+            assert len(task.paid) == 2
+            await instance.controls.resolve(run_id, "done", by=None, output=None)
+        await all_quiet(instance)
+    assert world.file.unfinished == {}
