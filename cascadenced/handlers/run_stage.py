@@ -33,7 +33,7 @@ from cascadenced.ids import RunId
 from cascadenced.pipeline.decide import doubt, may_have_happened
 from cascadenced.pipeline.model import STAGES, Run
 from cascadenced.pipeline.nesting import may_be_too_deep, refusal
-from cascadenced.pipeline.policy import MAX_ATTEMPTS, NEVER_AGAIN, Policy
+from cascadenced.pipeline.policy import MAX_ATTEMPTS, NEVER_AGAIN, Policy, Retry
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import PlanFailed
@@ -120,7 +120,7 @@ class StageRunner:
             return doubt(live.run, str(failure))
         return await self._failed(live, stage, attempt, failure, redact, self._clock.monotonic() - began)
 
-    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
+    async def plan_again(self, live: LiveRun, retry: Retry) -> Sequence[TaskEntry]:
         """See `perform.Perform`."""
         assert live.identity is not None
         then = LiveRun(live.run_id, live.context)
@@ -135,12 +135,19 @@ class StageRunner:
         except SpawnerClosed:
             raise
         except Suspended:
-            raise PlanFailed("it waits for something that it did not wait for before") from None
+            why = "it waits for something that it did not wait for before"
+            raise PlanFailed(why, code="plan.changed") from None
         except Exception as error:  # noqa: BLE001 -- plan() is the task's own code
             if steps.broken is not None:
                 raise steps.broken from None
-            raise PlanFailed((await self._spawner.call(tell, steps.mismatch or error, redact)).reason) from None
+            raise await self._plan_failed(steps.mismatch or error, retry, redact) from None
         return found.entries if isinstance(found, TaskPlan) else ()
+
+    async def _plan_failed(self, error: BaseException, retry: Retry, redact: Redactor) -> PlanFailed:
+        said = error.said if type(error) is FailedThere else await self._spawner.call(tell, error, redact)
+        if said.error_type in NEVER_AGAIN:  # it comes by other steps now, or returns what is no plan
+            return PlanFailed(said.reason, code="plan.changed")
+        return PlanFailed(said.reason, code="plan.failed", may_pass=_wants(retry, error))
 
     def let_go(self, live: LiveRun) -> None:
         """See `perform.Perform`."""
@@ -379,10 +386,7 @@ class StageRunner:
         retry, n_failed = live.entry.policy.retries.get(stage), live.run.n_failed + 1
         if retry is None or n_failed >= retry.max_attempts or error_type in NEVER_AGAIN:
             return None
-        if isinstance(error, FailedThere):
-            if not retry.wants_named(error.lineage):
-                return None
-        elif not retry.wants(error):
+        if not _wants(retry, error):
             return None
         return self._clock.now_us() + round(retry.delay_s(n_failed, f"{live.run_id}/{stage}/{n_failed}") * 1e6)
 
@@ -403,6 +407,10 @@ class StageRunner:
         recording = asyncio.get_running_loop().create_task(record_late(self._log, live, event))
         self._late.add(recording)
         recording.add_done_callback(self._late.discard)
+
+
+def _wants(retry: Retry, error: BaseException) -> bool:
+    return retry.wants_named(error.lineage) if isinstance(error, FailedThere) else retry.wants(error)
 
 
 def _doubts(policy: Policy, run: Run) -> bool:

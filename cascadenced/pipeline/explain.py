@@ -472,6 +472,10 @@ def _refused(story: _Story) -> Reason:
     )
 
 
+_OF_ITS_PLAN = ("plan.changed", "plan.failed")
+"""Found out when the stage `run` was to go on."""
+
+
 def _failed(story: _Story) -> Reason:
     end, last = story.last(RunFailed), story.last(StageFailed)
     event = end.event
@@ -493,7 +497,7 @@ def _failed(story: _Story) -> Reason:
         detail=event.error_type,
         failure=failure,
         children=failed or None,
-        remedies=[*remedies, *story.fork("plan" if event.error_type == "plan.changed" else event.stage)],
+        remedies=[*remedies, *story.fork("plan" if event.error_type in _OF_ITS_PLAN else event.stage)],
     )
 
 

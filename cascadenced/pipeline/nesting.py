@@ -29,10 +29,8 @@ def refusal(line: Sequence[str], *, is_task: bool = True) -> tuple[str, str] | N
     named = " → ".join([*(["…"] if len(line) > _NAMED else []), *line[-_NAMED:]])
     remedy = "Let its plan() return data, or nothing, where that is to end"
     if is_task and n_above > MAX_ABOVE_ITSELF:
-        return (
-            "plan.cyclic",
-            f"the task {task} stands {n_above} times above itself ({named}): it plans itself. {remedy}",
-        )
+        reason = f"the task {task} stands {n_above} times above itself ({named}): it plans itself. {remedy}"
+        return "plan.cyclic", reason
     if len(above) >= MAX_NESTING:
         reason = f"plans are nested more than {MAX_NESTING} deep ({named}): does a task plan itself? {remedy}"
         return "plan.too_deep", reason

@@ -25,6 +25,7 @@ NEVER_AGAIN = frozenset(
         "plan.cyclic",
         "plan.too_deep",
         "plan.changed",
+        "plan.failed",
         "in_doubt",
         "crash_loop",
         "cancelled",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import count, zip_longest
 from typing import Protocol
 
 from cascadenced.clock import Clock
@@ -31,14 +31,30 @@ MAX_CHILDREN = 1_000
 """Of one plan."""
 
 
+PLAN_AGAIN = Retry(max_attempts=3, initial_s=1, jitter=0)
+"""How often `plan()` is called after a restart, and how long apart, where the task has no retries of that stage."""
+
+
 class PlanFailed(Exception):
-    """`plan()` did not give a plan when it was called another time. Its text names nobody."""
+    """`plan()` did not give a plan when it was called another time. Its text names nobody.
+
+    code: plan.failed if it raised, plan.changed if it did something else than before.
+    may_pass: whether it is worth calling once more.
+    """
+
+    def __init__(self, text: str, *, code: str, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.code, self.may_pass = code, may_pass
 
 
 class PlanAgain(Protocol):
     """What calls `plan()` another time (`perform.Perform`). Raises PlanFailed."""
 
-    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]: ...
+    async def plan_again(self, live: LiveRun, retry: Retry) -> Sequence[TaskEntry]: ...
+
+
+Rest = Callable[[float], Awaitable[bool]]
+"""Lets that many seconds pass; False: the daemon stops before they have."""
 
 
 class Children:
@@ -51,6 +67,7 @@ class Children:
         self._log, self._perform = log, perform
         self._entries: dict[str, Sequence[TaskEntry]] = {}
         self._errors: dict[str, BaseException] = {}
+        self._lost: dict[str, PlanFailed] = {}  # by parent: why the tasks of its plan are not to be had any more
         self._planning: dict[str, asyncio.Lock] = {}
         self._places: dict[str, int] = {}  # by child
         self._watched: set[str] = set()  # parents that were looked at: from then on `ended` says which of theirs have
@@ -144,6 +161,7 @@ class Children:
         for child in parent.run.children or ():
             self._errors.pop(child.run_id or "", None)
             self._places.pop(child.run_id or "", None)
+        self._lost.pop(parent.run_id, None)
         self._planning.pop(parent.run_id, None)
         self._ended.pop(parent.run_id, None)
         self._watched.discard(parent.run_id)
@@ -174,10 +192,10 @@ class Children:
         )
 
     async def entry_of(
-        self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]]
+        self, child: LiveRun, parent: LiveRun, find: Callable[[LiveRun], Awaitable[bool]], rest: Rest
     ) -> TaskEntry | RunFailed | RunCancelled | None:
         """A child's task; or the event that ends it, when the plan does not have it any more, or the parent has ended.
-        None: the parent's own task is not there now, or the child has ended."""
+        None: the parent's own task is not there now, or the child has ended, or the daemon stops."""
         cancelled = self.orphaned(child, parent)
         if cancelled is not None:  # since that was looked at last
             return cancelled
@@ -187,26 +205,43 @@ class Children:
         place = self._places.get(child.run_id)  # now: it may end while the plan is made
         planning = self._planning.setdefault(parent.run_id, asyncio.Lock())
         async with planning:
-            entries = self._entries.get(parent.run_id)
-            if entries is None:
+            entries, lost = self._entries.get(parent.run_id), self._lost.get(parent.run_id)
+            if entries is None and lost is None:
                 if not await find(parent):
                     return None
                 try:
-                    entries = await self._perform.plan_again(parent)
+                    entries = await self._planned_again(parent, rest)
                 except PlanFailed as error:
-                    why = f"plan() of {parent.run.task} failed when it was called again: {error}"
-                    return _cannot_go_on(child.run, "plan.changed", why)
-                if (difference := _difference(entries, parent.run)) is not None:
-                    return _cannot_go_on(
-                        child.run,
-                        "plan.changed",
-                        f"plan() of {parent.run.task} gave other tasks when it was called again after a restart: "
-                        f"{difference}. It must give the same ones for the same run; to have these done, fork the "
-                        "run from its plan",
-                    )
-                if self._planning.get(parent.run_id) is planning:  # else the parent has ended meanwhile
+                    lost = error
+                is_kept = self._planning.get(parent.run_id) is planning  # else the parent has ended meanwhile
+                if entries is not None and is_kept:
                     self._entries[parent.run_id] = entries
-        return None if place is None else entries[place]
+                if lost is not None and is_kept:
+                    self._lost[parent.run_id] = lost
+        if lost is not None:
+            return _cannot_go_on(child.run, lost.code, str(lost))
+        return None if place is None or entries is None else entries[place]
+
+    async def _planned_again(self, parent: LiveRun, rest: Rest) -> Sequence[TaskEntry] | None:
+        """The tasks of its plan, called for as often as the policy of that stage says. None: the daemon stops. Raises
+        PlanFailed."""
+        assert parent.entry is not None
+        retry = parent.entry.policy.retries.get("plan", PLAN_AGAIN)
+        again = f"plan() of {parent.run.task} %s when it was called again after a restart: %s"
+        for n_failed in count(1):
+            try:
+                entries = await self._perform.plan_again(parent, retry)
+            except PlanFailed as error:
+                if not error.may_pass or n_failed >= retry.max_attempts:
+                    raise PlanFailed(again % ("failed", error), code=error.code) from None
+            else:
+                if (difference := _difference(entries, parent.run)) is None:
+                    return entries
+                remedy = "It must give the same ones for the same run; to have these done, fork the run from its plan"
+                raise PlanFailed(again % ("gave other tasks", f"{difference}. {remedy}"), code="plan.changed")
+            if not await rest(retry.delay_s(n_failed, f"{parent.run_id}/plan again/{n_failed}")):
+                break
+        return None
 
     def _step(
         self,

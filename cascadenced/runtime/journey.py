@@ -140,12 +140,18 @@ class Journey:
                 reason = f"Unknown task: {run.task}"
                 await self._hold(live, RunHeld(task=run.task, code="task_missing", reason=reason))
         elif live.entry is None:
-            found = await self._children.entry_of(live, await self._children.parent_of(live), self._found_entry)
+            parent = await self._children.parent_of(live)
+            found = await self._children.entry_of(live, parent, self._found_entry, self._rested)
             if not isinstance(found, Event):
                 live.entry = found
             elif live.drive is not None:  # else it was read for a child of its own, and ends where it is driven
                 await self._record_unless_ended(live, found)
         return live.entry is not None
+
+    async def _rested(self, delay_s: float) -> bool:
+        """Whether so many seconds have passed, and the daemon goes on."""
+        await first_of(self._clock.sleep(delay_s), self._stop.wait())
+        return not self._stop.is_set()
 
     async def _alone(self, live: LiveRun) -> None:
         """A run whose stage was under way at three crashes in a row: one such run at a time, and not in a hurry.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cascadenced.events.base import Event
+from cascadenced.pipeline.policy import Retry
 from cascadenced.runtime.record import LiveRun
 from cascadenced.runtime.tasks import TaskEntry
 
@@ -18,8 +19,9 @@ class Perform(Protocol):
         something. Raises nothing but CancelledError, or SpawnerClosed if it was not done."""
         ...
 
-    async def plan_again(self, live: LiveRun) -> Sequence[TaskEntry]:
-        """The tasks of the run's plan, as its `plan` hook gives them another time. Raises whatever that raises."""
+    async def plan_again(self, live: LiveRun, retry: Retry) -> Sequence[TaskEntry]:
+        """The tasks of the run's plan, as its `plan` hook gives them another time. retry: says which errors may pass.
+        Raises PlanFailed."""
         ...
 
     def let_go(self, live: LiveRun) -> None:

@@ -854,20 +854,147 @@ async def test_a_plan_that_is_another_one_now_is_a_clear_error(gate: type[Gate],
     assert said in str(ended.run.reason)
 
 
-async def test_a_plan_that_raises_when_it_is_called_again_is_told_without_naming_anybody(gate: type[Gate]) -> None:
-    def fails() -> Any:
-        raise ValueError("alice has no plan")
+class Catalogue:
+    """What a plan is made from. fails: what the next calls raise.  asked: how often it was."""
 
-    world = World(parent(lambda: [gate(1)]))
+    def __init__(self, gate: type[Gate], **attributes: Any) -> None:
+        self.fails: list[BaseException] = []
+        self.asked = 0
+        self.task = parent(lambda: self.plan(gate), **attributes)
+
+    def plan(self, gate: type[Gate]) -> Any:
+        self.asked += 1
+        if self.fails:
+            raise self.fails.pop(0)
+        return ParallelPlan([gate(1), gate(2)])
+
+
+async def cut_off_amid(world: World, gate: type[Gate]) -> str:
+    """The parent, when the process has died with its children under way."""
     instance = await world.start()
     run_id = (await ask(instance, "parent")).run_id
-    await until(lambda: gate.begun)
+    await until(lambda: len(gate.begun) == 2)
     world.crash(instance)
-    async with world.up(parent(fails)) as instance:
-        ended = await instance.runs.ended(run_id)
-    assert ended.run.error_type == "plan.changed"
-    assert f"{PSEUDONYMS.user('alice')} has no plan" in str(ended.run.reason)
+    for each in gate.gates.values():
+        each.set()
+    return run_id
+
+
+DOWN = ConnectionError("the catalogue is down for a moment, alice")
+PATIENT = {"plan": Retry(max_attempts=5, initial_s=7, factor=1, jitter=0)}
+
+
+@pytest.mark.parametrize(("retries", "delays"), [(None, [1, 2]), (PATIENT, [7, 7, 7, 7])], ids=["none", "its own"])
+async def test_a_plan_that_raises_for_a_passing_reason_when_it_is_called_again_is_called_once_more(
+    gate: type[Gate], retries: Any, delays: list[int]
+) -> None:
+    catalogue = Catalogue(gate, retries=retries)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN] * len(delays)
+    async with world.up() as instance:
+        for n, delay_s in enumerate(delays):
+            await until(lambda n=n: catalogue.asked == 2 + n)  # type: ignore[misc]
+            await idle()
+            await world.clock.advance(delay_s - 0.1)
+            await idle()
+            assert catalogue.asked == 2 + n
+            await world.clock.advance(0.1)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2]
+    assert catalogue.asked == 2 + len(delays)
+
+
+@pytest.mark.parametrize(
+    ("retries", "n_calls"),
+    [(None, 3), ({"plan": Retry(max_attempts=1)}, 1), (Retry(give_up_on=(OSError,)), 1), (Retry(max_attempts=4), 4)],
+    ids=["none", "once", "given up on", "four"],
+)
+async def test_a_plan_that_goes_on_raising_is_told_without_naming_anybody(
+    gate: type[Gate], retries: Any, n_calls: int
+) -> None:
+    catalogue = Catalogue(gate, retries=retries)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN] * 100
+    async with world.up() as instance:
+        ending = asyncio.ensure_future(instance.runs.ended(run_id))
+        while not ending.done():
+            await idle()
+            if not world.events(RunFailed):
+                await world.clock.advance(1)
+        ended = await ending
+        await until(lambda: not world.file.unfinished)
+        await until(lambda: instance.runs.n_running == 0)
+        assert vars(instance.runs._children)["_lost"] == {}
+    assert (ended.run.status, ended.run.error_type) == ("error", "plan.failed")
+    assert catalogue.asked == 1 + n_calls
+    assert f"the catalogue is down for a moment, {PSEUDONYMS.user('alice')}" in str(ended.run.reason)
     assert "alice" not in world.text()
+    assert len(of_kids(world)) == 2
+
+
+@pytest.mark.parametrize(
+    "other", [lambda gate: [gate(1), "data"], lambda gate: [gate(1), object()]], ids=["data among tasks", "no task"]
+)
+async def test_a_plan_that_is_none_any_more_has_changed_and_is_not_called_once_more(
+    gate: type[Gate], other: Any
+) -> None:
+    world = World(Catalogue(gate).task)
+    run_id = await cut_off_amid(world, gate)
+    async with world.up(changed := counted(lambda: other(gate))) as instance:
+        ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.error_type, len(changed.made)) == ("plan.changed", 1)  # type: ignore[attr-defined]
+
+
+async def test_a_stop_does_not_wait_until_the_plan_is_called_once_more(gate: type[Gate]) -> None:
+    catalogue = Catalogue(gate)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN]
+    async with world.up() as instance:
+        await until(lambda: catalogue.asked == 2)
+        await idle()
+        await asyncio.wait_for(instance.runs.stop(60), 5)
+    assert world.events(RunFailed) == []
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2]
+
+
+@pytest.mark.parametrize("cancelled", ["parent", "child"])
+async def test_whoever_cancels_a_run_does_not_wait_until_the_plan_is_called_once_more(
+    gate: type[Gate], cancelled: str
+) -> None:
+    catalogue = Catalogue(gate)
+    world = World(catalogue.task)
+    run_id = await cut_off_amid(world, gate)
+    catalogue.fails = [DOWN] * 3
+    async with world.up() as instance:
+        await until(lambda: catalogue.asked == 2)
+        await idle()
+        to_cancel = run_id if cancelled == "parent" else of_kids(world)[0].run_id
+        await instance.controls.cancel(to_cancel, via="cli", by=None)
+        await until(lambda: not world.file.unfinished)
+        await until(lambda: instance.runs.n_running == instance.runs.n_asleep == 0)
+    assert catalogue.asked <= 3
+    assert world.clock.n_sleeping == 0
+
+
+async def test_a_plan_that_waits_to_be_called_once_more_keeps_no_other_plan_waiting(gate: type[Gate]) -> None:
+    catalogue = Catalogue(gate)
+    other = parent(lambda: [gate(3)], name="other")
+    world = World(catalogue.task, other)
+    instance = await world.start()
+    run_id, other_id = [(await ask(instance, task)).run_id for task in ("parent", "other")]
+    await until(lambda: len(gate.begun) == 3)
+    world.crash(instance)
+    for each in gate.gates.values():
+        each.set()
+    catalogue.fails = [DOWN]
+    async with world.up() as instance:
+        assert (await asyncio.wait_for(instance.runs.ended(other_id), 5)).run.result == [3]
+        assert catalogue.asked == 2
+        await world.clock.advance(1)
+        assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == [1, 2]
 
 
 async def test_a_child_whose_parent_ended_before_the_crash_is_cancelled_at_the_start(gate: type[Gate]) -> None:
@@ -1019,7 +1146,7 @@ async def test_of_a_parent_that_has_ended_nothing_is_kept(gate: type[Gate]) -> N
         await until(lambda: instance.runs.n_running == instance.runs.n_queued == 0)
         kept, names = (
             vars(instance.runs._children),
-            ("_entries", "_errors", "_planning", "_places", "_watched", "_ended"),
+            ("_entries", "_errors", "_lost", "_planning", "_places", "_watched", "_ended"),
         )
         assert [name for name in names if kept[name]] == []
 
