@@ -25,6 +25,7 @@ from cascadenced.pipeline.decide import decide, told
 from cascadenced.pipeline.model import ENDED, Child, Run, evolve, fold
 from cascadenced.pipeline.policy import NEVER_AGAIN, Retry
 from cascadenced.runtime.record import Following, LiveRun, Step, record
+from cascadenced.runtime.spawn import as_raised
 from cascadenced.runtime.tasks import TaskEntry
 
 MAX_CHILDREN = 1_000
@@ -310,7 +311,7 @@ class Children:
             return False
         error = self._errors.get(failed.child_run_id)
         if error is not None:
-            return retry.wants(error)
+            return retry.wants(as_raised(error))
         return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
 
 

@@ -26,15 +26,17 @@ from cascadenced.events.step import StepFinished, StepStarted
 from cascadenced.events.wait import WaitStarted
 from cascadenced.pipeline.control import (
     MAX_CONTEXTS,
+    abandon,
     attach,
     cancel,
     decide_resolution,
     is_consumed_at_once,
+    is_unwanted,
     pause,
     unpause,
 )
 from cascadenced.pipeline.decide import resume
-from cascadenced.pipeline.model import Run, fold
+from cascadenced.pipeline.model import Child, Run, fold
 from cascadenced.pipeline.policy import Policy
 from tests.examples import example
 
@@ -304,3 +306,45 @@ def test_a_child_that_is_planned_is_not_asked_for_by_any_of_this():
     run = fold([*PLANNING, planned, example(StageStarted, stage="run")])
     assert run.children is not None
     assert run.children[0].run_id is None
+
+
+# ── nobody wants it any more ─────────────────────────────────────────────────────────────────────────────────────────
+
+WHY = "the run that asked for it has ended"
+
+
+@pytest.mark.parametrize("events", [QUEUED, RUNNING, BETWEEN, STATES["asleep"], STATES["held"]])
+def test_a_run_that_nobody_wants_is_cancelled(events):
+    [cancelled] = abandon(fold(events), reason=WHY, elapsed_s=1.0)
+    assert (type(cancelled), cancelled.via, cancelled.reason, cancelled.by) == (RunCancelled, "plan", WHY, None)
+
+
+def test_one_that_is_in_doubt_stays_so():
+    assert abandon(fold(STATES["in doubt"]), reason=WHY, elapsed_s=1.0) == []
+
+
+def test_one_whose_effect_is_under_way_is_in_doubt():
+    started = example(RunStarted, stages=("run",), on_doubt="ask")
+    [doubted] = abandon(fold([*QUEUED, started, example(StageStarted, stage="run")]), reason=WHY, elapsed_s=1.0)
+    assert (type(doubted), doubted.reason) == (RunDoubted, f"{WHY} while it was under way")
+
+
+@pytest.mark.parametrize("resolution", ["retry", "done", "fail"])
+def test_however_its_doubt_is_settled_that_is_its_end(resolution):
+    events = decide_resolution(fold(DOUBT), resolution, by=None, output=None, elapsed_s=1.0, unwanted=WHY)
+    assert [type(event) for event in events] == [
+        RunResolved,
+        *([StageFinished] if resolution == "done" else []),
+        RunCancelled,
+    ]
+    assert events[-1].reason == f"{WHY}: what was in doubt is settled ({resolution}), and nothing is done again"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_asked", "unwanted"),
+    [("waiting", True, False), ("waiting", False, True), ("error", True, True)],
+    ids=["its parent goes on", "its parent has asked for another", "its parent has ended"],
+)
+def test_a_run_is_wanted_as_long_as_its_parent_waits_for_it(status, is_asked, unwanted):
+    parent = Run(status=status, children=(Child(Planned("kid", "Kid"), "r-kid" if is_asked else "r-other"),))
+    assert is_unwanted("r-kid", parent) is unwanted

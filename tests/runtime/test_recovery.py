@@ -16,6 +16,7 @@ from cascadenced.events.run import RunDoubted, RunPaused, RunRequested
 from cascadenced.events.stage import StageFinished, StageStarted
 from cascadenced.ids import RunId
 from cascadenced.pipeline.model import fold
+from cascadenced.pipeline.policy import Retry
 from cascadenced.plugins.describe import describe_once
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.record import LiveRun
@@ -255,13 +256,17 @@ async def test_a_child_that_ends_while_its_plan_is_made_again_is_no_error() -> N
     parent.run = fold([example(RunRequested), planned, asked])
 
     class Perform:
-        async def plan_again(self, live: LiveRun) -> list[TaskEntry]:
+        async def plan_again(self, live: LiveRun, retry: Retry) -> list[TaskEntry]:
             children.ended(child)
             return [describe_once(Child())]
 
     async def find(live: LiveRun) -> bool:
+        live.entry = describe_once(Child())
+        return True
+
+    async def rest(delay_s: float) -> bool:
         return True
 
     children = Children(MemoryEventLog, Perform())  # type: ignore[arg-type]
-    found = await children.entry_of(child, parent, find)
+    found = await children.entry_of(child, parent, find, rest)
     assert isinstance(found, TaskEntry)
