@@ -28,7 +28,7 @@ class ChildRequested(Event, tag="child.requested", frozen=True, kw_only=True):
 class ChildEnded(Event, tag="child.ended", frozen=True, kw_only=True):
     """The parent has taken in how it ended. status: success, error, cancelled or refused.
 
-    output: what it returned, content.
+    output: what it returned, content.  lineage: as in StageFailed.
     """
 
     task: str
@@ -38,3 +38,4 @@ class ChildEnded(Event, tag="child.ended", frozen=True, kw_only=True):
     output: Json = None
     error_type: str | None = None
     reason: str | None = None
+    lineage: tuple[str, ...] = ()

@@ -28,7 +28,12 @@ _SHORT = MAX_CONTENT_BYTES // 6 - 2
 """Characters of a text that is not too large, whatever it is spelled with: escaped, a character has six bytes."""
 _SCALARS = (str, int, float, bool, type(None))
 _JSON_HOLDS = "JSON holds text, numbers, true, false, None, lists, and dicts with text as keys"
+_MAX_LINEAGE = 32
+_MAX_CLASS_CHARS = 200
 _name_of = type.__dict__["__name__"].__get__
+_mro_of = type.__dict__["__mro__"].__get__
+_module_of = type.__dict__["__module__"].__get__
+_qualname_of = type.__dict__["__qualname__"].__get__
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -164,6 +169,15 @@ def partial_of(error: BaseException) -> tuple[Json, str | None]:
         return recordable(partial), text
     except BaseException:  # noqa: BLE001 -- it cannot be content, or its methods are the task's
         return None, text
+
+
+def lineage_of(error: BaseException) -> tuple[str, ...]:
+    """Names of its classes, `module:qualname`, its own first; not asked of them either. Empty if one has none."""
+    try:
+        kinds = _mro_of(type(error))[:_MAX_LINEAGE]
+        return tuple(plain(f"{_module_of(kind)}:{_qualname_of(kind)}")[:_MAX_CLASS_CHARS] for kind in kinds)
+    except BaseException:  # noqa: BLE001 -- a __module__ that is none
+        return ()
 
 
 def plain(text: str) -> str:

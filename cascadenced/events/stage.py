@@ -47,6 +47,7 @@ class StageFailed(Event, tag="stage.failed", frozen=True, kw_only=True):
 
     reason: redacted text.  partial: what the exception carried as `.partial`, content.
     retry_at_us: when it is tried again, µs since 1970; None: it is not.
+    lineage: of a run of a plan, names of the error's classes (`module:qualname`), for the parent's policy.
     """
 
     task: str
@@ -60,6 +61,7 @@ class StageFailed(Event, tag="stage.failed", frozen=True, kw_only=True):
     fatal: bool = True
     retry_at_us: int | None = None
     printed: str | None = None
+    lineage: tuple[str, ...] = ()
 
 
 class StageInterrupted(Event, tag="stage.interrupted", frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from cascadenced.crashpoint import crashpoint
 from cascadenced.errors import CascadenceError, PrecheckError, Swallowed, TimeUp
 from cascadenced.eventlog.base import EventLog
 from cascadenced.events.base import Event, Json
-from cascadenced.events.content import Unserialisable, cut, own_copy, recordable
+from cascadenced.events.content import Unserialisable, cut, lineage_of, own_copy, recordable
 from cascadenced.events.run import RunRequested
 from cascadenced.events.signal import ContextAttached
 from cascadenced.events.stage import StageFailed, StageFinished, StageLate
@@ -403,6 +403,7 @@ class StageRunner:
             fatal=not research_failed and retry_at_us is None,
             retry_at_us=retry_at_us,
             printed=live.printed,
+            lineage=tuple(map(redact, _lineage(told))) if live.run.parent_run_id is not None else (),
         )
 
     def _retry_at_us(self, live: LiveRun, stage: str, error: BaseException, error_type: str) -> int | None:
@@ -439,9 +440,13 @@ _CUT_OFF = frozenset({TimeUp, DiedThere})
 
 
 def _wants(retry: Retry, error: BaseException) -> bool:
+    return retry.wants_named(_lineage(error)) if type(error) in _OF_A_PROCESS else retry.wants(as_raised(error))
+
+
+def _lineage(error: BaseException) -> tuple[str, ...]:
     if type(error) in _OF_A_PROCESS:
-        return retry.wants_named(error.lineage)  # type: ignore[attr-defined]
-    return retry.wants(as_raised(error))
+        return error.lineage  # type: ignore[attr-defined,no-any-return]
+    return lineage_of(as_raised(error))
 
 
 def _doubts(policy: Policy, run: Run, failure: BaseException) -> bool:

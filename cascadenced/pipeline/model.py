@@ -113,7 +113,7 @@ class Child(msgspec.Struct, frozen=True, gc=False):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """stages: those the task has code for.  done: those that ended, in order.  outputs: what each put out.
 
-    on_doubt: as in RunStarted.
+    on_doubt: as in RunStarted.  lineage: of the error that its last failed stage raised, as in StageFailed.
 
     current: the stage that is to be performed now, None between stages and at the ends.
     attempt: starts of `current` so far.  open_starts: those of them that were followed by nothing: each but the last
@@ -161,6 +161,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     handed: Mapping[str, Handed] = {}
     error_type: str | None = None
     reason: str | None = None
+    lineage: tuple[str, ...] = ()
 
     @property
     def result(self) -> Json:
@@ -351,6 +352,7 @@ def _stage_failed(run: Run, event: StageFailed) -> Run:
         marks=_NO_MARKS,
         open_steps=_NO_STEPS,
         in_steps=False,
+        lineage=event.lineage,
     )
 
 

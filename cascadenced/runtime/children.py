@@ -301,18 +301,21 @@ class Children:
             reason=failed.reason or f"the run {failed.child_run_id} of its plan was {failed.status}",
             fatal=not again,
             retry_at_us=clock.now_us() + round(delay_s * 1e6) if again else None,
+            lineage=failed.lineage if run.parent_run_id is not None else (),
         )
         step = Step.of(run, *ended, over, failure)
         return step.then(decide(step.run, failure, elapsed_s=live.elapsed_s(clock)))
 
     def _is_worth_it(self, retry: Retry, failed: ChildEnded) -> bool:
-        """Whether the parent's policy wants another attempt after a child's error: of its class, if that is at hand."""
+        """Whether the parent's policy wants another attempt after a child's error: of its class, if that is at hand,
+        else of its recorded names."""
         if _is_for_good(failed):
             return False
         error = self._errors.get(failed.child_run_id)
         if error is not None:
             return retry.wants(as_raised(error))
-        return retry.wants_named((failed.error_type or failed.status, "builtins:Exception"))
+        # Without any it is an error of ours: a time that is up, a process that died.
+        return retry.wants_named((failed.error_type or failed.status, *(failed.lineage or ("builtins:Exception",))))
 
 
 def unwanted_by(parent_run_id: str) -> str:
@@ -381,6 +384,7 @@ def _child_ended(run: Run, index: int, child_run_id: str, outcome: Run) -> Child
         output=outcome.result if outcome.status == "success" else None,
         error_type=outcome.error_type,
         reason=outcome.reason,
+        lineage=outcome.lineage,
     )
 
 

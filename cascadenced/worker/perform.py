@@ -14,7 +14,16 @@ from operator import attrgetter
 from typing import Any
 
 from cascadenced.events.base import Json
-from cascadenced.events.content import TooLarge, Unserialisable, partial_of, plain, recordable, text_of, type_name
+from cascadenced.events.content import (
+    TooLarge,
+    Unserialisable,
+    lineage_of,
+    partial_of,
+    plain,
+    recordable,
+    text_of,
+    type_name,
+)
 from cascadenced.pipeline.policy import Limits
 from cascadenced.runtime.worker_protocol import (
     Outcome,
@@ -29,8 +38,6 @@ from cascadenced.worker import host as hosts
 
 _MAX_FRAMES = 64
 _MAX_WHERE_CHARS = 16 * 1024
-_MAX_LINEAGE = 32
-_MAX_CLASS_CHARS = 200
 _RESERVE_BYTES = 32 * 1024 * 1024
 """Of address space, for telling that a task needed too much of it."""
 _OURS = f"{os.path.dirname(__file__)}{os.sep}"
@@ -164,7 +171,7 @@ class Performer:
             partial=partial,
             partial_text=partial_text,
             where=_where(error),
-            lineage=_lineage(error),
+            lineage=lineage_of(error),
         )
 
     def _out_of_memory(self, error: BaseException) -> OutOfMemory:
@@ -220,17 +227,3 @@ def _where(error: BaseException) -> str:
         return plain("".join(traceback.format_list(own or frames)))[-_MAX_WHERE_CHARS:]
     except BaseException:  # noqa: BLE001 -- a hostile __traceback__, or no memory
         return ""
-
-
-def _lineage(error: BaseException) -> tuple[str, ...]:
-    """Names of its classes. Metaclasses have code of their own, and are not asked."""
-    try:
-        kinds = _mro_of(type(error))[:_MAX_LINEAGE]
-        return tuple(plain(f"{_module_of(kind)}:{_qualname_of(kind)}")[:_MAX_CLASS_CHARS] for kind in kinds)
-    except BaseException:  # noqa: BLE001 -- a __module__ that is none
-        return ()
-
-
-_mro_of = type.__dict__["__mro__"].__get__
-_module_of = type.__dict__["__module__"].__get__
-_qualname_of = type.__dict__["__qualname__"].__get__

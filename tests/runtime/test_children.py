@@ -1067,6 +1067,35 @@ async def test_a_paused_child_whose_parent_ended_before_the_crash_is_cancelled_t
     assert world.file.unfinished == {}
 
 
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_parents_policy_knows_the_classes_of_an_error_also_in_another_life(
+    gate: type[Gate], nested: bool
+) -> None:
+    """The exception itself is gone by then: what is recorded has the names of its classes."""
+
+    class Refused(gate):  # type: ignore[misc, valid-type]
+        async def run(self) -> int:
+            number: int = await super().run()
+            if len(gate.begun) == 1:
+                raise ConnectionRefusedError("not yet")
+            return number
+
+    retries = {"run": Retry(max_attempts=2, initial_s=0, retry_on=(OSError,))}
+    world = World(parent(lambda: [[Refused(1)]] if nested else [Refused(1)], retries=retries))
+    instance = await world.start()
+    run_id = (await ask(instance, "parent")).run_id
+    await until(lambda: gate.begun)
+    await instance.controls.pause(run_id, by=None)
+    gate.gates[1].set()
+    await until(lambda: world.events(RunFailed))
+    world.crash(instance)
+    async with world.up() as instance:
+        await idle(300)
+        await instance.controls.resume(run_id, by=None)
+        ended = await asyncio.wait_for(instance.runs.ended(run_id), 5)
+    assert (ended.run.status, gate.begun) == ("success", [1, 1])
+
+
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_plan_that_is_resumed_goes_on_with_all_its_runs_whenever_it_was_paused(
     gate: type[Gate], turns: int
