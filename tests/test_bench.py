@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from math import isfinite
 from xml.etree import ElementTree
 
 import msgspec
@@ -30,7 +31,8 @@ def test_every_measurement_runs_in_its_smallest_size(side: Side) -> None:
     figures = measured(side, Size.TINY)
 
     assert figures
-    assert all(isinstance(value, int | float) and value >= 0 for value in figures.values())
+    # What one more stage costs is a difference, which in this size and in a noisy moment may be less than nothing.
+    assert all(isinstance(value, int | float) and isfinite(value) for value in figures.values())
 
 
 @pytest.mark.slow
