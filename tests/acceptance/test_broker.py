@@ -110,6 +110,7 @@ async def _killed_at(where: str, folder: Path) -> None:
         await on.progress()
         await on.whole()
         on.once()
+        await on.daemon.until({"type": "bus.epoch_repaired"})  # which is said when the last message is there
         on.read()
         assert len(on.of(EpochRepaired)) == 1
         # Killed at once, it may not have stored yet how it found the broker after the break, and finds it broken again.
