@@ -12,9 +12,10 @@ from typing import Any
 
 from cascadenced.events.base import Event
 from cascadenced.events.wait import WaitEnded
-from cascadenced.pipeline.decide import decide, resume
+from cascadenced.pipeline.decide import decide
 from cascadenced.pipeline.model import Run, evolve, fold
 from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.resume import resume
 from tests.examples import AT_US
 
 

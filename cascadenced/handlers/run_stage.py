@@ -31,10 +31,11 @@ from cascadenced.handlers.research import ResearchFailed, gather
 from cascadenced.handlers.steps import Steps
 from cascadenced.identity import Pseudonyms, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, doubt, may_have_happened
+from cascadenced.pipeline.doubts import doubt, may_have_happened
 from cascadenced.pipeline.model import STAGES, Run
 from cascadenced.pipeline.nesting import may_be_too_deep, refusal
 from cascadenced.pipeline.policy import MAX_ATTEMPTS, NEVER_AGAIN, Policy, Retry
+from cascadenced.pipeline.resume import CRASHES_TO_GIVE_UP
 from cascadenced.plugins.base import BaseTask
 from cascadenced.plugins.describe import WorkflowTask
 from cascadenced.runtime.children import PlanFailed
@@ -186,21 +187,21 @@ class StageRunner:
             await self._clock.sleep(max(0.0, ends_at - self._clock.monotonic()))
 
         live.on_begin = begin
-        work = loop.create_task(self._settled_output(live, stage, steps), name=f"run-{live.run_id}")
+        output = loop.create_task(self._settled_output(live, stage, steps), name=f"run-{live.run_id}")
         timer = asyncio.ensure_future(time_up())
         try:
-            await asyncio.wait({work, timer}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
+            await asyncio.wait({output, timer}, return_when=asyncio.FIRST_COMPLETED)
+            if output.done():
+                return output.result()
         except asyncio.CancelledError:
-            work.cancel()
-            work.add_done_callback(_late_end(self._ended_late))
+            output.cancel()
+            output.add_done_callback(_late_end(self._ended_late))
             raise
         finally:
             timer.cancel()
-        work.cancel()
-        await asyncio.wait({work}, timeout=CANCEL_PATIENCE_S)
-        work.add_done_callback(_late_end(self._ended_late))
+        output.cancel()
+        await asyncio.wait({output}, timeout=CANCEL_PATIENCE_S)
+        output.add_done_callback(_late_end(self._ended_late))
         raise TimeUp(f"the stage {stage} took longer than {limit_s:g} s")
 
     async def _settled_output(self, live: LiveRun, stage: str, steps: Steps) -> Any:

@@ -1,8 +1,9 @@
 """What a run, a task and the planner do next, without doing it. Floor 2: state + event → events; no I/O, no clock.
 
 model.py      Run, the six stages, and `evolve`: a run's events → its state
-decide.py     what follows from an event of a run; what a restart does about an unfinished one
-asks.py       what a stage may ask for on its way
+decide.py     what follows from an event of a run
+doubts.py     effects that may have happened and must not happen twice
+resume.py     how a run goes on that nobody performs: after a crash, a stop, a pause or a wait
 control.py    what others may ask of a run under way
 access.py     who may
 contexts.py   what it may be told

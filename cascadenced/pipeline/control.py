@@ -8,7 +8,7 @@ from cascadenced.errors import Conflict, Invalid
 from cascadenced.events.base import Event, Json
 from cascadenced.events.run import RunCancelled, RunFailed, RunFinished, RunPaused, RunResumed
 from cascadenced.events.signal import ContextAttached
-from cascadenced.pipeline.decide import RESOLUTIONS, doubt, question, resolutions, resolve
+from cascadenced.pipeline.doubts import RESOLUTIONS, doubt, question, resolutions, resolve
 from cascadenced.pipeline.model import ENDED, Run, evolve
 
 MAX_CONTEXTS = 1_000

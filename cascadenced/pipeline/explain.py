@@ -25,15 +25,9 @@ from cascadenced.events.run import (
 from cascadenced.events.stage import StageFailed, StageInterrupted, StageStarted
 from cascadenced.events.streams import run_id_of
 from cascadenced.events.wait import WaitEnded, WaitStarted
-from cascadenced.pipeline.decide import (
-    CRASHES_TO_GIVE_UP,
-    CRASHES_TO_SUSPECT,
-    has_open_effect,
-    question,
-    resolutions,
-    verdict,
-)
+from cascadenced.pipeline.doubts import has_open_effect, question, resolutions
 from cascadenced.pipeline.model import ENDED, Child, Run, Wait, fold
+from cascadenced.pipeline.resume import CRASHES_TO_GIVE_UP, CRASHES_TO_SUSPECT, verdict
 from cascadenced.pipeline.timeline import Moment, at, timeline, who
 
 MAX_MOMENTS = 100

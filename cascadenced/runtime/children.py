@@ -30,8 +30,6 @@ from cascadenced.runtime.tasks import TaskEntry
 
 MAX_CHILDREN = 1_000
 """Of one plan."""
-
-
 PLAN_AGAIN = Retry(max_attempts=3, initial_s=1, jitter=0)
 """How often `plan()` is called after a restart, and how long apart, where the task has no retries of that stage."""
 

@@ -20,8 +20,10 @@ from cascadenced.events.stage import StageFailed
 from cascadenced.events.streams import workflow_stream
 from cascadenced.events.wait import WaitEnded
 from cascadenced.events.workflow import EventDispatched
-from cascadenced.pipeline.decide import CRASHES_TO_SUSPECT, code_changed, go_on, question, resume, verdict
+from cascadenced.pipeline.decide import go_on
+from cascadenced.pipeline.doubts import question
 from cascadenced.pipeline.model import ENDED, NOTHING_HANDED, Run
+from cascadenced.pipeline.resume import CRASHES_TO_SUSPECT, code_changed, resume, verdict
 from cascadenced.runtime.children import Children
 from cascadenced.runtime.first_of import first_of
 from cascadenced.runtime.perform import Perform

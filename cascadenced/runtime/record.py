@@ -19,7 +19,8 @@ from cascadenced.events.stage import StageFailed, StageStarted
 from cascadenced.events.streams import run_stream
 from cascadenced.identity import Identity, Redactor
 from cascadenced.ids import RunId
-from cascadenced.pipeline.decide import cut_short, decide, doubt, in_doubt, leave
+from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.doubts import cut_short, doubt, in_doubt, leave
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.runtime.tasks import TaskEntry
 

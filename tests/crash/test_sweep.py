@@ -53,9 +53,9 @@ really, Steps._finished = Steps._finished, finished
 
 AT_MOST_ONCE_IS_TREATED_AS_AT_LEAST_ONCE = """
 from cascadenced.handlers import run_stage
-from cascadenced.pipeline import decide
+from cascadenced.pipeline import doubts
 
-decide.may_have_happened = run_stage.may_have_happened = lambda run: False
+doubts.may_have_happened = run_stage.may_have_happened = lambda run: False
 """
 
 A_CHILD_IS_REQUESTED_TWICE = """

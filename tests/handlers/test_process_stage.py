@@ -18,7 +18,7 @@ from cascadenced.events.step import StepFailed, StepFinished
 from cascadenced.events.wait import WaitStarted
 from cascadenced.handlers.run_requests import Origin
 from cascadenced.instance import Instance
-from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP
+from cascadenced.pipeline.resume import CRASHES_TO_GIVE_UP
 from cascadenced.runtime.spawn import ThreadSpawner
 from tests.doubles import ALICE, PSEUDONYMS, World, ask, run
 from tests.handlers import isolated_tasks as tasks

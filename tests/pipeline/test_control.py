@@ -35,9 +35,9 @@ from cascadenced.pipeline.control import (
     pause,
     unpause,
 )
-from cascadenced.pipeline.decide import resume
 from cascadenced.pipeline.model import Child, Run, fold
 from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.resume import resume
 from tests.examples import example
 
 QUEUED = (example(RunRequested),)

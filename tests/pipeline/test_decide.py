@@ -29,9 +29,11 @@ from cascadenced.events.stage import StageFailed, StageFinished, StageInterrupte
 from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.pipeline.control import decide_resolution
-from cascadenced.pipeline.decide import code_changed, decide, leave, question, verdict
+from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.doubts import leave, question
 from cascadenced.pipeline.model import STAGES, Run, evolve, fold
 from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.resume import code_changed, verdict
 from tests.examples import AT_US, every_event, example, run_of
 from tests.spec import given
 

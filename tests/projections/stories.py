@@ -36,9 +36,11 @@ from cascadenced.events.task import TaskDisabled, TaskEnabled, TaskPaused, TaskR
 from cascadenced.events.wait import WaitStarted
 from cascadenced.ids import run_id_for
 from cascadenced.pipeline.control import decide_resolution
-from cascadenced.pipeline.decide import RESOLUTIONS, decide, resume
+from cascadenced.pipeline.decide import decide
+from cascadenced.pipeline.doubts import RESOLUTIONS
 from cascadenced.pipeline.model import ENDED, STAGES, Run, evolve, fold
 from cascadenced.pipeline.policy import Policy
+from cascadenced.pipeline.resume import resume
 from tests.examples import AT_US, every_event, example, recorded
 
 TASKS = ("alpha", "beta", "gamma")

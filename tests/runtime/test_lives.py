@@ -28,11 +28,13 @@ from cascadenced.events.step import StepFailed, StepFinished, StepStarted
 from cascadenced.events.wait import WaitEnded, WaitStarted
 from cascadenced.ids import SeededIds
 from cascadenced.pipeline import control
-from cascadenced.pipeline.decide import CRASHES_TO_GIVE_UP, code_changed, go_on, question, resume
+from cascadenced.pipeline.decide import go_on
+from cascadenced.pipeline.doubts import question
 from cascadenced.pipeline.explain import Around, explain
 from cascadenced.pipeline.model import ENDED, Run, evolve
 from cascadenced.pipeline.passes import passes
 from cascadenced.pipeline.policy import Policy, Retry
+from cascadenced.pipeline.resume import CRASHES_TO_GIVE_UP, code_changed, resume
 from cascadenced.projections import all_projections
 from cascadenced.projections.run_view import run_view
 from cascadenced.projections.runs import list_runs

@@ -14,7 +14,7 @@ from typing import Any
 from cascadenced.eventlog.memory import MemoryFile
 from cascadenced.events.base import Recorded
 from cascadenced.events.workflow import EventDispatched
-from cascadenced.pipeline.decide import RESOLUTIONS
+from cascadenced.pipeline.doubts import RESOLUTIONS
 from cascadenced.pipeline.model import NOTHING_HANDED, Run, fold
 from tests.sim.durable import SETTLED
 from tests.sim.ledger import Ledger

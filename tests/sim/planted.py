@@ -24,7 +24,7 @@ from cascadenced.eventlog.sequence import Tail
 from cascadenced.events.base import Recorded
 from cascadenced.events.stage import StageFinished
 from cascadenced.handlers.run_stage import StageRunner
-from cascadenced.pipeline import decide
+from cascadenced.pipeline import doubts, resume
 from cascadenced.pipeline.model import ENDED, Run
 from cascadenced.runtime import outbox
 from cascadenced.runtime.children import Children
@@ -248,7 +248,8 @@ def a_stage_is_tried_too_often(put: Callable[..., None]) -> None:
 
 @_bug(within=40)
 def nothing_is_in_doubt_after_a_crash(put: Callable[..., None]) -> None:
-    put(decide, "has_open_effect", lambda _: False)
+    for place in (doubts, resume):
+        put(place, "has_open_effect", lambda _: False)
 
 
 @_bug(within=60)
