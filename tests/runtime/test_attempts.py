@@ -449,13 +449,14 @@ async def test_a_thread_that_takes_too_long_is_abandoned_and_its_end_is_noted(th
 
 
 async def test_the_time_of_a_stage_is_its_own_and_not_what_it_waits_for_a_thread() -> None:
-    go, begun = threading.Event(), list[str]()
+    go, begun, performed = threading.Event(), threading.Event(), list[str]()
 
     class Holds(BaseTask):
         name, delivery = "holds", "at_most_once"
 
         def run(self) -> str:
-            begun.append(self.name)
+            performed.append(self.name)
+            begun.set()
             go.wait(30)
             return "done"
 
@@ -464,13 +465,12 @@ async def test_the_time_of_a_stage_is_its_own_and_not_what_it_waits_for_a_thread
     world = World(Holds, limited, spawner=spawner)
     async with world.up() as instance:
         first = (await ask(instance, "holds")).run_id
-        while not begun:
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(begun.wait, 30)
         second = (await ask(instance, "limited")).run_id
         await idle(50)
         await world.clock.advance(6)
         await idle(50)
-        assert (world.events(RunDoubted), begun) == ([], ["holds"])
+        assert (world.events(RunDoubted), performed) == ([], ["holds"])
         go.set()
         for run_id in (first, second):
             assert (await asyncio.wait_for(instance.runs.ended(run_id), 5)).run.result == "done"

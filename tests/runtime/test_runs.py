@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -288,8 +288,10 @@ async def test_suspects_go_on_one_at_a_time(journey: type[Journey]) -> None:
         await instance.runs.ended(second)
 
 
-async def two_suspects(world: World, journey: type[Journey]) -> None:
-    """Two runs whose stage plan was under way at three crashes."""
+@asynccontextmanager
+async def two_suspects(journey: type[Journey]) -> AsyncIterator[tuple[World, Instance]]:
+    """A life after three crashes of two runs in their stage plan, of which one goes on with it."""
+    world = World(journey)
     instance, _ = await up_to(world, journey, "plan")
     await ask(instance, "journey")
     await until(lambda: [entry[0] for entry in journey.performed].count("plan") == 2)
@@ -297,20 +299,20 @@ async def two_suspects(world: World, journey: type[Journey]) -> None:
     for _ in range(2):
         n_starts = len(starts(world))
         instance = await world.start()
-        await until(lambda: len(starts(world)) == n_starts + 2)  # noqa: B023 -- called in this turn only
+        await until(lambda n=n_starts: len(starts(world)) == n + 2)
         world.crash(instance)
         await idle()
+    async with world.up() as instance:
+        await idle()
+        await world.clock.advance(2.0)
+        await until(lambda: starts(world).count(("plan", 4)) == 1)
+        yield world, instance
 
 
 async def test_a_suspect_is_cleared_when_its_stage_has_ended_however_long_its_run_goes_on(
     journey: type[Journey],
 ) -> None:
-    world = World(journey)
-    await two_suspects(world, journey)
-    async with world.up() as instance:
-        await idle()
-        await world.clock.advance(2.0)
-        await until(lambda: starts(world).count(("plan", 4)) == 1)
+    async with two_suspects(journey) as (world, instance):
         journey.gates["plan"].set()  # and the stage run waits at its gate
         await until(lambda: ("run", 1) in starts(world))
         await idle()
@@ -322,12 +324,7 @@ async def test_a_suspect_is_cleared_when_its_stage_has_ended_however_long_its_ru
 
 
 async def test_a_suspect_that_goes_on_for_long_enough_holds_the_others_up_no_longer(journey: type[Journey]) -> None:
-    world = World(journey)
-    await two_suspects(world, journey)
-    async with world.up():
-        await idle()
-        await world.clock.advance(2.0)
-        await until(lambda: starts(world).count(("plan", 4)) == 1)
+    async with two_suspects(journey) as (world, _):
         await idle()
         await world.clock.advance(PROBATION_S)
         await idle()
@@ -336,12 +333,7 @@ async def test_a_suspect_that_goes_on_for_long_enough_holds_the_others_up_no_lon
 
 
 async def test_whoever_asks_about_a_suspect_is_told_that_it_waits_its_turn(journey: type[Journey]) -> None:
-    world = World(journey)
-    await two_suspects(world, journey)
-    async with world.up() as instance:
-        await idle()
-        await world.clock.advance(2.0)
-        await until(lambda: starts(world).count(("plan", 4)) == 1)
+    async with two_suspects(journey) as (_, instance):
         ids = [row.run_id for row in (await instance.answers.runs()).items]
         texts = [(await perform(VERBS["explain"], instance, {"run": each})).reasons[0].text for each in ids]
         assert sorted("do so one at a time" in text for text in texts) == [False, True]
