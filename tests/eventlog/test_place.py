@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 
 import pytest
@@ -13,10 +14,10 @@ from tests.eventlog.words import said, texts
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", "folder moved"])
 async def test_nothing_is_recorded_into_a_file_that_is_not_there_any_more(file_store, tmp_path, how) -> None:
-    fatal = []
+    fatal = asyncio.get_running_loop().create_future()
     file_store.path = tmp_path / "data" / "log.db"
     file_store.path.parent.mkdir()
-    log = await file_store.open(on_fatal=fatal.append)
+    log = await file_store.open(on_fatal=fatal.set_result)
     await log.append([said("a", "one")])
     if how == "deleted":
         file_store.path.unlink()
@@ -27,21 +28,21 @@ async def test_nothing_is_recorded_into_a_file_that_is_not_there_any_more(file_s
         file_store.path.parent.rename(tmp_path / "elsewhere")
     with pytest.raises(DataFolderGone, match=r"log\.db is (gone|another file)"):
         await log.append([said("a", "two")])
-    assert len(fatal) == 1
+    assert isinstance(await asyncio.wait_for(fatal, 5), DataFolderGone)
     assert "log.db" in log.read_only
     with pytest.raises(DataFolderGone):
         await log.append([said("a", "three")])
 
 
 async def test_a_probe_finds_it_without_an_append(file_store) -> None:
-    fatal = []
-    log = await file_store.open(on_fatal=fatal.append)
+    fatal = asyncio.get_running_loop().create_future()
+    log = await file_store.open(on_fatal=fatal.set_result)
     await log.probe()
     assert log.read_only is None
     file_store.path.unlink()
     with pytest.raises(DataFolderGone):
         await log.probe()
-    assert len(fatal) == 1
+    assert isinstance(await asyncio.wait_for(fatal, 5), DataFolderGone)
 
 
 async def test_closing_removes_nothing_of_the_log_that_lies_there_now(file_store, tmp_path) -> None:
